@@ -1,0 +1,68 @@
+"""One operation, several implementations: the reference, and Triton where it can run.
+
+An operation file reads as a specification:
+
+    @op
+    def rms_norm(x, weight, eps):
+        '''contract: shapes, dtypes, source of the method'''
+
+    @rms_norm.reference
+    def _(x, weight, eps): ...          # plain torch; this is the specification
+
+    @rms_norm.triton
+    def _(x, weight, eps):              # imports its kernel inside: Triton is not needed to import this file
+        from onecard.kernels.triton.rms_norm import launch
+        return launch(x, weight, eps)
+
+The implementation is chosen by the device of the first tensor argument: CUDA runs Triton, everything else the
+reference. `KERNELS=reference` in the environment forces the reference everywhere (for bisecting); tests call
+`rms_norm.run_triton(...)` under `TRITON_INTERPRET=1` to check the kernel without a GPU.
+"""
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Op(Generic[P, R]):
+    """A named operation. Calling it runs the implementation for the device of its first tensor argument."""
+
+    def __init__(self, contract: Callable[P, R]):
+        functools.update_wrapper(self, contract)
+        self.name = contract.__name__
+        self._reference: Callable[P, R] | None = None
+        self._triton: Callable[P, R] | None = None
+        self._forced = os.environ.get("KERNELS") == "reference"
+
+    def reference(self, function: Callable[P, R]) -> Callable[P, R]:
+        self._reference = function
+        return function
+
+    def triton(self, function: Callable[P, R]) -> Callable[P, R]:
+        self._triton = function
+        return function
+
+    def run_reference(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        assert self._reference is not None, f"{self.name} has no reference"
+        return self._reference(*args, **kwargs)
+
+    def run_triton(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        assert self._triton is not None, f"{self.name} has no Triton kernel"
+        return self._triton(*args, **kwargs)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0]
+        if isinstance(first, torch.Tensor) and first.is_cuda and self._triton is not None and not self._forced:
+            return self.run_triton(*args, **kwargs)
+        return self.run_reference(*args, **kwargs)
+
+
+def op(contract: Callable[P, R]) -> Op[P, R]:
+    """Declare an operation; the decorated function's signature and docstring are its contract."""
+    return Op(contract)

