@@ -58,7 +58,12 @@ class Op(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
-        if isinstance(first, torch.Tensor) and first.is_cuda and self._triton is not None and not self._forced:
+        if (
+            isinstance(first, torch.Tensor)
+            and first.is_cuda
+            and self._triton is not None
+            and not self._forced
+        ):
             return self.run_triton(*args, **kwargs)
         return self.run_reference(*args, **kwargs)
 

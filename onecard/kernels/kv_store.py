@@ -1,0 +1,51 @@
+"""Put new K and V where the block table says."""
+
+import torch
+
+from onecard.kernels.dispatch import op
+
+
+@op
+def kv_store(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    """Write row t of k and v to slot `slot_mapping[t] = block_id * block_size + offset` of the caches.
+
+    k, v `[T, Hk, D]`; k_cache, v_cache `[n, block_size, Hk, D]`, strided views of the arena, written in place;
+    slot_mapping `[T]` int64, -1: store nothing. Slots of one call are distinct.
+    """
+    raise NotImplementedError
+
+
+@kv_store.reference
+def _(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    if int(slot_mapping.min()) < 0:
+        kept = (slot_mapping >= 0).nonzero().squeeze(1)
+        k, v, slot_mapping = k[kept], v[kept], slot_mapping[kept]
+    block_size = k_cache.shape[1]
+    where = (slot_mapping // block_size, slot_mapping % block_size)
+    k_cache.index_put_(where, k)
+    v_cache.index_put_(where, v)
+
+
+@kv_store.triton
+def _(
+    k: torch.Tensor,
+    v: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    slot_mapping: torch.Tensor,
+) -> None:
+    from onecard.kernels.triton.kv_store import launch
+
+    launch(k, v, k_cache, v_cache, slot_mapping)

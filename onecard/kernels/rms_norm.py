@@ -1,0 +1,59 @@
+"""Root-mean-square norm, alone or with the residual sum before it."""
+
+import torch
+
+from onecard.kernels.dispatch import op
+
+
+@op
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang & Sennrich 2019).
+
+    x `[..., D]`: rows may be strided, the last dimension is contiguous; weight `[D]`. Squares are summed in float32
+    whatever the dtype. Returns a new contiguous tensor of x's shape and dtype.
+    """
+    raise NotImplementedError
+
+
+@rms_norm.reference
+def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    if x.dtype == torch.float32:
+        return torch.rms_norm(x, weight.shape, weight, eps)
+    wide = x.float()
+    return torch.rms_norm(wide, weight.shape, weight.float(), eps).to(x.dtype)
+
+
+@rms_norm.triton
+def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    from onecard.kernels.triton.rms_norm import launch
+
+    return launch(x, weight, eps)
+
+
+@op
+def add_rms_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`(rms_norm(x + residual), x + residual)`: what stands between two sub-layers of a decoder.
+
+    x, residual `[T, D]`, weight `[D]`. Neither input is written to. The sum is rounded to x's dtype before the norm
+    reads it, so that both results belong to the same numbers.
+    """
+    raise NotImplementedError
+
+
+@add_rms_norm.reference
+def _(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    total = x + residual
+    return rms_norm.run_reference(total, weight, eps), total
+
+
+@add_rms_norm.triton
+def _(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    from onecard.kernels.triton.rms_norm import launch_add
+
+    return launch_add(x, residual, weight, eps)

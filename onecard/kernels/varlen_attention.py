@@ -1,0 +1,61 @@
+"""Attention of packed sequences over themselves: encoders, without padding."""
+
+import torch
+import torch.nn.functional as F
+
+from onecard.kernels.dispatch import op
+
+
+@op
+def varlen_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    scale: float,
+    causal: bool = False,
+) -> torch.Tensor:
+    """Softmax attention inside each sequence: rows cu_seqlens[i] .. cu_seqlens[i + 1] see one another only.
+
+    q, k, v `[T, H, D]` (rows may be strided), cu_seqlens `[B + 1]` int32, max_seqlen the longest sequence.
+    Returns a new contiguous `[T, H, D]`.
+    """
+    raise NotImplementedError
+
+
+@varlen_attention.reference
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    scale: float,
+    causal: bool = False,
+) -> torch.Tensor:
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
+    starts = cu_seqlens.tolist()
+    for start, end in zip(starts, starts[1:]):
+        if end > start:
+            rows = F.scaled_dot_product_attention(
+                q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], is_causal=causal, scale=scale
+            )
+            out[start:end] = rows[0].transpose(0, 1)
+    return out
+
+
+@varlen_attention.triton
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    scale: float,
+    causal: bool = False,
+) -> torch.Tensor:
+    from onecard.kernels.triton.varlen_attention import launch
+
+    return launch(q, k, v, cu_seqlens, max_seqlen, scale, causal)
