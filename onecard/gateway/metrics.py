@@ -1,0 +1,167 @@
+"""`/metrics`: what the engines report, under vLLM's names, plus what only one process with one ledger can tell.
+
+One `Metrics` a server, with a registry of its own: several may live in one process (tests do that). All methods
+are called on the event loop's thread. The children of every family are looked up once per model, because
+`record_step` runs once a step and `labels()` costs more than the update itself.
+"""
+
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, generate_latest
+
+from onecard.engines.api import FinishReason, RequestStats, StepStats
+from onecard.gateway.metrics_families import MODEL_LABELS, EngineFamilies, HttpFamilies
+from onecard.gateway.metrics_node import NodeCollector, NodeStatusSource
+
+ENGINE_LABEL = "0"
+"""vLLM numbers data-parallel replicas here; a model has one engine in this server."""
+
+FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
+UNCOUNTED_HANDLERS = frozenset(
+    {"/metrics", "/health", "/health/live", "/health/ready", "/load", "/ping", "/version"}
+)
+"""Probes: they would drown the requests that somebody waits for."""
+
+
+class ModelMetrics:
+    """The children of one model's series, made once."""
+
+    def __init__(self, families: EngineFamilies, model: str) -> None:
+        of = (model, ENGINE_LABEL)
+        self.running = families.running.labels(*of)
+        self.waiting = families.waiting.labels(*of)
+        self.kv_usage = families.kv_usage.labels(*of)
+        self.prompt_tokens = families.prompt_tokens.labels(*of)
+        self.generation_tokens = families.generation_tokens.labels(*of)
+        self.prompt_tokens_cached = families.prompt_tokens_cached.labels(*of)
+        self.prefix_queries = families.prefix_queries.labels(*of)
+        self.prefix_hits = families.prefix_hits.labels(*of)
+        self.preemptions = families.preemptions.labels(*of)
+        self.success: dict[FinishReason, Counter] = {
+            reason: families.success.labels(*of, reason) for reason in FINISH_REASONS
+        }
+        self.ttft = families.ttft.labels(*of)
+        self.itl = families.itl.labels(*of)
+        self.tpot = families.tpot.labels(*of)
+        self.e2e = families.e2e.labels(*of)
+        self.queue = families.queue.labels(*of)
+        self.inference = families.inference.labels(*of)
+        self.prefill = families.prefill.labels(*of)
+        self.decode = families.decode.labels(*of)
+        self.request_prompt = families.request_prompt.labels(*of)
+        self.request_generation = families.request_generation.labels(*of)
+        self.request_max_generation = families.request_max_generation.labels(*of)
+        self.params_n = families.params_n.labels(*of)
+        self.params_max_tokens = families.params_max_tokens.labels(*of)
+        self.iteration = families.iteration.labels(*of)
+        self.host = families.host.labels(*of)
+        self.device = families.device.labels(*of)
+        self.gap = families.gap.labels(*of)
+
+    def step(self, stats: StepStats) -> None:
+        self.running.set(stats.num_running)
+        self.waiting.set(stats.num_waiting)
+        self.kv_usage.set(stats.kv_usage)
+        self.prompt_tokens.inc(stats.prompt_tokens)
+        self.generation_tokens.inc(stats.generation_tokens)
+        if stats.prefix_queries:
+            self.prefix_queries.inc(stats.prefix_queries)
+            self.prefix_hits.inc(stats.prefix_hits)
+            self.prompt_tokens_cached.inc(stats.prefix_hits)
+        if stats.preemptions:
+            self.preemptions.inc(stats.preemptions)
+        if tokens := stats.prompt_tokens + stats.generation_tokens:
+            self.iteration.observe(tokens)
+            self.host.observe(stats.host_seconds)
+            self.device.observe(stats.device_seconds)
+            self.gap.observe(stats.gap_seconds)
+        for seconds in stats.first_token_seconds:
+            self.ttft.observe(seconds)
+        for seconds in stats.inter_token_seconds:
+            self.itl.observe(seconds)
+
+    def request(self, stats: RequestStats) -> None:
+        self.success[stats.finish_reason].inc()
+        self.e2e.observe(stats.e2e_seconds)
+        self.request_prompt.observe(stats.prompt_tokens)
+        self.request_generation.observe(stats.generation_tokens)
+        self.request_max_generation.observe(stats.generation_tokens)
+        self.params_n.observe(stats.n)
+        if stats.max_tokens is not None:
+            self.params_max_tokens.observe(stats.max_tokens)
+        self._phases(stats)
+
+    def _phases(self, stats: RequestStats) -> None:
+        """Where its time went; a request that was aborted while waiting has no phases to speak of."""
+        if stats.queue_seconds is not None:
+            self.queue.observe(stats.queue_seconds)
+        if stats.prefill_seconds is None:
+            return
+        decode = stats.decode_seconds or 0.0
+        self.prefill.observe(stats.prefill_seconds)
+        self.decode.observe(decode)
+        self.inference.observe(stats.prefill_seconds + decode)
+        if stats.generation_tokens > 1:
+            self.tpot.observe(decode / (stats.generation_tokens - 1))
+
+
+class Metrics:
+    """All series of one server; a `StatsSink`. `model_names` get their series at once, so that they start at 0."""
+
+    content_type: str = CONTENT_TYPE_PLAIN_0_0_4
+
+    def __init__(self, model_names: list[str] | tuple[str, ...]) -> None:
+        self._registry = CollectorRegistry()
+        self._engines = EngineFamilies(self._registry)
+        self._http = HttpFamilies(self._registry)
+        self._node = NodeCollector()
+        self._registry.register(self._node)
+        self._models = {name: ModelMetrics(self._engines, name) for name in model_names}
+
+    def bind(self, node_status: NodeStatusSource) -> None:
+        """Ask `node_status` for the memory gauges at each scrape."""
+        self._node.source = node_status
+
+    def record_step(self, stats: StepStats) -> None:
+        self._model(stats.model).step(stats)
+
+    def record_request(self, stats: RequestStats) -> None:
+        self._model(stats.model).request(stats)
+
+    def rejected(self, model_name: str, reason: str) -> None:
+        """A request was refused before it ran (queue_full, draining, ...). `model_name` is a served model's name."""
+        self._engines.rejections.labels(model_name, ENGINE_LABEL, reason).inc()
+
+    def describe_cache(self, caches: dict[str, dict[str, str]]) -> None:
+        """`vllm:cache_config_info`: for each model what its KV cache is like (block_size, num_gpu_blocks, ...).
+
+        Call it once; every model must give the same keys, which become the labels.
+        """
+        keys = sorted({key for cache in caches.values() for key in cache})
+        info = Gauge(
+            "vllm:cache_config_info",
+            "The KV cache of a model.",
+            (*MODEL_LABELS, *keys),
+            registry=self._registry,
+        )
+        for model, cache in caches.items():
+            info.labels(model, ENGINE_LABEL, *(cache[key] for key in keys)).set(1)
+
+    def http(
+        self, handler: str, method: str, status: int, seconds: float, request_bytes: int, response_bytes: int
+    ) -> None:
+        """One answered HTTP request. `handler` is the route's pattern, never a path that a client made up."""
+        if handler in UNCOUNTED_HANDLERS:
+            return
+        self._http.requests.labels(handler, method, f"{status // 100}xx").inc()
+        self._http.duration.labels(handler, method).observe(seconds)
+        self._http.duration_highr.observe(seconds)
+        self._http.request_size.labels(handler).observe(request_bytes)
+        self._http.response_size.labels(handler).observe(response_bytes)
+
+    def render(self) -> bytes:
+        """The whole page in Prometheus' text format 0.0.4."""
+        return generate_latest(self._registry)
+
+    def _model(self, name: str) -> ModelMetrics:
+        if name not in self._models:
+            self._models[name] = ModelMetrics(self._engines, name)
+        return self._models[name]

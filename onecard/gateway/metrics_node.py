@@ -1,0 +1,95 @@
+"""Gauges read from the node at scrape time: bytes by model, pages by card, the state of each model.
+
+The ledger already knows these numbers, so nothing is counted twice: a scrape asks for one `NodeStatus`.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import get_args
+
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from onecard.engines.api import CardStatus, ModelState, ModelStatus, NodeStatus
+
+NodeStatusSource = Callable[[], NodeStatus]
+
+
+class NodeCollector(Collector):
+    """Turns the status of the bound node into gauges; says nothing before `source` is set."""
+
+    def __init__(self) -> None:
+        self.source: NodeStatusSource | None = None
+
+    def describe(self) -> Iterable[GaugeMetricFamily]:
+        """The families without samples: a registry asks for names before there is a node."""
+        return self._families(NodeStatus("starting", (), ()))
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        return self._families(self.source()) if self.source else ()
+
+    def _families(self, status: NodeStatus) -> list[GaugeMetricFamily]:
+        return [
+            _model_bytes(status.models),
+            _card_bytes(status.cards),
+            _pages(status.cards),
+            _model_states(status.models),
+        ]
+
+
+def _model_bytes(models: Iterable[ModelStatus]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "onecard_memory_bytes",
+        "Bytes of a card by model: weights, KV in use by requests, KV pages owned, guaranteed floor, ceiling.",
+        labels=["card", "model_name", "kind"],
+    )
+    for m in models:
+        kinds = {
+            "weights": m.weight_bytes,
+            "kv_used": m.kv_bytes_used,
+            "kv_owned": m.kv_bytes_owned,
+            "floor": m.floor_bytes,
+            "ceiling": m.ceiling_bytes,
+        }
+        for kind, nbytes in kinds.items():
+            family.add_metric([m.card, m.name, kind], nbytes)
+    return family
+
+
+def _card_bytes(cards: Iterable[CardStatus]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "onecard_card_bytes",
+        "Bytes of a card: all it has, what onecard may take, its arena, one page of the arena.",
+        labels=["card", "kind"],
+    )
+    for c in cards:
+        kinds = {
+            "total": c.total_bytes,
+            "budget": c.budget_bytes,
+            "arena": c.arena_bytes,
+            "page": c.page_bytes,
+        }
+        for kind, nbytes in kinds.items():
+            family.add_metric([c.name, kind], nbytes)
+    return family
+
+
+def _pages(cards: Iterable[CardStatus]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "onecard_pages", "Arena pages by state: free, or owned by a model.", labels=["card", "state"]
+    )
+    for c in cards:
+        family.add_metric([c.name, "free"], c.pages_free)
+        family.add_metric([c.name, "owned"], c.pages_total - c.pages_free)
+    return family
+
+
+def _model_states(models: Iterable[ModelStatus]) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(
+        "onecard_model_state",
+        "1 for the state a model is in, 0 for the others.",
+        labels=["model_name", "state"],
+    )
+    for m in models:
+        for state in get_args(ModelState):
+            family.add_metric([m.name, state], float(m.state == state))
+    return family

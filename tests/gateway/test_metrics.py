@@ -1,0 +1,212 @@
+"""`/metrics`: names, labels, values, and vLLM's stock Grafana board replayed against the page."""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
+
+from onecard.engines.api import CardStatus, ModelStatus, NodeStatus, RequestStats, StepStats
+from onecard.gateway.metrics import Metrics
+from onecard.gateway.metrics_families import one_two_five
+
+BOARD = Path(__file__).parents[3] / "shared/contracts/vllm-grafana.json"
+
+
+def samples(metrics: Metrics) -> list[Sample]:
+    return [s for f in text_string_to_metric_families(metrics.render().decode()) for s in f.samples]
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float:
+    found = [s for s in samples(metrics) if s.name == name and labels.items() <= s.labels.items()]
+    assert len(found) == 1, f"{name}{labels}: {found}"
+    return found[0].value
+
+
+def node_status() -> NodeStatus:
+    card = CardStatus("card0", "cpu", 1000, 900, 640, 64, pages_free=4, pages_total=10)
+    model = ModelStatus("chat", "llm", "card0", "ready", 100, 64, 384, 200, 900, 2, 1, 7)
+    return NodeStatus("ready", (card,), (model,))
+
+
+def step(model: str = "chat") -> StepStats:
+    return StepStats(
+        model,
+        num_running=2,
+        num_waiting=1,
+        kv_usage=0.25,
+        prompt_tokens=30,
+        generation_tokens=2,
+        prefix_queries=46,
+        prefix_hits=16,
+        preemptions=1,
+        host_seconds=0.0002,
+        device_seconds=0.01,
+        gap_seconds=0.0001,
+        first_token_seconds=(0.03,),
+        inter_token_seconds=(0.011, 0.012),
+    )
+
+
+def request() -> RequestStats:
+    return RequestStats(
+        "chat",
+        "stop",
+        prompt_tokens=46,
+        generation_tokens=11,
+        cached_tokens=16,
+        preemptions=0,
+        n=1,
+        max_tokens=64,
+        e2e_seconds=1.3,
+        queue_seconds=0.1,
+        prefill_seconds=0.2,
+        decode_seconds=1.0,
+    )
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    metrics = Metrics(["chat", "vectors"])
+    metrics.bind(node_status)
+    metrics.describe_cache({"chat": {"block_size": "16", "num_gpu_blocks": "40"}})
+    metrics.record_step(step())
+    metrics.record_request(request())
+    return metrics
+
+
+def test_a_step_moves_gauges_counters_and_histograms(metrics: Metrics) -> None:
+    of = {"model_name": "chat", "engine": "0"}
+    assert value(metrics, "vllm:num_requests_running", **of) == 2
+    assert value(metrics, "vllm:num_requests_waiting", **of) == 1
+    assert value(metrics, "vllm:kv_cache_usage_perc", **of) == 0.25
+    assert value(metrics, "vllm:prompt_tokens_total", **of) == 30
+    assert value(metrics, "vllm:generation_tokens_total", **of) == 2
+    assert value(metrics, "vllm:prefix_cache_queries_total", **of) == 46
+    assert value(metrics, "vllm:prefix_cache_hits_total", **of) == 16
+    assert value(metrics, "vllm:prompt_tokens_cached_total", **of) == 16
+    assert value(metrics, "vllm:num_preemptions_total", **of) == 1
+    assert value(metrics, "vllm:iteration_tokens_total_sum", **of) == 32
+    assert value(metrics, "vllm:time_to_first_token_seconds_count", **of) == 1
+    assert value(metrics, "vllm:inter_token_latency_seconds_count", **of) == 2
+    assert value(metrics, "onecard_step_host_seconds_sum", **of) == pytest.approx(0.0002)
+    assert value(metrics, "onecard_step_device_seconds_sum", **of) == pytest.approx(0.01)
+    assert value(metrics, "onecard_step_gap_seconds_count", **of) == 1
+
+
+def test_a_request_is_counted_by_reason_and_by_phase(metrics: Metrics) -> None:
+    of = {"model_name": "chat"}
+    waiting = replace(request(), queue_seconds=None, prefill_seconds=None, decode_seconds=None)
+    metrics.record_request(replace(waiting, finish_reason="abort", max_tokens=None))
+    assert value(metrics, "vllm:request_success_total", finished_reason="stop", **of) == 1
+    assert value(metrics, "vllm:request_success_total", finished_reason="abort", **of) == 1
+    assert value(metrics, "vllm:request_success_total", finished_reason="length", **of) == 0
+    assert value(metrics, "vllm:e2e_request_latency_seconds_count", **of) == 2
+    assert value(metrics, "vllm:request_queue_time_seconds_count", **of) == 1, (
+        "the aborted one never left the queue"
+    )
+    assert value(metrics, "vllm:request_inference_time_seconds_sum", **of) == pytest.approx(1.2)
+    assert value(metrics, "vllm:request_time_per_output_token_seconds_sum", **of) == pytest.approx(0.1)
+    assert value(metrics, "vllm:request_params_max_tokens_count", **of) == 1, "None is no number to count"
+
+
+def test_one_token_has_no_time_per_output_token() -> None:
+    metrics = Metrics(["chat"])
+    metrics.record_request(replace(request(), generation_tokens=1, decode_seconds=0.0))
+    assert value(metrics, "vllm:request_time_per_output_token_seconds_count", model_name="chat") == 0
+
+
+def test_every_model_starts_at_zero_and_models_stay_apart(metrics: Metrics) -> None:
+    assert value(metrics, "vllm:prompt_tokens_total", model_name="vectors") == 0
+    metrics.record_step(step("vectors"))
+    assert value(metrics, "vllm:prompt_tokens_total", model_name="vectors") == 30
+    assert value(metrics, "vllm:prompt_tokens_total", model_name="chat") == 30
+
+
+def test_memory_comes_from_the_node_at_scrape(metrics: Metrics) -> None:
+    of = {"card": "card0", "model_name": "chat"}
+    kinds = {"weights": 100, "kv_used": 64, "kv_owned": 384, "floor": 200, "ceiling": 900}
+    for kind, nbytes in kinds.items():
+        assert value(metrics, "onecard_memory_bytes", kind=kind, **of) == nbytes
+    assert value(metrics, "onecard_pages", card="card0", state="free") == 4
+    assert value(metrics, "onecard_pages", card="card0", state="owned") == 6
+    assert value(metrics, "onecard_card_bytes", card="card0", kind="arena") == 640
+    assert value(metrics, "onecard_model_state", model_name="chat", state="ready") == 1
+    assert value(metrics, "onecard_model_state", model_name="chat", state="failed") == 0
+
+
+def test_nothing_of_the_node_before_bind() -> None:
+    assert not [s for s in samples(Metrics(["chat"])) if s.name.startswith("onecard_memory")]
+
+
+def test_cache_config_and_rejections(metrics: Metrics) -> None:
+    metrics.rejected("chat", "queue_full")
+    assert (
+        value(metrics, "vllm:cache_config_info", model_name="chat", block_size="16", num_gpu_blocks="40") == 1
+    )
+    assert value(metrics, "vllm:admission_rejections_total", model_name="chat", reason="queue_full") == 1
+
+
+def test_http_series_leave_probes_out(metrics: Metrics) -> None:
+    metrics.http("/v1/embeddings", "POST", 200, 0.02, 120, 9000)
+    metrics.http("/v1/embeddings", "POST", 404, 0.001, 80, 200)
+    for probe in ("/metrics", "/health", "/health/ready", "/version"):
+        metrics.http(probe, "GET", 200, 0.001, 0, 10)
+    of = {"handler": "/v1/embeddings", "method": "POST"}
+    assert value(metrics, "http_requests_total", status="2xx", **of) == 1
+    assert value(metrics, "http_requests_total", status="4xx", **of) == 1
+    assert value(metrics, "http_request_duration_seconds_count", **of) == 2
+    assert value(metrics, "http_request_duration_highr_seconds_count") == 2
+    assert value(metrics, "http_request_size_bytes_sum", handler="/v1/embeddings") == 200
+    assert value(metrics, "http_response_size_bytes_sum", handler="/v1/embeddings") == 9200
+
+
+def test_two_servers_in_one_process_share_nothing() -> None:
+    first, second = Metrics(["chat"]), Metrics(["chat"])
+    first.record_step(step())
+    assert value(second, "vllm:prompt_tokens_total", model_name="chat") == 0
+
+
+def test_token_buckets() -> None:
+    assert one_two_five(4096) == (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+    assert one_two_five(10) == (1, 2, 5, 10)
+
+
+def queries(node: object) -> Iterator[str]:
+    """Every PromQL expression of a Grafana board, wherever it nests."""
+    if isinstance(node, dict):
+        if isinstance(node.get("expr"), str):
+            yield node["expr"]
+        for child in node.values():
+            yield from queries(child)
+    elif isinstance(node, list):
+        for child in node:
+            yield from queries(child)
+
+
+def selectors(query: str) -> list[tuple[str, set[str]]]:
+    """The `name{label=...}` selectors of a query, and the labels it groups by, which the name must carry too."""
+    grouped = {
+        label.strip() for group in re.findall(r"by\s*\(([^)]*)\)", query) for label in group.split(",")
+    }
+    found = re.findall(r"([a-zA-Z_:][\w:]*)\{([^}]*)\}", query)
+    return [(name, grouped | set(re.findall(r"(\w+)\s*=", labels))) for name, labels in found]
+
+
+@pytest.mark.skipif(not BOARD.exists(), reason="vLLM's Grafana board lies beside the project, not in it")
+def test_vllms_stock_grafana_board_finds_every_series(metrics: Metrics) -> None:
+    page = samples(metrics)
+    wanted = [s for query in queries(json.loads(BOARD.read_text())) for s in selectors(query)]
+    assert len(wanted) > 30
+    missing = [
+        (name, labels)
+        for name, labels in wanted
+        if not any(
+            s.name == name and labels <= s.labels.keys() and s.labels["model_name"] == "chat" for s in page
+        )
+    ]
+    assert not missing

@@ -1,0 +1,212 @@
+"""The shape of the house, held by the imports themselves: see `docs/architecture.md` for the why.
+
+    gateway -> engines/api.py, registry            kernels, registry -> nothing of ours
+    engines -> kernels, registry/spec.py           models -> layers -> kernels
+    llm, encoder -> models, text, memory, runtime  memory knows no model
+
+Imports inside functions count too, except where a rule says so.
+"""
+
+import ast
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "onecard").rglob("*.py"))
+MAX_LINES = 350
+
+ENGINE_PARTS = {
+    "memory": {"memory"},
+    "runtime": {"runtime"},
+    "layers": {"layers"},
+    "models": {"models", "layers"},
+    "weights": {"weights", "models", "layers"},
+    "text": {"text", "weights"},
+    "llm": {"llm", "models", "layers", "weights", "text", "memory", "runtime"},
+    "encoder": {"encoder", "models", "layers", "weights", "text", "memory", "runtime"},
+}
+"""What each part of `engines` may import of the others; `engines/api.py` is open to all, `*.py` of the top to none."""
+
+COMPOSITION_ROOTS = ("onecard.engines.factory", "onecard.engines.environment")
+"""All of the engines that the CLI may import, and only inside functions."""
+
+TORCH_FREE_MEMORY = {"page_pool", "reclaim", "block_pool", "plan", "prefix_hash"}
+
+
+@dataclass(frozen=True)
+class Import:
+    module: str
+    line: int
+    in_function: bool
+
+
+def module_name(path: Path) -> str:
+    """`onecard/engines/api.py` -> `onecard.engines.api`; a package is its own `__init__`."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in FILES}
+
+
+def imports(source: str) -> list[Import]:
+    """Every module a source imports; `from package import module` counts as `package.module`."""
+    return list(_imports(ast.parse(source), in_function=False))
+
+
+def _imports(node: ast.AST, in_function: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, child.lineno, in_function) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            package = "." * child.level + (child.module or "")
+            for alias in child.names:
+                full = f"{package}.{alias.name}"
+                yield Import(full if full in MODULES else package, child.lineno, in_function)
+        else:
+            inside = in_function or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef)
+            yield from _imports(child, inside)
+
+
+def within(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def forbidden(importer: str, used: Import) -> str | None:
+    """Why `importer` may not import `used`; None when it may."""
+    if used.module.startswith("."):
+        return "say the whole name: onecard.part.file"
+    if within(used.module, "pickle"):
+        return "pickles run code: read safetensors or GGUF"
+    if within(used.module, "triton"):
+        return _triton(importer, used)
+    if within(importer, "onecard.registry"):
+        return _leaf(importer, "onecard.registry", used, {"torch", "aiohttp"})
+    if within(importer, "onecard.kernels"):
+        return _leaf(importer, "onecard.kernels", used, set())
+    if within(importer, "onecard.gateway"):
+        return _gateway(importer, used)
+    if within(importer, "onecard.engines"):
+        return _engines(importer, used)
+    return None
+
+
+def _triton(importer: str, used: Import) -> str | None:
+    if within(importer, "onecard.kernels.triton") or used.in_function:
+        return None
+    return "import triton inside the function that needs it: the project runs without it"
+
+
+def _leaf(importer: str, package: str, used: Import, banned: set[str]) -> str | None:
+    if within(used.module, "onecard") and not within(used.module, package):
+        return f"{package} imports nothing of ours outside itself"
+    if used.module.split(".")[0] in banned:
+        return f"{package} is pure data"
+    return None
+
+
+def _gateway(importer: str, used: Import) -> str | None:
+    if within(used.module, "torch"):
+        return "the gateway never imports torch"
+    if not within(used.module, "onecard.engines") or used.module == "onecard.engines.api":
+        return None
+    if within(importer, "onecard.gateway.cli") and used.in_function and used.module in COMPOSITION_ROOTS:
+        return None
+    return "the gateway sees engines/api.py only; the CLI may import the factory inside a function"
+
+
+def _engines(importer: str, used: Import) -> str | None:
+    if within(used.module, "onecard.gateway"):
+        return "engines know nothing of HTTP"
+    if within(used.module, "onecard.registry") and used.module != "onecard.registry.spec":
+        return "engines see the registry's specs only"
+    part = importer.split(".")[2] if importer.count(".") >= 2 else ""
+    if part == "memory" and importer.rpartition(".")[2] in TORCH_FREE_MEMORY and within(used.module, "torch"):
+        return "the pools and the plan are plain Python"
+    if part == "api" and within(used.module, "torch"):
+        return "the gateway imports this file: no torch"
+    if part not in ENGINE_PARTS or not within(used.module, "onecard.engines"):
+        return None
+    target = used.module.split(".")[2] if used.module.count(".") >= 2 else ""
+    if target == "api" or target in ENGINE_PARTS[part]:
+        return None
+    return f"engines/{part} may import of the engines only: api, {', '.join(sorted(ENGINE_PARTS[part]))}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=module_name)
+def test_imports_point_one_way(path: Path) -> None:
+    importer = module_name(path)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{used.line}: {used.module}: {reason}"
+        for used in imports(path.read_text())
+        if (reason := forbidden(importer, used))
+    ]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def test_no_global_statements() -> None:
+    """Several engines and servers share a process: state belongs to objects."""
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Global)
+    ]
+    assert not wrong
+
+
+def test_files_fit_the_eye() -> None:
+    lengths = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in FILES}
+    assert not {path: lines for path, lines in lengths.items() if lines > MAX_LINES}
+
+
+def test_every_part_of_engines_has_a_rule() -> None:
+    parts = {path.name for path in (ROOT / "onecard/engines").iterdir() if (path / "__init__.py").exists()}
+    assert parts == ENGINE_PARTS.keys()
+
+
+@pytest.mark.parametrize(
+    ("importer", "source"),
+    [
+        ("onecard.gateway.app", "import torch"),
+        ("onecard.gateway.app", "def f():\n    from onecard.engines.factory import start_node"),
+        ("onecard.gateway.cli.serve", "from onecard.engines.factory import start_node"),
+        ("onecard.gateway.cli.serve", "def f():\n    from onecard.engines.llm import engine"),
+        ("onecard.registry.loader", "import torch.nn"),
+        ("onecard.registry.loader", "from onecard.engines import api"),
+        ("onecard.kernels.rotary", "from onecard.registry.spec import DType"),
+        ("onecard.kernels.rotary", "import triton"),
+        ("onecard.engines.memory.page_pool", "import torch"),
+        ("onecard.engines.memory.arena", "from onecard.engines.models import decoder"),
+        ("onecard.engines.layers.linear", "from onecard.engines.models.config import DecoderConfig"),
+        ("onecard.engines.models.llama", "from onecard.engines.llm.engine import LLMEngine"),
+        ("onecard.engines.llm.engine", "from onecard.engines.factory import start_node"),
+        ("onecard.engines.llm.engine", "from onecard.registry.loader import load_registry"),
+        ("onecard.engines.weights.loader", "import pickle"),
+        ("onecard.engines.node", "from . import api"),
+    ],
+)
+def test_the_rules_see_what_is_wrong(importer: str, source: str) -> None:
+    assert any(forbidden(importer, used) for used in imports(source))
+
+
+@pytest.mark.parametrize(
+    ("importer", "source"),
+    [
+        (
+            "onecard.gateway.app",
+            "from onecard.engines.api import Node\nfrom onecard.registry.spec import Registry",
+        ),
+        ("onecard.gateway.cli.serve", "def f():\n    from onecard.engines.factory import start_node"),
+        ("onecard.kernels.triton.rotary", "import triton\nimport triton.language as tl"),
+        ("onecard.kernels.rotary", "def f():\n    import triton"),
+        ("onecard.engines.memory.arena", "import torch"),
+        ("onecard.engines.llm.engine", "from onecard.engines.memory.block_pool import BlockPool"),
+        ("onecard.engines.factory", "from onecard.engines.llm.engine import LLMEngine"),
+    ],
+)
+def test_the_rules_allow_what_is_right(importer: str, source: str) -> None:
+    assert not [reason for used in imports(source) if (reason := forbidden(importer, used))]
