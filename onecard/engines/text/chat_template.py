@@ -1,0 +1,151 @@
+"""Chat templates: messages to prompt text, as `transformers` renders them.
+
+The model's own templates are compiled once and run here in Jinja's immutable sandbox. A template that a request
+brings is a program from a stranger: the sandbox keeps it from Python's internals, but not from filling memory or
+looping for ever, so it runs in a short-lived process with limits (`template_process`).
+"""
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import jinja2
+
+from onecard.engines.api import ChatPrompt, InvalidRequestError
+from onecard.engines.text.template_environment import compile_template
+from onecard.engines.text.template_process import TemplateLimits, render_in_process
+
+_RESERVED = ("messages", "tools", "documents")
+_CONTINUE_MARK = "\ue0c0continue\ue0c1 "
+"""Marks where the final message ends. Its trailing space tells whether the template trims what it is given."""
+
+
+class ChatTemplates:
+    """A model's templates by name; `default` is the one used unless there are tools and a `tool_use`."""
+
+    def __init__(self, sources: Mapping[str, str] | None = None, limits: TemplateLimits | None = None):
+        self.sources = dict(sources or {})
+        self._limits = limits or TemplateLimits()
+
+    def __bool__(self) -> bool:
+        return bool(self.sources)
+
+    @cached_property
+    def _compiled(self) -> dict[str, jinja2.Template]:
+        return {source: compile_template(source) for source in self.sources.values()}
+
+    def source_for(self, prompt: ChatPrompt) -> str:
+        """The template that `prompt` asks for. Raises `InvalidRequestError` where there is none."""
+        if prompt.chat_template is not None:
+            return prompt.chat_template
+        if prompt.tools and "tool_use" in self.sources:
+            return self.sources["tool_use"]
+        if "default" in self.sources:
+            return self.sources["default"]
+        if self.sources:
+            names = ", ".join(sorted(self.sources))
+            raise InvalidRequestError(
+                f"The model has several chat templates ({names}) and none is its default: give the text of one as "
+                "'chat_template'.",
+                param="chat_template",
+            )
+        raise InvalidRequestError(
+            "The model has no chat template. Use /v1/completions, or give one as 'chat_template' in the request or "
+            "as 'chat_template' in the model's engine settings.",
+            param="messages",
+        )
+
+    def runs_in_process(self, prompt: ChatPrompt) -> bool:
+        """Whether rendering starts a process (some 100 ms): the request brought a template that isn't ours."""
+        return prompt.chat_template is not None and prompt.chat_template not in self.sources.values()
+
+    def render(self, prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> str:
+        """The prompt text. Raises `InvalidRequestError` with the template's own message where it refuses."""
+        source = self.source_for(prompt)
+        variables = _variables(prompt, special_tokens)
+        if prompt.continue_final_message:
+            variables["messages"] = _with_continue_mark(variables["messages"], prompt)
+        if self.runs_in_process(prompt):
+            text = render_in_process(source, variables, self._limits)
+        else:
+            text = self._render_own(source, variables)
+        return _cut_at_mark(text) if prompt.continue_final_message else text
+
+    def _render_own(self, source: str, variables: dict[str, Any]) -> str:
+        try:
+            return self._compiled[source].render(variables)
+        except jinja2.TemplateSyntaxError as error:
+            raise InvalidRequestError(
+                f"The model's chat template can't be used: {error}", param="messages"
+            ) from error
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+            raise InvalidRequestError(
+                f"The chat template refused the messages: {error}", param="messages"
+            ) from error
+        except (RecursionError, OverflowError, ZeroDivisionError) as error:
+            raise InvalidRequestError(f"The chat template failed: {error}", param="messages") from error
+
+
+def _variables(prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> dict[str, Any]:
+    for name in _RESERVED:
+        if name in prompt.chat_template_kwargs:
+            raise InvalidRequestError(
+                f"'{name}' is a field of the request and can't be given in 'chat_template_kwargs'.",
+                param="chat_template_kwargs",
+            )
+    return {
+        **special_tokens,
+        "add_generation_prompt": prompt.add_generation_prompt,
+        **prompt.chat_template_kwargs,
+        "messages": [_with_parsed_arguments(message) for message in prompt.messages],
+        "tools": list(prompt.tools) if prompt.tools else None,
+        "documents": list(prompt.documents) if prompt.documents else None,
+    }
+
+
+def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """Templates iterate over a tool call's arguments; clients send them as the JSON text they received."""
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list | tuple):
+        return dict(message)
+    return {**message, "tool_calls": [_parse_call(call) for call in calls]}
+
+
+def _parse_call(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    if not isinstance(function, dict) or not isinstance(arguments, str):
+        return call
+    try:
+        return {**call, "function": {**function, "arguments": json.loads(arguments) if arguments else {}}}
+    except ValueError as error:
+        raise InvalidRequestError(
+            f"The arguments of a tool call are not valid JSON: {error}", param="messages"
+        ) from error
+
+
+def _with_continue_mark(messages: list[dict[str, Any]], prompt: ChatPrompt) -> list[dict[str, Any]]:
+    if prompt.add_generation_prompt:
+        raise InvalidRequestError(
+            "'continue_final_message' and 'add_generation_prompt' can't both be true.",
+            param="continue_final_message",
+        )
+    content = messages[-1].get("content") if messages else None
+    if not isinstance(content, str):
+        raise InvalidRequestError(
+            "'continue_final_message' needs a last message with text content to continue.", param="messages"
+        )
+    return [*messages[:-1], {**messages[-1], "content": content + _CONTINUE_MARK}]
+
+
+def _cut_at_mark(text: str) -> str:
+    """The text up to the final message's end, with its trailing space only if the template keeps such space."""
+    end = text.rfind(_CONTINUE_MARK.rstrip())
+    if end < 0:
+        raise InvalidRequestError(
+            "'continue_final_message' is set, but the chat template leaves the final message out.",
+            param="messages",
+        )
+    kept = text.startswith(_CONTINUE_MARK, end)
+    return text[:end] if kept else text[:end].rstrip()

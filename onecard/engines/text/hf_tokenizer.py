@@ -1,0 +1,80 @@
+"""A tokenizer from a Hugging Face model folder."""
+
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from tokenizers.processors import TemplateProcessing
+
+from onecard.engines.text.generation_config import load_generation_defaults, read_json
+from onecard.engines.text.special_tokens import SpecialTokens
+
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+
+def load_backend(folder: Path) -> tokenizers.Tokenizer:
+    """Raises `ValueError` where the folder holds no tokenizer."""
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        return tokenizers.Tokenizer.from_file(str(file))
+    # Only older checkpoints lack the file; transformers knows how to convert their vocabularies.
+    from transformers import AutoTokenizer
+
+    try:
+        backend = getattr(AutoTokenizer.from_pretrained(str(folder)), "backend_tokenizer", None)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"{folder} holds no tokenizer that can be read: {error}") from error
+    if backend is None:
+        raise ValueError(
+            f"{folder}: its tokenizer has no fast version; add a tokenizer.json or set 'tokenizer'"
+        )
+    return backend
+
+
+def load_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json` over the older `special_tokens_map.json`."""
+    return {**read_json(folder / "special_tokens_map.json"), **read_json(folder / "tokenizer_config.json")}
+
+
+def special_tokens(folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer) -> SpecialTokens:
+    names = {role: text for role in _ROLES if (text := _text_of(config.get(role))) is not None}
+    ids = {role: backend.token_to_id(text) for role, text in names.items()}
+    own_eos = [ids["eos_token"]] if ids.get("eos_token") is not None else []
+    eos = dict.fromkeys([*own_eos, *load_generation_defaults(folder).eos_token_ids])
+    return SpecialTokens(ids.get("bos_token"), tuple(eos), ids.get("pad_token"), names)
+
+
+def apply_bos_eos_flags(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:
+    """`add_bos_token` and `add_eos_token` of tokenizer_config.json, where given, overrule tokenizer.json."""
+    if "add_bos_token" not in config and "add_eos_token" not in config:
+        return
+    bos = _text_of(config.get("bos_token")) if config.get("add_bos_token") else None
+    eos = _text_of(config.get("eos_token")) if config.get("add_eos_token") else None
+    set_bos_eos(backend, bos, eos)
+
+
+def set_bos_eos(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """Put `bos` before and `eos` after every text that is encoded with special tokens."""
+    template = " ".join(part for part in (bos and f"{bos}:0", "$A:0", eos and f"{eos}:0") if part)
+    pair = " ".join(part for part in (template, bos and f"{bos}:1", "$B:1", eos and f"{eos}:1") if part)
+    added = [(text, backend.token_to_id(text)) for text in (bos, eos) if text]
+    backend.post_processor = TemplateProcessing(single=template, pair=pair, special_tokens=added)
+
+
+def chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """By name; `chat_template.jinja` overrules what tokenizer_config.json says."""
+    stated = config.get("chat_template") or read_json(folder / "chat_template.json").get("chat_template")
+    templates: dict[str, str] = {}
+    if isinstance(stated, str):
+        templates["default"] = stated
+    elif isinstance(stated, list):
+        templates = {entry["name"]: entry["template"] for entry in stated}
+    if (file := folder / "chat_template.jinja").is_file():
+        templates["default"] = file.read_text(encoding="utf-8")
+    for extra in sorted((folder / "additional_chat_templates").glob("*.jinja")):
+        templates[extra.stem] = extra.read_text(encoding="utf-8")
+    return templates
+
+
+def _text_of(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token

@@ -1,0 +1,121 @@
+"""One tokenizer for every model: text to ids and back, token bytes, special tokens, chat template.
+
+The work is done by the Rust `tokenizers` library, which releases the GIL; this class adds what a server needs
+around it.
+"""
+
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from onecard.engines.api import ChatPrompt
+from onecard.engines.text import gguf_tokenizer, hf_tokenizer
+from onecard.engines.text.chat_template import ChatTemplates
+from onecard.engines.text.gguf_metadata import read_metadata
+from onecard.engines.text.special_tokens import SpecialTokens
+from onecard.engines.text.token_text import TokenSpelling, spelling_of
+
+
+class Tokenizer:
+    """Immutable after construction and safe to use from several threads at once."""
+
+    def __init__(self, backend: tokenizers.Tokenizer, special: SpecialTokens, templates: ChatTemplates):
+        # A checkpoint's tokenizer.json may carry the padding and truncation it was trained with.
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend = backend
+        self.special = special
+        self.bos_token_id = special.bos_token_id
+        self.eos_token_ids = special.eos_token_ids
+        """Ids that end an answer, the tokenizer's own first."""
+        self._templates = templates
+        decoder: Any = backend.decoder
+        self.spelling: TokenSpelling = spelling_of(json.loads(decoder.__getstate__()) if decoder else None)
+        self._bytes: dict[int, bytes] = {}
+
+    # --- text and ids ---------------------------------------------------------------------------------
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+
+    def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
+        """All texts in one call, on the library's own threads."""
+        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+        return [encoding.ids for encoding in encodings]
+
+    def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
+        return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+
+    # --- single tokens --------------------------------------------------------------------------------
+
+    def token_piece(self, token_id: int) -> str:
+        """The vocabulary's own spelling (`Ġhello`, `▁hello`, `##ing`); empty for an id without a token."""
+        return self.backend.id_to_token(token_id) or ""
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The raw bytes that the token stands for in running text; perhaps only part of a character."""
+        known = self._bytes.get(token_id)
+        if known is None:
+            known = self._bytes[token_id] = self.spelling.token_bytes(self.token_piece(token_id))
+        return known
+
+    def token_string(self, token_id: int) -> str:
+        """The token as text, as logprobs show it; U+FFFD where its bytes are not whole characters."""
+        return self.token_bytes(token_id).decode("utf-8", errors="replace")
+
+    @cached_property
+    def special_token_ids(self) -> frozenset[int]:
+        """Ids that `skip_special_tokens` leaves out."""
+        return frozenset(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+
+    @cached_property
+    def vocab_size(self) -> int:
+        return self.backend.get_vocab_size(with_added_tokens=True)
+
+    @cached_property
+    def max_token_id(self) -> int:
+        """The largest id that has a token (a model's embedding may have more rows)."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    # --- chat -----------------------------------------------------------------------------------------
+
+    def renders_slowly(self, prompt: ChatPrompt) -> bool:
+        """Whether `render_chat` starts a process for `prompt`, so it doesn't belong on the event loop."""
+        return self._templates.runs_in_process(prompt)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return bool(self._templates)
+
+    def render_chat(self, prompt: ChatPrompt) -> str:
+        """The prompt text of `prompt` under the model's chat template (or the one it brings itself).
+
+        The text holds the template's own special tokens: encode it with `add_special_tokens=False`. Raises
+        `InvalidRequestError` with the template's message where it refuses the messages.
+        """
+        return self._templates.render(prompt, self.special.names)
+
+
+def load_tokenizer(path: Path, chat_template_file: Path | None = None) -> Tokenizer:
+    """The tokenizer of a model folder or a GGUF file; `chat_template_file` replaces its chat template.
+
+    Raises `ValueError` where there is no tokenizer that can be read.
+    """
+    if path.is_file():
+        metadata = read_metadata(path)
+        backend = gguf_tokenizer.build_backend(metadata)
+        special = gguf_tokenizer.special_tokens(metadata)
+        templates = gguf_tokenizer.chat_templates(metadata)
+    else:
+        backend = hf_tokenizer.load_backend(path)
+        config = hf_tokenizer.load_tokenizer_config(path)
+        hf_tokenizer.apply_bos_eos_flags(backend, config)
+        special = hf_tokenizer.special_tokens(path, config, backend)
+        templates = hf_tokenizer.chat_templates(path, config)
+    if chat_template_file is not None:
+        templates = {"default": chat_template_file.read_text(encoding="utf-8")}
+    return Tokenizer(backend, special, ChatTemplates(templates))
