@@ -185,6 +185,10 @@ class GenerationStream(Protocol):
 
     def __aiter__(self) -> AsyncIterator[TokenChunk]: ...
 
+    def ready(self) -> list[TokenChunk]:
+        """Chunks that came besides the one just iterated; never waits. For writing several in one go."""
+        ...
+
     def abort(self) -> None: ...
 
 
@@ -352,6 +356,12 @@ class RequestStats:
     queue_seconds: float | None = None
     prefill_seconds: float | None = None
     decode_seconds: float | None = None
+
+
+class LoadProgress(Protocol):
+    """Told of every model's weights as they load, from a worker thread."""
+
+    def __call__(self, model: str, done_bytes: int, total_bytes: int) -> None: ...
 
 
 class StatsSink(Protocol):

@@ -1,0 +1,62 @@
+"""What a request does to its own logits before sampling: bias, minimum length, penalties."""
+
+from collections import Counter
+
+import torch
+
+from onecard.engines.api import SamplingParams
+
+
+def wants_processing(params: SamplingParams) -> bool:
+    return bool(
+        params.logit_bias
+        or params.min_tokens
+        or params.repetition_penalty != 1.0
+        or params.presence_penalty
+        or params.frequency_penalty
+    )
+
+
+class LogitsProcessor:
+    """One answer's own edits of its logits row, in vLLM's order: bias, minimum length, penalties.
+
+    Repetition penalty (Keskar et al. 2019, CTRL) divides positive and multiplies negative logits of every token seen in
+    prompt or answer; presence and frequency penalties are OpenAI's, over the answer alone.
+    """
+
+    def __init__(self, params: SamplingParams, prompt: list[int], stop_ids: list[int], device: torch.device):
+        self.params = params
+        self._device = device
+        self._stop_ids = torch.tensor(sorted({*stop_ids, *params.stop_token_ids}), dtype=torch.int64, device=device)
+        self._bias_ids = torch.tensor([i for i, _ in params.logit_bias], dtype=torch.int64, device=device)
+        self._bias = torch.tensor([b for _, b in params.logit_bias], dtype=torch.float32, device=device)
+        self._seen = set(prompt)
+        self._counts: Counter[int] = Counter()
+        self._num_output = 0
+
+    def append(self, token_id: int) -> None:
+        self._num_output += 1
+        self._seen.add(token_id)
+        self._counts[token_id] += 1
+
+    def apply(self, logits: torch.Tensor) -> None:
+        """Edit one row `[V]` float32 in place."""
+        if len(self._bias_ids):
+            logits.index_add_(0, self._bias_ids, self._bias)
+        if self._num_output < self.params.min_tokens and len(self._stop_ids):
+            logits.index_fill_(0, self._stop_ids, float("-inf"))
+        if self.params.repetition_penalty != 1.0:
+            self._penalise_repetition(logits)
+        if self._counts and (self.params.presence_penalty or self.params.frequency_penalty):
+            self._penalise_presence(logits)
+
+    def _penalise_repetition(self, logits: torch.Tensor) -> None:
+        seen = torch.tensor(list(self._seen), dtype=torch.int64, device=self._device)
+        values = logits[seen]
+        penalty = self.params.repetition_penalty
+        logits[seen] = torch.where(values > 0, values / penalty, values * penalty)
+
+    def _penalise_presence(self, logits: torch.Tensor) -> None:
+        ids = torch.tensor(list(self._counts), dtype=torch.int64, device=self._device)
+        counts = torch.tensor(list(self._counts.values()), dtype=torch.float32, device=self._device)
+        logits[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts

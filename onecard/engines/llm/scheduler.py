@@ -1,0 +1,185 @@
+"""Decides what the next step computes: running decodes, then prompts in chunks, then new requests.
+
+A step is a packed mix of sequences, each with the tokens it still has to run: one for a decode, a chunk for a
+prompt. Requests run in order of (priority, arrival). When blocks run out the newest running sequence is preempted:
+its blocks are freed (their contents stay in the prefix cache as long as nobody needs them) and it waits to be
+computed again. Touched by the device-loop thread only; knows no torch, so it is tested without a model.
+"""
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+from onecard.engines.llm.kv_cache_manager import KVCacheManager
+from onecard.engines.llm.request import Request, Sequence, Status
+
+PROMPT_LOGPROBS_CHUNK = 128
+"""Prompt tokens a step may compute of a request that wants a logit row for each of them."""
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """`max_num_seqs` running at once, `max_num_batched_tokens` a step, `long_prefill_token_threshold` tokens of one
+    prompt a step (0: no cap of its own), `resume_headroom` free blocks beside its own that a preempted sequence waits for."""
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    long_prefill_token_threshold: int = 0
+    resume_headroom: int = 0
+
+
+@dataclass(frozen=True)
+class ScheduledSequence:
+    """`num_tokens` of `sequence` run in this step, starting at its `num_computed_tokens`."""
+
+    sequence: Sequence
+    num_tokens: int
+
+    @property
+    def samples(self) -> bool:
+        """Whether the step reaches the sequence's last token, so that a new one is sampled."""
+        return self.sequence.num_computed_tokens + self.num_tokens == self.sequence.num_tokens
+
+
+@dataclass
+class Schedule:
+    """One step: decodes first, then prefill chunks."""
+
+    items: list[ScheduledSequence] = field(default_factory=list)
+    num_decodes: int = 0
+    preempted: list[Sequence] = field(default_factory=list)
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_tokens for item in self.items)
+
+
+class Scheduler:
+    def __init__(self, kv: KVCacheManager, limits: SchedulerLimits):
+        self.kv = kv
+        self.limits = limits
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, request: Request) -> None:
+        for sequence in request.sequences:
+            insort(self.waiting, sequence, key=lambda s: s.order)
+
+    def schedule(self, now: float) -> Schedule:
+        """Choose the next step and take its blocks. `now` in seconds, for the requests' own records."""
+        schedule = Schedule()
+        budget = self._schedule_running(schedule, self.limits.max_num_batched_tokens)
+        if not schedule.preempted:
+            self._schedule_waiting(schedule, budget, now)
+        schedule.items.sort(key=lambda item: item.num_tokens != 1)
+        schedule.num_decodes = sum(item.num_tokens == 1 for item in schedule.items)
+        return schedule
+
+    def _schedule_running(self, schedule: Schedule, budget: int) -> int:
+        """Decodes before prompts, each in order of age; returns the tokens left of the budget."""
+        chosen: set[int] = set()
+        by_kind = sorted(self.running, key=lambda s: s.num_uncomputed_tokens != 1)
+        for sequence in by_kind:
+            if budget == 0:
+                break
+            if sequence.status is not Status.RUNNING:
+                continue
+            num_tokens = self._chunk(sequence, budget)
+            if self._make_room(sequence, num_tokens, chosen, schedule):
+                schedule.items.append(ScheduledSequence(sequence, num_tokens))
+                chosen.add(id(sequence))
+                budget -= num_tokens
+        return budget
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, chosen: set[int], schedule: Schedule) -> bool:
+        """Take blocks for `num_tokens`, preempting the newest sequences that this step hasn't chosen."""
+        while not self.kv.allocate_slots(sequence, num_tokens):
+            victim = next((s for s in reversed(self.running) if id(s) not in chosen), sequence)
+            self.preempt(victim)
+            schedule.preempted.append(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _schedule_waiting(self, schedule: Schedule, budget: int, now: float) -> None:
+        in_flight = self._hashes_in_flight()
+        index = 0
+        while budget > 0 and index < len(self.waiting) and len(self.running) < self.limits.max_num_seqs:
+            sequence = self.waiting[index]
+            cached = self.kv.find_cached(sequence)
+            if self._is_in_flight(sequence, len(cached), in_flight):
+                index += 1
+                continue
+            if not self._admit(sequence, cached, budget):
+                break
+            del self.waiting[index]
+            self._start_running(sequence, schedule, now)
+            num_tokens = self._chunk(sequence, budget)
+            schedule.items.append(ScheduledSequence(sequence, num_tokens))
+            budget -= num_tokens
+            in_flight.update(sequence.block_hashes[len(cached) :])
+
+    def _hashes_in_flight(self) -> set[bytes]:
+        """Full prompt blocks that running sequences are about to compute."""
+        hashes: set[bytes] = set()
+        for sequence in self.running:
+            if sequence.num_uncomputed_tokens > 1:
+                hashes.update(sequence.block_hashes[sequence.num_computed_tokens // self.kv.block_size :])
+        return hashes
+
+    def _is_in_flight(self, sequence: Sequence, num_cached: int, in_flight: set[bytes]) -> bool:
+        """Whether somebody is computing this very prefix right now: wait a step and find it in the cache."""
+        last_useful = (sequence.num_tokens - 1) // self.kv.block_size
+        hashes = sequence.block_hashes
+        return num_cached < min(last_useful, len(hashes)) and hashes[num_cached] in in_flight
+
+    def _admit(self, sequence: Sequence, cached: list[int], budget: int) -> bool:
+        """Start a waiting sequence if its whole prompt has room; a preempted one waits for headroom besides."""
+        needed = self.kv.blocks_for(sequence.num_tokens) - len(cached)
+        headroom = self.limits.resume_headroom if sequence.num_preemptions and self.running else 0
+        if self.running and self.kv.pool.num_free_blocks() < needed + headroom:
+            return False
+        self.kv.start(sequence, cached)
+        if self.kv.allocate_slots(sequence, self._chunk(sequence, budget)):
+            return True
+        self.kv.free(sequence)
+        return False
+
+    def _start_running(self, sequence: Sequence, schedule: Schedule, now: float) -> None:
+        sequence.status = Status.RUNNING
+        insort(self.running, sequence, key=lambda s: s.order)
+        if sequence.first_scheduled_time is None:
+            sequence.first_scheduled_time = now
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            schedule.prefix_queries += sequence.num_tokens
+            schedule.prefix_hits += sequence.num_cached_tokens
+
+    def _chunk(self, sequence: Sequence, budget: int) -> int:
+        num_tokens = min(sequence.num_uncomputed_tokens, budget)
+        if sequence.num_uncomputed_tokens > 1:
+            if self.limits.long_prefill_token_threshold:
+                num_tokens = min(num_tokens, self.limits.long_prefill_token_threshold)
+            if sequence.request.sampling.prompt_logprobs is not None:
+                num_tokens = min(num_tokens, PROMPT_LOGPROBS_CHUNK)
+        return num_tokens
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's blocks and put it back in line, at its old place."""
+        self.running.remove(sequence)
+        self.kv.free(sequence)
+        sequence.status = Status.WAITING
+        sequence.num_preemptions += 1
+        insort(self.waiting, sequence, key=lambda s: s.order)
+
+    def finish(self, sequence: Sequence) -> None:
+        """The sequence is done, aborted or failed: whatever it holds is freed."""
+        if sequence.status is Status.RUNNING:
+            self.running.remove(sequence)
+            self.kv.free(sequence)
+        elif sequence.status is Status.WAITING:
+            self.waiting.remove(sequence)
+        sequence.status = Status.FINISHED

@@ -1,0 +1,101 @@
+"""What is being served: cards with their arenas and loops, models with their engines."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from onecard.engines.api import (
+    CardStatus,
+    Embedder,
+    ModelInfo,
+    ModelNotFoundError,
+    ModelStatus,
+    NodeStatus,
+    ShuttingDownError,
+    TextGenerator,
+)
+from onecard.engines.memory.arena import DeviceArena
+from onecard.engines.memory.page_pool import PagePool
+from onecard.engines.memory.plan import CardPlan
+from onecard.engines.runtime.device_loop import DeviceLoop
+
+DRAIN_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Card:
+    """One card: its plan, its memory, its loop."""
+
+    plan: CardPlan
+    arena: DeviceArena
+    pool: PagePool
+    loop: DeviceLoop
+
+    def status(self) -> CardStatus:
+        return CardStatus(
+            name=self.plan.facts.name,
+            device=self.plan.facts.device,
+            total_bytes=self.plan.facts.total_bytes,
+            budget_bytes=self.plan.facts.budget_bytes,
+            arena_bytes=self.plan.arena_bytes,
+            page_bytes=self.plan.page_bytes,
+            pages_free=self.pool.free_pages,
+            pages_total=self.plan.num_pages,
+        )
+
+
+class ModelReport(Protocol):
+    """Fills a model's row of `onecard ps`."""
+
+    def __call__(self) -> ModelStatus: ...
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    info: ModelInfo
+    engine: TextGenerator | Embedder
+    report: ModelReport
+
+
+class LocalNode:
+    """Implements `api.Node` over engines in this process."""
+
+    def __init__(self, cards: Sequence[Card], models: Sequence[ServedModel]):
+        self._cards = list(cards)
+        self._models = {model.info.name: model for model in models}
+        self._names = {alias: m for m in models for alias in (m.info.name, *m.info.aliases)}
+        self._state: Literal["ready", "draining"] = "ready"
+
+    def models(self) -> list[ModelInfo]:
+        return [model.info for model in self._models.values()]
+
+    def engine(self, name: str) -> TextGenerator | Embedder:
+        if self._state == "draining":
+            raise ShuttingDownError("The server is shutting down; try another one, or this one again later.")
+        model = self._names.get(name)
+        if model is None:
+            valid = ", ".join(self._names)
+            raise ModelNotFoundError(
+                f"The model `{name[:200]}` does not exist. Valid models: {valid}.",
+                param="model",
+                code="model_not_found",
+            )
+        return model.engine
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            state=self._state,
+            cards=tuple(card.status() for card in self._cards),
+            models=tuple(model.report() for model in self._models.values()),
+        )
+
+    def begin_drain(self) -> None:
+        self._state = "draining"
+
+    async def drained(self) -> None:
+        while not all(card.loop.is_idle() for card in self._cards):
+            await asyncio.sleep(DRAIN_POLL_SECONDS)
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(asyncio.to_thread(card.loop.stop) for card in self._cards))
