@@ -28,7 +28,7 @@ ENGINE_PARTS = {
     "llm": {"llm", "models", "layers", "weights", "text", "memory", "runtime"},
     "encoder": {"encoder", "models", "layers", "weights", "text", "memory", "runtime"},
 }
-"""What each part of `engines` may import of the others; `engines/api.py` is open to all, `*.py` of the top to none."""
+"""What each part of `engines` may import of the others. `api.py` is open to all, the factory to none."""
 
 COMPOSITION_ROOTS = ("onecard.engines.factory", "onecard.engines.environment")
 """All of the engines that the CLI may import, and only inside functions."""

@@ -1,8 +1,8 @@
-"""`/metrics`: what the engines report, under vLLM's names, plus what only one process with one ledger can tell.
+"""`/metrics`: what the engines report, under vLLM's names, plus what only one ledger of a card can tell.
 
-One `Metrics` a server, with a registry of its own: several may live in one process (tests do that). All methods
-are called on the event loop's thread. The children of every family are looked up once per model, because
-`record_step` runs once a step and `labels()` costs more than the update itself.
+One `Metrics` a server, with a registry of its own: several may live in one process (tests do that). All
+methods are called on the event loop's thread. The children of every family are looked up once per model,
+because `record_step` runs once a step and `labels()` costs more than the update itself.
 """
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, generate_latest
@@ -104,7 +104,7 @@ class ModelMetrics:
 
 
 class Metrics:
-    """All series of one server; a `StatsSink`. `model_names` get their series at once, so that they start at 0."""
+    """All series of one server; a `StatsSink`. The series of `model_names` exist from the start, at 0."""
 
     content_type: str = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -127,11 +127,11 @@ class Metrics:
         self._model(stats.model).request(stats)
 
     def rejected(self, model_name: str, reason: str) -> None:
-        """A request was refused before it ran (queue_full, draining, ...). `model_name` is a served model's name."""
+        """A request was refused before it ran (queue_full, draining, ...). `model_name` is a served one's."""
         self._engines.rejections.labels(model_name, ENGINE_LABEL, reason).inc()
 
     def describe_cache(self, caches: dict[str, dict[str, str]]) -> None:
-        """`vllm:cache_config_info`: for each model what its KV cache is like (block_size, num_gpu_blocks, ...).
+        """`vllm:cache_config_info`: what each model's KV cache is like (block_size, num_gpu_blocks).
 
         Call it once; every model must give the same keys, which become the labels.
         """

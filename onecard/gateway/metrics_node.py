@@ -39,7 +39,7 @@ class NodeCollector(Collector):
 def _model_bytes(models: Iterable[ModelStatus]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(
         "onecard_memory_bytes",
-        "Bytes of a card by model: weights, KV in use by requests, KV pages owned, guaranteed floor, ceiling.",
+        "Bytes by model: weights, KV in use by requests, KV pages owned, guaranteed floor, ceiling.",
         labels=["card", "model_name", "kind"],
     )
     for m in models:

@@ -189,7 +189,7 @@ def queries(node: object) -> Iterator[str]:
 
 
 def selectors(query: str) -> list[tuple[str, set[str]]]:
-    """The `name{label=...}` selectors of a query, and the labels it groups by, which the name must carry too."""
+    """The `name{label=...}` selectors of a query, with the labels that it groups by."""
     grouped = {
         label.strip() for group in re.findall(r"by\s*\(([^)]*)\)", query) for label in group.split(",")
     }
