@@ -1,0 +1,178 @@
+"""Whose pages go when an engine needs more than are free: a pure decision over a snapshot of the pool.
+
+The order, cheapest loss first:
+
+1. idle pages (no content at all), those of borrowers before those of engines within their floor;
+2. the least valuable pages that hold only unreferenced cached blocks, of any engine;
+3. only for the part of a request that lies below the requester's floor: preemption of the newest
+   requests of engines above theirs.
+
+Whatever happens, an engine keeps `min(floor, demand)` pages: a loan is recalled, a guarantee never.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_AGE_OFFSET = 1e-3
+
+
+@dataclass(frozen=True)
+class EvictablePage:
+    """A page without an active block that holds cached ones.
+
+    `last_used` is on the page pool's clock; `cost` is what recomputing the cached tokens would take, in a
+    unit that all engines of the card share (FLOPs).
+    """
+
+    page: int
+    last_used: float
+    cost: float
+
+    def value(self, now: float) -> float:
+        """What losing the page is expected to cost: its recompute cost, with a hit as likely as it is recent."""
+        return self.cost / (max(now - self.last_used, 0.0) + _AGE_OFFSET)
+
+
+@dataclass(frozen=True)
+class EngineSnapshot:
+    """One engine's pages. `demand`: pages its running and waiting requests want, cache not counted.
+
+    `evictable` may be cut to the engine's least recently used pages, as long as at least as many are listed
+    as the plan may need. `preemptable` is False once the engine has said that it can free no more.
+    """
+
+    name: str
+    owned: int
+    floor: int
+    ceiling: int
+    demand: int
+    idle: tuple[int, ...] = ()
+    evictable: tuple[EvictablePage, ...] = ()
+    preemptable: bool = True
+
+    @property
+    def borrowed(self) -> int:
+        return max(0, self.owned - self.floor)
+
+    @property
+    def spare(self) -> int:
+        """Pages that may be taken away."""
+        return max(0, self.owned - min(self.floor, self.demand))
+
+    @property
+    def active(self) -> int:
+        return self.owned - len(self.idle) - len(self.evictable)
+
+
+@dataclass(frozen=True)
+class PoolSnapshot:
+    """The whole pool at the instant `now` of its clock."""
+
+    num_pages: int
+    page_bytes: int
+    free_pages: int
+    now: float
+    engines: tuple[EngineSnapshot, ...] = ()
+
+    def engine(self, name: str) -> EngineSnapshot:
+        return next(e for e in self.engines if e.name == name)
+
+
+@dataclass(frozen=True)
+class ReturnIdle:
+    """Take an empty page back."""
+
+    engine: str
+    page: int
+
+
+@dataclass(frozen=True)
+class EvictCached:
+    """Drop the cached blocks of a page and take it."""
+
+    engine: str
+    page: int
+
+
+@dataclass(frozen=True)
+class Preempt:
+    """Have the engine free its newest requests until `pages` more of its pages hold no active block."""
+
+    engine: str
+    pages: int
+
+
+Action = ReturnIdle | EvictCached | Preempt
+
+
+class _Takings:
+    """How much more may be taken from each engine while a plan is made."""
+
+    def __init__(self, snapshot: PoolSnapshot, requester: str):
+        self.victims = sorted(
+            (e for e in snapshot.engines if e.name != requester), key=lambda e: (-e.borrowed, e.name)
+        )
+        self.spare = {e.name: e.spare for e in self.victims}
+
+    def take(self, engine: str, pages: int = 1) -> int:
+        """Takes up to `pages`; returns how many that was."""
+        taken = min(pages, self.spare[engine])
+        self.spare[engine] -= taken
+        return taken
+
+
+def _idle_actions(takings: _Takings) -> Iterator[Action]:
+    borrowers = [e for e in takings.victims if e.borrowed]
+    others = [e for e in takings.victims if not e.borrowed]
+    for engine in borrowers + others:
+        for page in engine.idle:
+            if takings.take(engine.name):
+                yield ReturnIdle(engine.name, page)
+
+
+def _evict_actions(takings: _Takings, now: float) -> Iterator[Action]:
+    pages = [(p.value(now), p.last_used, e.name, p.page) for e in takings.victims for p in e.evictable]
+    for _, _, name, page in sorted(pages):
+        if takings.take(name):
+            yield EvictCached(name, page)
+
+
+def _preempt_actions(takings: _Takings, need: int) -> Iterator[Preempt]:
+    for engine in takings.victims:
+        if need and engine.preemptable and engine.borrowed:
+            pages = takings.take(engine.name, min(need, engine.active, engine.borrowed))
+            if pages:
+                need -= pages
+                yield Preempt(engine.name, pages)
+
+
+def plan_idle(snapshot: PoolSnapshot, engine: str, need: int) -> list[Action]:
+    """The idle pages of other engines that `engine` would take to have `need` pages, as far as they go."""
+    missing = max(0, need - snapshot.free_pages)
+    return [action for action, _ in zip(_idle_actions(_Takings(snapshot, engine)), range(missing))]
+
+
+def plan_reclaim(snapshot: PoolSnapshot, engine: str, need: int) -> list[Action] | None:
+    """What to do so that `need` pages are free for `engine`; None when the rules don't allow it.
+
+    `need` counts the pages that are free already. An empty list means that nothing has to be done. After a
+    `Preempt` the caller must plan again: only the engine knows which pages its requests leave behind.
+    """
+    asker = snapshot.engine(engine)
+    if asker.owned + need > asker.ceiling:
+        return None
+    missing = need - snapshot.free_pages
+    takings = _Takings(snapshot, engine)
+    plan: list[Action] = []
+    for actions in (_idle_actions(takings), _evict_actions(takings, snapshot.now)):
+        while missing > 0 and (action := next(actions, None)) is not None:
+            plan.append(action)
+            missing -= 1
+    if missing <= 0:
+        return plan
+    if missing > asker.floor - asker.owned:
+        return None
+    preempts = list(_preempt_actions(takings, missing))
+    if sum(p.pages for p in preempts) < missing:
+        return None
+    return [*plan, *preempts]
