@@ -1,0 +1,66 @@
+"""The aiohttp application: routes and middleware wired together, no logic."""
+
+from typing import Any
+
+from aiohttp import web
+
+from onecard.engines.api import Node
+from onecard.gateway.admission import Admission
+from onecard.gateway.context import GATEWAY, Gateway, GatewayMetrics
+from onecard.gateway.middleware import add_request_id, answer_errors, observe
+from onecard.gateway.router import ModelRouter
+from onecard.gateway.routes import chat, completions, embeddings, health, models, status, tokenize
+from onecard.registry.spec import Registry
+
+KEEP_ALIVE_SECONDS = 10.0
+BODY_TIMEOUT_SECONDS = 60.0
+
+
+def create_app(
+    node: Node,
+    registry: Registry,
+    metrics: GatewayMetrics,
+    *,
+    keep_alive: float = KEEP_ALIVE_SECONDS,
+    body_timeout: float = BODY_TIMEOUT_SECONDS,
+) -> web.Application:
+    """An application that serves `node` as `registry.server` says. Run it with `make_runner`.
+
+    The node is started, drained and stopped by the caller.
+    """
+    server = registry.server
+    app = web.Application(middlewares=[observe, answer_errors], client_max_size=server.max_body_bytes)
+    admission = Admission(server.max_queued_requests, metrics)
+    app[GATEWAY] = Gateway(node, server, metrics, ModelRouter(node), admission, keep_alive, body_timeout)
+    app.on_response_prepare.append(add_request_id)
+    app.add_routes(_routes())
+    return app
+
+
+def make_runner(app: web.Application, **options: Any) -> web.AppRunner:
+    """A runner under which a client that hangs up cancels its handler, streamed or not.
+
+    Without `handler_cancellation` a request would run on until its first write to a closed connection.
+    """
+    return web.AppRunner(app, handler_cancellation=True, access_log=None, **options)
+
+
+def _routes() -> list[web.RouteDef]:
+    return [
+        web.post("/v1/chat/completions", chat.chat_completions),
+        web.post("/v1/completions", completions.completions),
+        web.post("/v1/embeddings", embeddings.embeddings),
+        web.post("/tokenize", tokenize.tokenize),
+        web.post("/detokenize", tokenize.detokenize),
+        web.get("/v1/models", models.list_models),
+        web.get("/v1/models/{id:.+}", models.get_model),
+        web.get("/health", health.ready),
+        *(web.get(path, health.live) for path in ("/health/live", "/v1/health/live", "/healthz")),
+        *(web.get(path, health.ready) for path in ("/health/ready", "/v1/health/ready", "/readyz")),
+        web.get("/version", health.version),
+        web.get("/metrics", health.metrics),
+        web.get("/openapi.json", health.openapi),
+        web.get("/ping", health.ping),
+        web.post("/ping", health.ping),
+        web.get("/admin/status", status.admin_status),
+    ]

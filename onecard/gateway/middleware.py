@@ -1,0 +1,65 @@
+"""What happens to every request: an id, a key check, errors in one shape, and a count."""
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from onecard.engines.api import EngineError
+from onecard.gateway.auth import authorise
+from onecard.gateway.context import GATEWAY, REQUEST_ID
+from onecard.gateway.errors import GatewayError, error_response, from_http
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+CLIENT_GONE = 499
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@web.middleware
+async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give the request its id and report how it went; a client that hung up counts as 499."""
+    asked = request.headers.get("X-Request-Id", "")
+    request[REQUEST_ID] = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+    started, status = time.perf_counter(), CLIENT_GONE
+    try:
+        response = await handler(request)
+        status = response.status
+        return response
+    finally:
+        seconds = time.perf_counter() - started
+        request.app[GATEWAY].metrics.http(_route_name(request), request.method, status, seconds)
+
+
+@web.middleware
+async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turn whatever is raised into OpenAI's error body. Nothing inner leaves the server."""
+    try:
+        authorise(request)
+        return await handler(request)
+    except EngineError as error:
+        if error.status >= 500:
+            log.warning("request %s: %s: %s", request[REQUEST_ID], type(error).__name__, error.message)
+        return error_response(error)
+    except web.HTTPException as error:
+        return error_response(from_http(error, request.method, request.path))
+    except ConnectionError:
+        raise  # the client has gone: there is nobody to answer
+    except Exception:
+        log.exception("request %s failed", request[REQUEST_ID])
+        return error_response(GatewayError(500, "Internal server error."))
+
+
+async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    """Signal: every answer, streams too, names its request."""
+    response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+
+
+def _route_name(request: web.Request) -> str:
+    # The route's pattern, never the path: a scanner's paths must not become label values.
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "none"

@@ -1,0 +1,163 @@
+"""`POST /v1/completions`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from onecard.engines.api import GenerationStream, TextGenerator, TokenChunk, TokenLogprob
+from onecard.gateway import sse
+from onecard.gateway.body import json_response, parse
+from onecard.gateway.context import GATEWAY
+from onecard.gateway.generation import Answer, ChunkFeed, collect, open_streams
+from onecard.gateway.identity import Identity
+from onecard.gateway.logprobs import CompletionLogprobs, prompt_logprobs
+from onecard.gateway.schemas.completions import CompletionRequest
+from onecard.gateway.usage import usage
+
+
+async def completions(request: web.Request) -> web.StreamResponse:
+    gateway = request.app[GATEWAY]
+    asked = await parse(request, CompletionRequest)
+    engine = gateway.router.generator(asked.model)
+    identity = Identity.new("cmpl", engine.info.name)
+    wanted = asked.to_engine(identity.id, engine.info)
+    with gateway.admission.admit(engine.info.name, len(wanted)) as ticket:
+        async with open_streams(engine, wanted) as streams:
+            if not asked.stream:
+                answers = await collect(streams, asked.draws, ticket)
+                echoes = await _echoes(engine, asked, streams)
+                return json_response(_answer(identity, asked, answers, streams, echoes))
+            async with ChunkFeed(streams, asked.n) as feed:
+                # Prompts' log-probabilities are there with the first chunk, their texts already now.
+                echoes = await _echoes(engine, asked, streams)
+                frames = CompletionFrames(identity, asked, streams, echoes)
+                return await sse.send(request, feed, frames, ticket, gateway.keep_alive)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A prompt as it is sent back: its text and (for log-probabilities) its first token."""
+
+    text: str = ""
+    first_token: str = ""
+
+
+class CompletionFrames:
+    """Chunks of `text_completion`: the echoed prompt first where asked, then text, then the finish reason."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        asked: CompletionRequest,
+        streams: Sequence[GenerationStream],
+        echoes: Sequence[Echo],
+    ):
+        self._asked, self._streams, self._echoes = asked, streams, echoes
+        self._head = sse.frame_head(identity, "text_completion")
+        self._usage = sse.UsageTail(
+            streams, asked.wants_usage, asked.wants_running_usage, generates=asked.max_tokens > 0
+        )
+        count = len(streams) * asked.n
+        self._starts = [self._head + b'[{"index":%d,"text":' % index for index in range(count)]
+        self._logprobs = [CompletionLogprobs() for _ in range(count)]
+        self._echo_due = [asked.echo] * count
+
+    def render(self, batch: Sequence[tuple[int, TokenChunk]]) -> bytes:
+        return b"".join([self._chunk(stream, chunk) for stream, chunk in batch])
+
+    def end(self) -> bytes:
+        return self._usage.last_frame(self._head)
+
+    def _chunk(self, stream: int, chunk: TokenChunk) -> bytes:
+        if not self._asked.max_tokens:
+            chunk = TokenChunk(chunk.index, "", finish_reason=chunk.finish_reason and "length")
+        choice = stream * self._asked.n + chunk.index
+        text, logprobs = chunk.text, self._logprobs[choice]
+        if self._echo_due[choice]:
+            self._echo_due[choice] = False
+            text = self._echoes[stream].text + text
+            if self._asked.logprobs is not None:
+                logprobs.add(self._streams[stream].prompt_logprobs or (), self._echoes[stream].first_token)
+        if self._asked.logprobs is not None:
+            logprobs.add(chunk.logprobs or ())
+        shown = logprobs.take() if logprobs.tokens else None
+        if not (text or shown or chunk.finish_reason):
+            return b""
+        return self._starts[choice] + orjson.dumps(text) + sse.ending(shown, chunk) + self._usage.tail()
+
+
+async def _echoes(
+    engine: TextGenerator, asked: CompletionRequest, streams: Sequence[GenerationStream]
+) -> Sequence[Echo]:
+    if not asked.echo:
+        return [Echo()] * len(streams)
+    return [await _echo(engine, asked, prompt, stream) for prompt, stream in zip(asked.prompt, streams)]
+
+
+async def _echo(
+    engine: TextGenerator, asked: CompletionRequest, prompt: str | tuple[int, ...], stream: GenerationStream
+) -> Echo:
+    if isinstance(prompt, str) and asked.truncate_prompt_tokens is None:
+        text = prompt
+    elif stream.prompt_text is not None:
+        text = stream.prompt_text
+    else:
+        text = await engine.detokenize(stream.prompt_token_ids)
+    if asked.logprobs is None:
+        return Echo(text)
+    return Echo(
+        text, engine.token_strings(list(stream.prompt_token_ids[:1]))[0] if stream.prompt_token_ids else ""
+    )
+
+
+def _answer(
+    identity: Identity,
+    asked: CompletionRequest,
+    answers: Sequence[Sequence[Answer]],
+    streams: Sequence[GenerationStream],
+    echoes: Sequence[Echo],
+) -> dict[str, Any]:
+    choices = [
+        _choice(i * asked.n + k, asked, answer, streams[i], echoes[i])
+        for i, drawn in enumerate(answers)
+        for k, answer in enumerate(_best(drawn, asked.n))
+    ]
+    used = usage(streams, generates=asked.max_tokens > 0)
+    return {**identity.fields("text_completion"), "choices": choices, "usage": used}
+
+
+def _best(answers: Sequence[Answer], n: int) -> Sequence[Answer]:
+    return answers if len(answers) == n else sorted(answers, key=lambda a: -a.mean_logprob)[:n]
+
+
+def _choice(
+    index: int, asked: CompletionRequest, answer: Answer, stream: GenerationStream, echo: Echo
+) -> dict[str, Any]:
+    # With max_tokens 0, the one token that was computed for the prompt's log-probabilities is not shown.
+    if not asked.max_tokens:
+        answer = Answer(finish_reason="length")
+    return {
+        "index": index,
+        "text": echo.text + answer.text,
+        "logprobs": _logprobs(asked, answer.logprobs, stream, echo),
+        "finish_reason": answer.finish_reason,
+        "stop_reason": answer.stop_reason,
+        "prompt_logprobs": prompt_logprobs(stream.prompt_logprobs)
+        if asked.prompt_logprobs is not None
+        else None,
+    }
+
+
+def _logprobs(
+    asked: CompletionRequest, entries: Sequence[TokenLogprob], stream: GenerationStream, echo: Echo
+) -> dict[str, Any] | None:
+    if asked.logprobs is None:
+        return None
+    logprobs = CompletionLogprobs()
+    if asked.echo:
+        logprobs.add(stream.prompt_logprobs or (), echo.first_token)
+    logprobs.add(entries)
+    return logprobs.take()

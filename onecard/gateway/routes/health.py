@@ -1,0 +1,43 @@
+"""What probes, scrapers and tools ask: `/health`, `/version`, `/metrics`, `/openapi.json`."""
+
+import orjson
+from aiohttp import web
+
+from onecard.gateway.body import json_response
+from onecard.gateway.context import GATEWAY
+from onecard.gateway.openapi import openapi_document
+from onecard.gateway.version import VERSION
+
+
+async def live(request: web.Request) -> web.Response:
+    """200 as long as a restart would not help."""
+    state = request.app[GATEWAY].node.status().state
+    return _health(state, ok=state != "failed")
+
+
+async def ready(request: web.Request) -> web.Response:
+    """200 only while new requests are served."""
+    state = request.app[GATEWAY].node.status().state
+    return _health(state, ok=state == "ready")
+
+
+async def version(_request: web.Request) -> web.Response:
+    return json_response({"version": VERSION})
+
+
+async def ping(_request: web.Request) -> web.Response:
+    return web.Response()
+
+
+async def metrics(request: web.Request) -> web.Response:
+    text = request.app[GATEWAY].metrics.render()
+    return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+
+
+async def openapi(_request: web.Request) -> web.Response:
+    return json_response(openapi_document())
+
+
+def _health(state: str, ok: bool) -> web.Response:
+    body = orjson.dumps({"status": state})
+    return web.Response(body=body, status=200 if ok else 503, content_type="application/json")

@@ -1,0 +1,52 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`: OpenAI's cards with vLLM's extra fields."""
+
+from typing import Any
+
+from aiohttp import web
+
+from onecard.engines.api import ModelInfo
+from onecard.gateway.body import json_response
+from onecard.gateway.context import GATEWAY
+
+
+async def list_models(request: web.Request) -> web.Response:
+    cards = [_card(info, info.name) for info in request.app[GATEWAY].router.models()]
+    return json_response({"object": "list", "data": cards})
+
+
+async def get_model(request: web.Request) -> web.Response:
+    name = request.match_info["id"]
+    return json_response(_card(request.app[GATEWAY].router.info(name), name))
+
+
+def _card(info: ModelInfo, name: str) -> dict[str, Any]:
+    return {
+        "id": name,
+        "object": "model",
+        "created": info.created,
+        "owned_by": "onecard",
+        "root": info.root,
+        "parent": None,
+        "max_model_len": info.max_model_len,
+        "kind": info.kind,
+        "aliases": list(info.aliases),
+        "permission": [_permission(info)],
+    }
+
+
+def _permission(info: ModelInfo) -> dict[str, Any]:
+    # OpenAI dropped this object; older clients still read it.
+    return {
+        "id": f"modelperm-{info.name}",
+        "object": "model_permission",
+        "created": info.created,
+        "allow_create_engine": False,
+        "allow_sampling": True,
+        "allow_logprobs": True,
+        "allow_search_indices": False,
+        "allow_view": True,
+        "allow_fine_tuning": False,
+        "organization": "*",
+        "group": None,
+        "is_blocking": False,
+    }

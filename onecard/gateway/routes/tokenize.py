@@ -1,0 +1,28 @@
+"""`POST /tokenize` and `POST /detokenize`, for models of every kind."""
+
+from aiohttp import web
+
+from onecard.gateway.body import json_response, parse
+from onecard.gateway.context import GATEWAY
+from onecard.gateway.schemas.tokenize import DetokenizeRequest, TokenizeRequest
+
+
+async def tokenize(request: web.Request) -> web.Response:
+    asked = await parse(request, TokenizeRequest)
+    engine = request.app[GATEWAY].router.tokenizing(asked.model)
+    prompt, add_special_tokens = asked.to_engine()
+    tokens = await engine.tokenize(prompt, add_special_tokens)
+    return json_response(
+        {
+            "count": len(tokens),
+            "max_model_len": engine.info.max_model_len,
+            "tokens": tokens,
+            "token_strs": engine.token_strings(tokens) if asked.return_token_strs else None,
+        }
+    )
+
+
+async def detokenize(request: web.Request) -> web.Response:
+    asked = await parse(request, DetokenizeRequest)
+    engine = request.app[GATEWAY].router.tokenizing(asked.model)
+    return json_response({"prompt": await engine.detokenize(asked.tokens)})

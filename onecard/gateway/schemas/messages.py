@@ -1,0 +1,156 @@
+"""Chat messages, flattened to what a chat template takes: every content is one text."""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from onecard.engines.api import ChatPrompt, InvalidRequestError
+from onecard.gateway.schemas.base import RequestModel
+
+TEXT_PARTS = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+    "thinking": "thinking",
+}
+RESERVED_TEMPLATE_KWARGS = frozenset(
+    {"chat_template", "tokenize", "messages", "conversation", "tools", "documents", "add_generation_prompt"}
+)
+
+
+def _flatten(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        raise ValueError("must be a string or a list of parts")
+    return "\n".join(_part_text(part) for part in value)
+
+
+def _part_text(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict):
+        raise ValueError('a part must be an object such as {"type": "text", "text": "..."}')
+    kind = part.get("type", "text" if "text" in part else None)
+    if not isinstance(kind, str) or kind not in TEXT_PARTS:
+        raise ValueError(f"this model takes text only, not parts of type {str(kind)[:40]!r}")
+    text = part.get(TEXT_PARTS[kind])
+    if not isinstance(text, str):
+        raise ValueError(f"a part of type {kind} needs a string `{TEXT_PARTS[kind]}`")
+    return text
+
+
+Content = Annotated[
+    str,
+    BeforeValidator(_flatten),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {"type": {"enum": sorted(TEXT_PARTS)}, "text": {"type": "string"}},
+                        "required": ["type"],
+                    },
+                },
+            ]
+        }
+    ),
+]
+
+
+class Message(RequestModel):
+    """One message of a conversation. Text parts are joined with line ends."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+
+    @model_validator(mode="after")
+    def _has_content(self) -> "Message":
+        if self.content is None and self.role != "assistant":
+            raise ValueError(f"a message of role {self.role} needs `content`")
+        return self
+
+    def for_template(self) -> dict[str, Any]:
+        """The dict that chat templates read. They know no developer role: it is the system's newer name."""
+        message: dict[str, Any] = {
+            "role": "system" if self.role == "developer" else self.role,
+            "content": self.content or "",
+        }
+        for name in ("name", "tool_call_id"):
+            if getattr(self, name) is not None:
+                message[name] = getattr(self, name)
+        thoughts = self.reasoning if self.reasoning is not None else self.reasoning_content
+        if thoughts is not None:
+            message["reasoning"] = message["reasoning_content"] = thoughts
+        if self.tool_calls:
+            message["tool_calls"] = [_tool_call(call) for call in self.tool_calls]
+        return message
+
+
+class Conversation(RequestModel):
+    """Messages and how they are to be rendered."""
+
+    messages: list[Message] = Field(min_length=1)
+    add_generation_prompt: bool | None = Field(
+        None, description="Default: true, unless continue_final_message."
+    )
+    continue_final_message: bool = False
+    documents: list[dict[str, Any]] | None = None
+    chat_template: str | None = Field(
+        None, description="Not taken from requests: 400. Set it in the registry."
+    )
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _rendering_rules(self) -> "Conversation":
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequestError(
+                "`continue_final_message` and `add_generation_prompt` exclude each other.",
+                param="continue_final_message",
+            )
+        if self.chat_template is not None:
+            raise InvalidRequestError(
+                "`chat_template` is not taken from requests; set `engine.chat_template` in the registry.",
+                param="chat_template",
+            )
+        if reserved := sorted(RESERVED_TEMPLATE_KWARGS & self.chat_template_kwargs.keys()):
+            raise InvalidRequestError(
+                f"`chat_template_kwargs` must not set {', '.join(reserved)}.", param="chat_template_kwargs"
+            )
+        return self
+
+    def chat_prompt(self, tools: list[dict[str, Any]] | None) -> ChatPrompt:
+        """What the engine renders."""
+        generation_prompt = self.add_generation_prompt
+        return ChatPrompt(
+            messages=tuple(message.for_template() for message in self.messages),
+            add_generation_prompt=not self.continue_final_message
+            if generation_prompt is None
+            else generation_prompt,
+            continue_final_message=self.continue_final_message,
+            tools=tuple(tools) if tools else None,
+            documents=tuple(self.documents) if self.documents else None,
+            chat_template_kwargs=self.chat_template_kwargs,
+        )
+
+
+def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
+    # Clients send a call's arguments as a JSON string, templates iterate over them as an object.
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = orjson.loads(function["arguments"] or "{}")
+    except orjson.JSONDecodeError:
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}

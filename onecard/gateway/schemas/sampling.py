@@ -1,0 +1,187 @@
+"""The fields that chat and completions share, and how they become `SamplingParams`."""
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+
+from onecard.engines.api import InvalidRequestError, ModelInfo, SamplingParams
+from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, RequestModel, Truncation
+
+MAX_LOGPROBS = 20
+MAX_N = 128
+GREEDY_BELOW = 1e-5
+"""Temperatures under this are greedy, as in vLLM: dividing by them overflows."""
+
+# Where neither the request nor the model's own generation config says anything.
+OPENAI_DEFAULTS: dict[str, Any] = {
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "top_k": 0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
+
+# Each would change what the model may say: better refused than silently not done.
+NOT_OFFERED = (
+    "structured_outputs",
+    "guided_json",
+    "guided_regex",
+    "guided_choice",
+    "guided_grammar",
+    "allowed_token_ids",
+    "bad_words",
+)
+
+
+def _stop_strings(value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value
+    if not isinstance(stops, (list, tuple)) or any(not isinstance(stop, str) for stop in stops):
+        raise ValueError("must be a string or a list of strings")
+    if any(not stop for stop in stops):
+        raise ValueError("a stop string must not be empty")
+    return tuple(stops)
+
+
+def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
+    if not isinstance(value, dict):
+        raise ValueError("must be an object that maps token ids to biases")
+    return tuple(_bias(token, bias) for token, bias in value.items())
+
+
+def _bias(token: Any, bias: Any) -> tuple[int, float]:
+    if not (str(token).isascii() and str(token).isdigit() and len(str(token)) < 11):
+        raise ValueError("keys must be token ids")
+    if isinstance(bias, bool) or not isinstance(bias, (int, float)) or not -100 <= bias <= 100:
+        raise ValueError("biases must be numbers from -100 to 100")
+    return int(token), float(bias)
+
+
+StopStrings = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_stop_strings),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+LogitBias = Annotated[
+    tuple[tuple[int, float], ...],
+    BeforeValidator(_logit_bias),
+    WithJsonSchema(
+        {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}
+    ),
+]
+TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
+Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
+
+
+class StreamOptions(RequestModel):
+    include_usage: bool = Field(False, description="One more chunk at the end, with the usage.")
+    continuous_usage_stats: bool = Field(False, description="The usage so far on every chunk.")
+
+
+class SamplingRequest(ModelRequest):
+    """How tokens are chosen and sent. What is left out comes from the model's generation config."""
+
+    n: int = Field(1, ge=1, le=MAX_N)
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=-1, le=MAX_INT32, description="0 or -1: off.")
+    min_p: float | None = Field(None, ge=0, le=1)
+    repetition_penalty: float | None = Field(None, gt=0)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
+    stop: StopStrings = ()
+    stop_token_ids: tuple[TokenId, ...] = ()
+    include_stop_str_in_output: bool = False
+    min_tokens: int = Field(0, ge=0, le=MAX_INT32)
+    ignore_eos: bool = False
+    logit_bias: LogitBias = ()
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    skip_special_tokens: bool = True
+    truncate_prompt_tokens: Truncation | None = None
+    cache_salt: str | None = Field(None, min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")
+    use_beam_search: bool = False
+    response_format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} is offered.')
+    structured_outputs: Any = Field(None, description="Not offered yet: 400.")
+    guided_json: Any = Field(None, description="Not offered yet: 400.")
+    guided_regex: Any = Field(None, description="Not offered yet: 400.")
+    guided_choice: Any = Field(None, description="Not offered yet: 400.")
+    guided_grammar: Any = Field(None, description="Not offered yet: 400.")
+    allowed_token_ids: Any = Field(None, description="Not offered yet: 400.")
+    bad_words: Any = Field(None, description="Not offered yet: 400.")
+
+    @model_validator(mode="after")
+    def _shared_rules(self) -> "SamplingRequest":
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequestError("`stream_options` needs `stream: true`.", param="stream_options")
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequestError("`prompt_logprobs` can't be streamed.", param="prompt_logprobs")
+        if self.use_beam_search:
+            raise InvalidRequestError("Beam search is not offered.", param="use_beam_search")
+        self._refuse_constraints()
+        return self
+
+    @property
+    def wants_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage
+
+    @property
+    def wants_running_usage(self) -> bool:
+        return (
+            self.wants_usage
+            and self.stream_options is not None
+            and self.stream_options.continuous_usage_stats
+        )
+
+    def sampling(
+        self, info: ModelInfo, *, n: int, max_tokens: int | None, logprobs: int | None
+    ) -> SamplingParams:
+        """What the engine is asked for: the request, else the model's own defaults, else OpenAI's."""
+        chosen = {name: self._choose(name, info) for name in OPENAI_DEFAULTS}
+        if chosen["temperature"] < GREEDY_BELOW:
+            chosen["temperature"] = 0.0
+        return SamplingParams(
+            **{**chosen, "top_k": max(int(chosen["top_k"]), 0)},
+            n=n,
+            seed=None if self.seed == -1 else self.seed,
+            stop=self.stop,
+            stop_token_ids=self.stop_token_ids,
+            include_stop_str_in_output=self.include_stop_str_in_output,
+            max_tokens=max_tokens,
+            min_tokens=self._checked_min_tokens(max_tokens),
+            ignore_eos=self.ignore_eos,
+            logit_bias=self.logit_bias,
+            logprobs=logprobs,
+            prompt_logprobs=self.prompt_logprobs,
+            skip_special_tokens=self.skip_special_tokens,
+        )
+
+    def _choose(self, name: str, info: ModelInfo) -> Any:
+        asked = getattr(self, name)
+        return info.default_sampling.get(name, OPENAI_DEFAULTS[name]) if asked is None else asked
+
+    def _checked_min_tokens(self, max_tokens: int | None) -> int:
+        if max_tokens is not None and self.min_tokens > max_tokens:
+            raise InvalidRequestError(
+                f"`min_tokens` ({self.min_tokens}) is more than `max_tokens` ({max_tokens}).",
+                param="min_tokens",
+            )
+        return self.min_tokens
+
+    def _refuse_constraints(self) -> None:
+        for name in NOT_OFFERED:
+            if getattr(self, name) is not None:
+                raise InvalidRequestError(f"`{name}` is not offered yet; leave it out.", param=name)
+        if self.response_format is None or self.response_format.get("type") == "text":
+            return
+        kind = self.response_format.get("type")
+        if kind == "json_schema" and not isinstance(self.response_format.get("json_schema"), dict):
+            message = "`response_format` of type json_schema needs a `json_schema` object."
+        elif kind in ("json_object", "json_schema", "structural_tag"):
+            message = f"`response_format` of type {kind} is not offered yet; only text is."
+        else:
+            message = "`response_format` needs a `type`; only text is offered yet."
+        raise InvalidRequestError(message, param="response_format")

@@ -1,0 +1,119 @@
+"""Server-sent events: frames from prebuilt parts, and the loop that sends them.
+
+A frame is `data: {json}\\n\\n`. Everything that stays the same over a stream is built once; for each token
+only its text is escaped. What is ready is written at once, one write a batch.
+"""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import orjson
+from aiohttp import web
+
+from onecard.engines.api import EngineError, EngineFailedError, GenerationStream, TokenChunk
+from onecard.gateway.admission import Ticket
+from onecard.gateway.errors import error_body
+from onecard.gateway.generation import ChunkFeed
+from onecard.gateway.identity import Identity
+from onecard.gateway.usage import usage
+
+log = logging.getLogger(__name__)
+
+DONE = b"data: [DONE]\n\n"
+KEEP_ALIVE = b": keep-alive\n\n"
+HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+
+
+class Frames(Protocol):
+    """How one route writes its chunks."""
+
+    def render(self, batch: Sequence[tuple[int, TokenChunk]]) -> bytes: ...
+
+    def end(self) -> bytes: ...
+
+
+async def send(
+    request: web.Request, feed: ChunkFeed, frames: Frames, ticket: Ticket, keep_alive: float
+) -> web.StreamResponse:
+    """Send all that `feed` gives. Raises `EngineError` only while nothing has been sent.
+
+    Headers go out with the first frame, so that a request that fails before it has a first token still gets
+    its own status; a quiet stream sends them, and a comment, after `keep_alive` seconds. A client that has
+    gone raises `ConnectionResetError` or `CancelledError`. `write` waits while the client reads slowly.
+    """
+    response = web.StreamResponse(headers=HEADERS)
+    try:
+        while (batch := await feed.batch(keep_alive)) != []:
+            if batch is None:
+                await _write(request, response, KEEP_ALIVE)
+                continue
+            ticket.begun()
+            if data := frames.render(batch):
+                await _write(request, response, data)
+        last = frames.end() + DONE
+    except ConnectionError:
+        raise
+    except Exception as error:
+        if not response.prepared:
+            raise
+        last = _error_frame(error) + DONE
+    await _write(request, response, last)
+    await response.write_eof()
+    return response
+
+
+def frame_head(identity: Identity, object_name: str) -> bytes:
+    """The part of every frame that stays the same over one stream, up to its choices."""
+    return b"data: " + orjson.dumps(identity.fields(object_name))[:-1] + b',"choices":'
+
+
+class UsageTail:
+    """How a frame ends: with the usage so far, with `"usage": null` where it comes at the end, or without."""
+
+    def __init__(
+        self, streams: Sequence[GenerationStream], at_end: bool, running: bool, generates: bool = True
+    ):
+        self._streams, self._at_end, self._running, self._generates = streams, at_end, running, generates
+        self.fixed = b',"usage":null}\n\n' if at_end else b"}\n\n"
+
+    def tail(self) -> bytes:
+        """For a frame with a choice."""
+        return self._with_usage() if self._running else self.fixed
+
+    def last_frame(self, head: bytes) -> bytes:
+        """The frame without choices that closes a stream whose client asked for usage; else nothing."""
+        return head + b"[]" + self._with_usage() if self._at_end else b""
+
+    def _with_usage(self) -> bytes:
+        return b',"usage":' + orjson.dumps(usage(self._streams, self._generates)) + b"}\n\n"
+
+
+def ending(logprobs: Any, chunk: TokenChunk) -> bytes:
+    """The rest of a choice after its text: log-probabilities, finish_reason and (on the last) stop_reason."""
+    if logprobs is None and chunk.finish_reason is None:
+        return PLAIN_ENDING
+    rest = b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":' + orjson.dumps(chunk.finish_reason)
+    if chunk.finish_reason is not None:
+        rest += b',"stop_reason":' + orjson.dumps(chunk.stop_reason)
+    return rest + b"}]"
+
+
+PLAIN_ENDING = b',"logprobs":null,"finish_reason":null}]'
+
+
+async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    if not response.prepared:
+        await response.prepare(request)
+    await response.write(data)
+
+
+def _error_frame(error: Exception) -> bytes:
+    if not isinstance(error, EngineError):
+        log.exception("a stream failed", exc_info=error)
+        error = EngineFailedError("Internal server error.")
+    return b"data: " + orjson.dumps(error_body(error)) + b"\n\n"
