@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tokenizers
+from tokenizers import normalizers
 
 from onecard.engines.api import ChatPrompt
 from onecard.engines.text import gguf_tokenizer, hf_tokenizer
@@ -46,6 +47,21 @@ class Tokenizer:
         """All texts in one call, on the library's own threads."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
+
+    def truncate(self, token_ids: list[int], max_tokens: int) -> list[int]:
+        """The first `max_tokens`, but with the special tokens that close an encoded text kept at its end."""
+        closing = self._num_closing
+        if len(token_ids) <= max_tokens:
+            return token_ids
+        if max_tokens <= closing or not closing or token_ids[-1] not in self.special_token_ids:
+            return token_ids[:max_tokens]
+        return token_ids[: max_tokens - closing] + token_ids[-closing:]
+
+    @cached_property
+    def _num_closing(self) -> int:
+        """How many special tokens encoding adds behind a text (BERT: one, [SEP])."""
+        mask = self.backend.encode("a", add_special_tokens=True).special_tokens_mask
+        return next((count for count, special in enumerate(reversed(mask)) if not special), 0)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
@@ -100,8 +116,11 @@ class Tokenizer:
         return self._templates.render(prompt, self.special.names)
 
 
-def load_tokenizer(path: Path, chat_template_file: Path | None = None) -> Tokenizer:
-    """The tokenizer of a model folder or a GGUF file; `chat_template_file` replaces its chat template.
+def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase: bool = False) -> Tokenizer:
+    """The tokenizer of a model folder or a GGUF file.
+
+    `chat_template_file` replaces its chat template; `lowercase` puts lower-casing before all else (a
+    sentence-transformers model's `do_lower_case`).
 
     Raises `ValueError` where there is no tokenizer that can be read.
     """
@@ -118,4 +137,7 @@ def load_tokenizer(path: Path, chat_template_file: Path | None = None) -> Tokeni
         templates = hf_tokenizer.chat_templates(path, config)
     if chat_template_file is not None:
         templates = {"default": chat_template_file.read_text(encoding="utf-8")}
+    if lowercase:
+        rest = [backend.normalizer] if backend.normalizer else []
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
     return Tokenizer(backend, special, ChatTemplates(templates))

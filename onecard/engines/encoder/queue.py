@@ -1,0 +1,86 @@
+"""What waits to be encoded: texts of many requests, taken by token budget.
+
+The method is text-embeddings-inference's: no fixed batch size, each step takes as many whole texts as its token
+budget holds, in order, so short texts run many at once and long ones few.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A request's place in the queue. A smaller `priority` goes first; `waiting` counts its texts not yet taken."""
+
+    priority: int = 0
+    cancelled: bool = False
+    waiting: int = 0
+
+
+@dataclass(slots=True)
+class Entry:
+    """One text of a request: its place among the request's inputs, and its token ids."""
+
+    ticket: Ticket
+    index: int
+    token_ids: list[int]
+
+
+@dataclass
+class TokenBudgetQueue:
+    """Every operation costs O(1) a text. Belongs to one thread.
+
+    `max_tokens` and `max_seqs` bound a step; a single text longer than `max_tokens` gets a step to itself.
+    """
+
+    max_tokens: int
+    max_seqs: int
+    _lanes: dict[int, deque[Entry]] = field(default_factory=dict)
+    _num_waiting: int = 0
+
+    def __len__(self) -> int:
+        """Texts that wait, those of cancelled requests not counted."""
+        return self._num_waiting
+
+    def add(self, ticket: Ticket, texts: list[list[int]]) -> None:
+        """Queue all texts of a request behind those of equal priority."""
+        if ticket.cancelled:
+            return
+        lane = self._lanes.setdefault(ticket.priority, deque())
+        lane.extend(Entry(ticket, index, token_ids) for index, token_ids in enumerate(texts))
+        ticket.waiting += len(texts)
+        self._num_waiting += len(texts)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Forget what waits of a request (its entries are dropped when they come up). Idempotent."""
+        ticket.cancelled = True
+        self._num_waiting -= ticket.waiting
+        ticket.waiting = 0
+        if self._num_waiting == 0:
+            self._lanes.clear()
+
+    def take(self) -> list[Entry]:
+        """The texts of the next step, in order; empty when nothing waits."""
+        taken: list[Entry] = []
+        budget = self.max_tokens
+        while len(taken) < self.max_seqs and (entry := self._first()) is not None:
+            if taken and len(entry.token_ids) > budget:
+                break
+            self._lanes[entry.ticket.priority].popleft()
+            entry.ticket.waiting -= 1
+            self._num_waiting -= 1
+            budget -= len(entry.token_ids)
+            taken.append(entry)
+        return taken
+
+    def _first(self) -> Entry | None:
+        """The entry whose turn it is, left in place; cancelled ones before it are dropped."""
+        while self._lanes:
+            priority = min(self._lanes)
+            lane = self._lanes[priority]
+            while lane:
+                if not lane[0].ticket.cancelled:
+                    return lane[0]
+                lane.popleft()
+            del self._lanes[priority]
+        return None
