@@ -146,16 +146,27 @@ class Metrics:
             info.labels(model, ENGINE_LABEL, *(cache[key] for key in keys)).set(1)
 
     def http(
-        self, handler: str, method: str, status: int, seconds: float, request_bytes: int, response_bytes: int
+        self,
+        handler: str,
+        method: str,
+        status: int,
+        seconds: float,
+        request_bytes: int | None = None,
+        response_bytes: int | None = None,
     ) -> None:
-        """One answered HTTP request. `handler` is the route's pattern, never a path that a client made up."""
+        """One answered HTTP request. `handler` is the route's pattern, never a path that a client made up.
+
+        The sizes are those of the bodies; None where one isn't known.
+        """
         if handler in UNCOUNTED_HANDLERS:
             return
         self._http.requests.labels(handler, method, f"{status // 100}xx").inc()
         self._http.duration.labels(handler, method).observe(seconds)
         self._http.duration_highr.observe(seconds)
-        self._http.request_size.labels(handler).observe(request_bytes)
-        self._http.response_size.labels(handler).observe(response_bytes)
+        if request_bytes is not None:
+            self._http.request_size.labels(handler).observe(request_bytes)
+        if response_bytes is not None:
+            self._http.response_size.labels(handler).observe(response_bytes)
 
     def render(self) -> bytes:
         """The whole page in Prometheus' text format 0.0.4."""

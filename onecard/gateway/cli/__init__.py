@@ -1,0 +1,74 @@
+"""The `onecard` command: one file a subcommand, each with `add_arguments` and `run`.
+
+Only argparse is imported to answer `--help`; a command's own file imports what it needs when it runs. This
+package is the server's composition root: `serve`, `plan` and `collect-env` reach into `onecard.engines`,
+inside functions, and nothing else in the gateway does.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from onecard.gateway.cli.command import Command, CommandError
+from onecard.gateway.version import VERSION
+from onecard.registry.spec import RegistryError
+
+COMMANDS = {
+    "serve": "serve",
+    "check": "check",
+    "plan": "plan",
+    "pull": "pull",
+    "list": "list_models",
+    "ps": "ps",
+    "chat": "chat",
+    "collect-env": "collect_env",
+}
+"""What the user types -> the file in this package that does it."""
+
+EPILOG = """\
+a first session:
+  onecard check configs/demo.yaml     is the registry right?
+  onecard plan  configs/demo.yaml     who gets which part of the card?
+  onecard serve configs/demo.yaml     fetch, load and serve it
+  onecard ps                          (in another terminal) what runs
+  onecard chat smollm2                talk to a model
+
+`onecard COMMAND --help` says more about each.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code: 0 done, 1 can't be done (stderr says why), 2 wrong usage."""
+    args = build_parser().parse_args(argv)
+    command: Command = args.command
+    try:
+        return command.run(args)
+    except (CommandError, RegistryError) as error:
+        print(f"onecard {args.command_name}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="onecard",
+        description="One endpoint that serves many models from one card.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"onecard {VERSION}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for name, module_name in COMMANDS.items():
+        command: Command = importlib.import_module(f"{__name__}.{module_name}").COMMAND
+        sub = commands.add_parser(
+            name,
+            help=command.summary,
+            description=command.description,
+            epilog=command.epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_arguments(sub)
+        sub.set_defaults(command=command, command_name=name)
+    return parser

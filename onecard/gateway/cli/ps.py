@@ -1,0 +1,80 @@
+"""`onecard ps`: what a running server does."""
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from onecard.gateway.cli.command import Command, add_server
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_server(parser)
+    parser.add_argument("--json", action="store_true", help="the server's whole answer, for machines")
+
+
+def run(args: argparse.Namespace) -> int:
+    from onecard.gateway.cli.client import Client
+
+    status = Client(args.url, args.api_key, timeout=10).get("/admin/status")
+    if args.json:
+        print(json.dumps(status, indent=2))
+    else:
+        _print_tables(status)
+    return 0
+
+
+def _print_tables(status: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(f"server: {status['state']}", highlight=False)
+    console.print(_models(status["models"]))
+    console.print(_cards(status["cards"]))
+
+
+def _models(rows: list[dict[str, Any]]) -> "Table":
+    from onecard.gateway.cli.terminal import human_bytes, table
+
+    numbers = ("weights", "KV used", "KV owned", "floor", "ceiling", "running", "waiting", "finished")
+    made = table("model", "kind", "card", "state", *numbers, right=numbers)
+    nbytes = ("weight_bytes", "kv_bytes_used", "kv_bytes_owned", "floor_bytes", "ceiling_bytes")
+    for row in rows:
+        made.add_row(
+            *(row[key] for key in ("name", "kind", "card", "state")),
+            *(human_bytes(row[key]) for key in nbytes),
+            *(f"{row[key]:,}" for key in ("running", "waiting", "finished")),
+        )
+    return made
+
+
+def _cards(rows: list[dict[str, Any]]) -> "Table":
+    from onecard.gateway.cli.terminal import human_bytes, table
+
+    numbers = ("budget", "of", "arena", "page", "pages free")
+    made = table("card", "device", *numbers, right=numbers)
+    for row in rows:
+        made.add_row(
+            row["name"],
+            row["device"],
+            *(human_bytes(row[key]) for key in ("budget_bytes", "total_bytes", "arena_bytes", "page_bytes")),
+            f"{row['pages_free']:,} of {row['pages_total']:,}",
+        )
+    return made
+
+
+COMMAND = Command(
+    summary="what runs on a server: state, bytes, requests",
+    description="Ask a running server for its models, the memory they hold and the requests they work on.",
+    epilog="""\
+KV used: by requests now; KV owned: with cached prefixes and loans; floor: guaranteed; ceiling: at most.
+
+  onecard ps
+  onecard ps --url http://gpu-box:8000 --api-key "$KEY"
+  watch -n 1 onecard ps
+""",
+    add_arguments=add_arguments,
+    run=run,
+)

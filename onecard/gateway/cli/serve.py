@@ -1,0 +1,165 @@
+"""`onecard serve`: from a registry file to a server that answers, and gracefully down again."""
+
+import argparse
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onecard.gateway.cli.command import Command, add_registry
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from rich.console import Console
+
+    from onecard.engines.api import Node
+    from onecard.gateway.cli.plan_view import Plan
+    from onecard.registry.spec import Registry
+
+logger = logging.getLogger(__name__)
+
+LAST_BYTES_SECONDS = 5.0
+"""What connections get to take their last bytes once no engine works for them any more."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_registry(parser)
+    parser.add_argument("--host", help="address to listen on (default: the registry's server.host)")
+    parser.add_argument(
+        "--port", type=int, help="port to listen on, 0 for any (default: the registry's server.port)"
+    )
+    parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from onecard.engines.factory import plan_registry
+    from onecard.gateway.cli.plan_view import print_plans
+    from onecard.gateway.cli.startup import bind, refusals
+    from onecard.gateway.cli.terminal import fetch_all
+    from onecard.registry.loader import load_registry
+
+    logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(asctime)s %(message)s")
+    console = Console(stderr=True)
+    registry = _with_address(load_registry(args.registry), args.host, args.port)
+    with bind(registry.server.host, registry.server.port) as listener:
+        paths = fetch_all(registry.models, console)
+        with refusals("can't plan"):
+            plans = plan_registry(registry, paths)
+        print_plans(console, plans)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_serve(registry, paths, plans, listener, console))
+    return 0
+
+
+def _with_address(registry: "Registry", host: str | None, port: int | None) -> "Registry":
+    server = dataclasses.replace(
+        registry.server,
+        host=registry.server.host if host is None else host,
+        port=registry.server.port if port is None else port,
+    )
+    return dataclasses.replace(registry, server=server)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
+    """uvloop's where it is installed; it has no Windows build."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop
+    return uvloop.new_event_loop
+
+
+async def _serve(
+    registry: "Registry",
+    paths: dict[str, Path],
+    plans: "Sequence[Plan]",
+    listener: socket.socket,
+    console: "Console",
+) -> None:
+    from onecard.engines.factory import start_node
+    from onecard.gateway.app import create_app
+    from onecard.gateway.cli.ready import announcement
+    from onecard.gateway.cli.signals import StopSignals
+    from onecard.gateway.cli.startup import refusals
+    from onecard.gateway.cli.terminal import LoadBars
+    from onecard.gateway.metrics import Metrics
+    from onecard.gateway.traffic_log import StatsFan, TrafficLog
+
+    signals = StopSignals(console.show_cursor)
+    metrics, traffic = Metrics([model.name for model in registry.models]), TrafficLog()
+    metrics.describe_cache(_caches(registry, plans))
+    with refusals("can't start"), LoadBars(console) as bars:
+        node = await start_node(registry, paths, StatsFan([metrics, traffic]), bars)
+    metrics.bind(node.status)
+    async with _listening(create_app(node, registry, metrics), listener):
+        console.print(announcement(registry, listener.getsockname()[1]), highlight=False, soft_wrap=True)
+        lines = asyncio.create_task(traffic.run())
+        await signals.wait()
+        node.begin_drain()
+        await _drain(node, registry.server.drain_timeout)
+        lines.cancel()
+    await node.stop()
+    logger.info("stopped")
+
+
+@contextlib.asynccontextmanager
+async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` on the bound socket; on leaving, handlers that still run get their last moments."""
+    from aiohttp import web
+
+    from onecard.gateway.cli.startup import refusals
+
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_BYTES_SECONDS
+    )
+    await runner.setup()
+    try:
+        with refusals("can't listen"):
+            await web.SockSite(runner, listener, backlog=1024).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+async def _drain(node: "Node", timeout: float) -> None:
+    """Wait for what runs; the port stays open meanwhile, and answers 503 to what comes new."""
+    try:
+        await asyncio.wait_for(node.drained(), timeout)
+    except TimeoutError:
+        left = sum(model.running + model.waiting for model in node.status().models)
+        logger.warning("%d requests were still unfinished after %.0f s and are cut off", left, timeout)
+
+
+def _caches(registry: "Registry", plans: "Sequence[Plan]") -> dict[str, dict[str, str]]:
+    """The labels of `vllm:cache_config_info` for each model that has a KV cache."""
+    shares = {share.name: share for plan in plans for share in plan.models}
+    return {
+        model.name: {
+            "block_size": str(model.engine.block_size),
+            "num_gpu_blocks": str(shares[model.name].kv_tokens_ceiling // model.engine.block_size),
+            "enable_prefix_caching": str(model.engine.enable_prefix_caching),
+        }
+        for model in registry.models
+        if model.kind == "llm"
+    }
+
+
+COMMAND = Command(
+    summary="serve the models of a registry",
+    description="Fetch what is missing, plan the memory, load the models and answer HTTP requests.",
+    epilog="""\
+Ctrl-C or SIGTERM drains: running requests finish (server.drain_timeout), new ones get 503; a second signal
+exits at once. The API is OpenAI's, /metrics has vLLM's names, /health/ready says when requests are welcome.
+
+  onecard serve configs/demo.yaml
+  onecard serve configs/demo.yaml --host 0.0.0.0 --port 9000
+""",
+    add_arguments=add_arguments,
+    run=run,
+)
