@@ -94,7 +94,8 @@ class EncoderCore:
         entries = self._queue.take()
         if not entries:
             return None
-        # Neighbours of like length share cache lines and attention tiles; rows find their place by their entry.
+        # Neighbours of like length share cache lines and attention tiles; rows find their place by their
+        # entry.
         entries.sort(key=lambda entry: len(entry.token_ids), reverse=True)
         step = _Step(entries, sum(len(entry.token_ids) for entry in entries), launched)
         self._stepping = step
@@ -128,7 +129,7 @@ class EncoderCore:
     def collect(self, step: object) -> list[Delivery]:
         """Wait for `step`, put its vectors where they belong, and hand over the requests that are whole."""
         assert isinstance(step, _Step)
-        assert self._in_flight and step is self._in_flight[0], "steps are collected in order"
+        assert step is self._in_flight[0], "steps are collected in order"
         assert step.vectors is not None
         self._stepping = self._in_flight.popleft()
         if step.end is not None:

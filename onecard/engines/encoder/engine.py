@@ -46,7 +46,9 @@ class EncoderEngine:
         dimensions: int,
         stats: StatsSink,
     ):
-        """`dimensions`: length of the model's own vectors; `info.max_model_len` bounds a text, specials included."""
+        """`dimensions`: length of the model's own vectors; `info.max_model_len` bounds a text, specials
+        included.
+        """
         self.info = info
         self.core = core
         self._loop = loop
@@ -161,8 +163,7 @@ class EncoderEngine:
             return None
         if asked < -1 or asked == 0 or asked > longest:
             raise InvalidRequestError(
-                f"'truncate_prompt_tokens' is {asked}; it may be 1 to {longest} (the model's maximum), or -1 for "
-                "that maximum.",
+                f"'truncate_prompt_tokens' is {asked}; it may be 1 to {longest}, or -1 for that maximum.",
                 param="truncate_prompt_tokens",
             )
         return longest if asked == -1 else asked
@@ -193,9 +194,9 @@ class InputTooLongError(ContextLengthError):
     def __init__(self, max_model_len: int, num_tokens: int, index: int):
         super().__init__(max_model_len, num_tokens)
         self.message = (
-            f"This model's maximum context length is {max_model_len} tokens. However, you requested {num_tokens} "
-            f"tokens in input {index} for embedding generation. Please reduce the length of the input, or set "
-            "'truncate_prompt_tokens': -1."
+            f"This model's maximum context length is {max_model_len} tokens. However, you requested "
+            f"{num_tokens} tokens in input {index} for embedding generation. Please reduce the length of the "
+            "input, or set 'truncate_prompt_tokens' to -1."
         )
         self.args = (self.message,)
         self.param = "input"

@@ -12,8 +12,8 @@ from onecard.engines.encoder.queue import Ticket
 class EmbedJob(Ticket):
     """`texts` wait in the queue; `vectors` `[len(texts), D]` float32 fills as steps are collected.
 
-    The device thread alone writes `vectors`, `num_missing` and `started`, until it delivers the job; from then on
-    the event loop's thread alone reads them. Times are of `time.monotonic`.
+    The device thread alone writes `vectors`, `num_missing` and `started`, until it delivers the job; from
+    then on the event loop's thread alone reads them. Times are of `time.monotonic`.
     """
 
     texts: list[list[int]]

@@ -37,7 +37,9 @@ class Pooling:
 
 
 def cut_dimensions(vectors: np.ndarray, dimensions: int, normalize: bool) -> np.ndarray:
-    """The first `dimensions` of Matryoshka vectors `[N, D]` float32, made unit length again where they were."""
+    """The first `dimensions` of Matryoshka vectors `[N, D]` float32, made unit length again where they
+    were.
+    """
     cut = vectors[:, :dimensions]
     if not normalize:
         return np.ascontiguousarray(cut)

@@ -1,7 +1,7 @@
 """What waits to be encoded: texts of many requests, taken by token budget.
 
-The method is text-embeddings-inference's: no fixed batch size, each step takes as many whole texts as its token
-budget holds, in order, so short texts run many at once and long ones few.
+The method is text-embeddings-inference's: no fixed batch size, each step takes as many whole texts as its
+token budget holds, in order, so short texts run many at once and long ones few.
 """
 
 from collections import deque
@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A request's place in the queue. A smaller `priority` goes first; `waiting` counts its texts not yet taken."""
+    """A request's place in the queue. A smaller `priority` goes first; `waiting` counts its texts not yet
+    taken.
+    """
 
     priority: int = 0
     cancelled: bool = False

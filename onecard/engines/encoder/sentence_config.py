@@ -1,10 +1,12 @@
-"""What an embedding model's own files say about turning token vectors into one: `modules.json` and its folders.
+"""What an embedding model's own files say about turning token vectors into one: `modules.json` and its
+folders.
 
-A folder without `modules.json` is a plain encoder: mean pooling, not normalised, as sentence-transformers does.
+A folder without `modules.json` is a plain encoder: mean pooling, not normalised, as sentence-transformers
+does.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ class SentenceConfig:
     """`max_seq_length` counts special tokens; `transformer_path` is the folder with the encoder's weights."""
 
     transformer_path: Path
-    pooling: Pooling = Pooling()
+    pooling: Pooling = field(default_factory=Pooling)
     max_seq_length: int | None = None
     do_lower_case: bool = False
     is_matryoshka: bool = False
@@ -87,8 +89,8 @@ def _pooling(folder: Path, modules: list[tuple[str, str]]) -> Pooling:
             normalize = True
         elif name != "Dropout":
             raise ValueError(
-                f"{folder / 'modules.json'}: the module {name!r} after the encoder is not supported; models with "
-                "Transformer, Pooling and Normalize modules can be served"
+                f"{folder / 'modules.json'}: the module {name!r} after the encoder is not supported; "
+                "models with Transformer, Pooling and Normalize modules can be served"
             )
     for known in POOLING_MODES:
         if mode == known:

@@ -1,8 +1,8 @@
 """Chat templates: messages to prompt text, as `transformers` renders them.
 
-The model's own templates are compiled once and run here in Jinja's immutable sandbox. A template that a request
-brings is a program from a stranger: the sandbox keeps it from Python's internals, but not from filling memory or
-looping for ever, so it runs in a short-lived process with limits (`template_process`).
+The model's own templates are compiled once and run here in Jinja's immutable sandbox. A template that a
+request brings is a program from a stranger: the sandbox keeps it from Python's internals, but not from
+filling memory or looping for ever, so it runs in a short-lived process with limits (`template_process`).
 """
 
 import json
@@ -18,7 +18,7 @@ from onecard.engines.text.template_process import TemplateLimits, render_in_proc
 
 _RESERVED = ("messages", "tools", "documents")
 _CONTINUE_MARK = "\ue0c0continue\ue0c1 "
-"""Marks where the final message ends. Its trailing space tells whether the template trims what it is given."""
+"""Marks where the final message ends; its trailing space tells whether the template trims content."""
 
 
 class ChatTemplates:
@@ -46,18 +46,18 @@ class ChatTemplates:
         if self.sources:
             names = ", ".join(sorted(self.sources))
             raise InvalidRequestError(
-                f"The model has several chat templates ({names}) and none is its default: give the text of one as "
-                "'chat_template'.",
+                f"The model has several chat templates ({names}) and none is its default: "
+                "give the text of one as 'chat_template'.",
                 param="chat_template",
             )
         raise InvalidRequestError(
-            "The model has no chat template. Use /v1/completions, or give one as 'chat_template' in the request or "
-            "as 'chat_template' in the model's engine settings.",
+            "The model has no chat template. Use /v1/completions, or give one as 'chat_template' in the "
+            "request or in the model's engine settings.",
             param="messages",
         )
 
     def runs_in_process(self, prompt: ChatPrompt) -> bool:
-        """Whether rendering starts a process (some 100 ms): the request brought a template that isn't ours."""
+        """Whether rendering starts a process (some 100 ms): the request brought its own template."""
         return prompt.chat_template is not None and prompt.chat_template not in self.sources.values()
 
     def render(self, prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> str:
@@ -140,7 +140,7 @@ def _with_continue_mark(messages: list[dict[str, Any]], prompt: ChatPrompt) -> l
 
 
 def _cut_at_mark(text: str) -> str:
-    """The text up to the final message's end, with its trailing space only if the template keeps such space."""
+    """The text up to the final message's end; its trailing space stays if the template keeps such."""
     end = text.rfind(_CONTINUE_MARK.rstrip())
     if end < 0:
         raise InvalidRequestError(

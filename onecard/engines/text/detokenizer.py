@@ -1,8 +1,9 @@
 """Token ids to text while they are being generated.
 
-The text of all pieces joined equals the decoding of all ids at once, and no piece ends inside a character. For
-byte-level and SentencePiece vocabularies a token's bytes don't depend on its neighbours, so one incremental UTF-8
-decoder does it with O(1) work a token; other decoders are asked twice over a short window.
+The text of all pieces joined equals the decoding of all ids at once, and no piece ends inside a
+character. For byte-level and SentencePiece vocabularies a token's bytes don't depend on its neighbours,
+so one incremental UTF-8 decoder does it with O(1) work a token; other decoders are asked twice over a
+short window.
 """
 
 import codecs
@@ -18,8 +19,8 @@ _REPLACEMENT = "\ufffd"
 class IncrementalDetokenizer:
     """Decodes what follows `prompt_token_ids`. Not thread-safe; one for each answer.
 
-    After a prompt, SentencePiece's leading space belongs to the text (`the capital is` + ` Paris`); without one it
-    is the dummy prefix that decoding drops.
+    After a prompt, SentencePiece's leading space belongs to the text (`the capital is` + ` Paris`);
+    without one it is the dummy prefix that decoding drops.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class _Bytes:
 
 
 class _Window:
-    """Decodes the tokens since the last piece twice, with and without the new ones; the difference is new text."""
+    """Decodes the tokens since the last piece with and without the new ones; the rest is new text."""
 
     def __init__(self, tokenizer: Tokenizer, prompt_tail: Sequence[int]):
         self._tokenizer = tokenizer

@@ -1,7 +1,8 @@
 """Reads the metadata of a GGUF file, and nothing else of it.
 
-The `gguf` package maps every array element to a numpy view of its own, which takes seconds for a vocabulary; a
-tokenizer needs only plain Python values. Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+The `gguf` package maps every array element to a numpy view of its own, which takes seconds for a
+vocabulary; a tokenizer needs only plain Python values. The layout is described in
+https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 import struct

@@ -1,7 +1,8 @@
 """A tokenizer from a GGUF file's metadata.
 
-The metadata holds the vocabulary, the merges and the name of a pre-tokenizer; how that pre-tokenizer splits text
-is known only by its name (llama.cpp's `LLAMA_VOCAB_PRE_TYPE_*`), and written down here for the families served.
+The metadata holds the vocabulary, the merges and the name of a pre-tokenizer; how that pre-tokenizer
+splits text is known only by its name (llama.cpp's `LLAMA_VOCAB_PRE_TYPE_*`), and written down here for
+the families served.
 """
 
 from typing import Any
@@ -26,7 +27,7 @@ _TEKKEN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# name -> (regular expressions, applied one after another; NFC first; a whole piece in the vocabulary is taken as it is)
+# name -> (regular expressions that split one after another; NFC first?; a piece in the vocabulary stays whole?)
 _PRE_TOKENIZERS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     "gpt-2": ((_GPT2,), False, False),
     "default": ((_GPT2,), False, False),
@@ -53,7 +54,7 @@ def build_backend(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
         backend = _sentencepiece_bpe(metadata)
     else:
         raise ValueError(
-            f"The GGUF file's tokenizer is of the kind {kind!r}; 'gpt2' and 'llama' can be built from metadata. "
+            f"The GGUF file's tokenizer is of the kind {kind!r}; 'gpt2' and 'llama' can be read. "
             "Set 'tokenizer' in the model's engine settings to the original model's folder or hub id."
         )
     _add_whole_tokens(backend, metadata)
@@ -100,7 +101,7 @@ def _byte_level_bpe(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
     name = _pre_name(metadata)
     if name not in _PRE_TOKENIZERS:
         raise ValueError(
-            f"The GGUF file's pre-tokenizer {name!r} is not known (known: {', '.join(sorted(_PRE_TOKENIZERS))}). "
+            f"The GGUF file's pre-tokenizer {name!r} is not known ({', '.join(sorted(_PRE_TOKENIZERS))} are). "
             "Set 'tokenizer' in the model's engine settings to the original model's folder or hub id."
         )
     patterns, normalize, ignore_merges = _PRE_TOKENIZERS[name]
@@ -145,7 +146,7 @@ def _sentencepiece_bpe(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
 
 
 def _merges_from_scores(vocab: dict[str, int], scores: list[float]) -> list[tuple[str, str]]:
-    """SentencePiece joins the pair whose piece scores best; as merges: every way to halve a piece, best piece first."""
+    """SentencePiece joins the pair with the best score: so every way to halve a piece, best piece first."""
     ranked: list[tuple[float, str, str]] = []
     for piece, index in vocab.items():
         halves = [(piece[:cut], piece[cut:]) for cut in range(1, len(piece))]
@@ -157,7 +158,7 @@ def _merges_from_scores(vocab: dict[str, int], scores: list[float]) -> list[tupl
 
 
 def _add_whole_tokens(backend: tokenizers.Tokenizer, metadata: dict[str, Any]) -> None:
-    """Control tokens (special) and user-defined ones (plain) are matched whole in a text, before all splitting."""
+    """Control tokens (special) and user-defined ones (plain) are matched whole, before all splitting."""
     tokens: list[str] = metadata["tokenizer.ggml.tokens"]
     types: list[int] = metadata.get("tokenizer.ggml.token_type") or []
     whole = [

@@ -39,9 +39,9 @@ def load_tokenizer_config(folder: Path) -> dict[str, Any]:
 def special_tokens(folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer) -> SpecialTokens:
     names = {role: text for role in _ROLES if (text := _text_of(config.get(role))) is not None}
     ids = {role: backend.token_to_id(text) for role, text in names.items()}
-    own_eos = [ids["eos_token"]] if ids.get("eos_token") is not None else []
-    eos = dict.fromkeys([*own_eos, *load_generation_defaults(folder).eos_token_ids])
-    return SpecialTokens(ids.get("bos_token"), tuple(eos), ids.get("pad_token"), names)
+    own_eos = [i for i in [ids.get("eos_token")] if i is not None]
+    eos: list[int] = [*own_eos, *load_generation_defaults(folder).eos_token_ids]
+    return SpecialTokens(ids.get("bos_token"), tuple(dict.fromkeys(eos)), ids.get("pad_token"), names)
 
 
 def apply_bos_eos_flags(backend: tokenizers.Tokenizer, config: dict[str, Any]) -> None:

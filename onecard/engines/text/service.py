@@ -1,7 +1,7 @@
 """Tokenising for asyncio callers: short texts at once, long ones in a thread pool.
 
-The Rust tokenizer releases the GIL, so threads help; but a hop to a thread and back costs more than encoding a
-short text, so those stay on the event loop.
+The Rust tokenizer releases the GIL, so threads help; but a hop to a thread and back costs more than
+encoding a short text, so those stay on the event loop.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class TextService:
     async def encode_prompt(
         self, prompt: str | Sequence[int] | ChatPrompt, add_special_tokens: bool = True
     ) -> EncodedPrompt:
-        """Text, ids or messages to ids. A chat template writes its own special tokens: none are added to those.
+        """Text, ids or messages to ids; to messages no special tokens are added: templates write their own.
 
         Raises `InvalidRequestError`.
         """

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """By id, and by text for chat templates: `names` maps a role (`bos_token`, `eos_token`, ...) to the token."""
+    """By id, and by text for chat templates: `names` maps a role (`bos_token`, ...) to the token."""
 
     bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()

@@ -1,4 +1,4 @@
-"""The Jinja environment that chat templates are written for (that of `transformers`' `apply_chat_template`)."""
+"""The Jinja environment that chat templates are written for: that of `apply_chat_template`."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Renders a chat template that came with a request in a process of its own, with limits on time and memory (`template_worker` is what runs there)."""
+"""Renders a request's own chat template in a process with limits, where `template_worker` runs."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The process in which a request's own chat template is rendered: one question on stdin, one answer on stdout.
+"""The process that renders a request's own chat template: question on stdin, answer on stdout.
 
 Imports nothing heavy: it starts for every such request.
 """

@@ -1,8 +1,8 @@
 """How a vocabulary spells bytes: what text one token stands for.
 
 Byte-level BPE (GPT-2, Llama 3, Qwen) writes each byte as one printable character; SentencePiece (Llama 2,
-Mistral, Gemma) writes a space as U+2581 and lone bytes as `<0xAB>`; WordPiece marks continuations with `##`. The
-kind is read from the tokenizer's decoder, so it needs no list of models.
+Mistral, Gemma) writes a space as U+2581 and lone bytes as `<0xAB>`; WordPiece marks continuations with
+`##`. The kind is read from the tokenizer's decoder, so it needs no list of models.
 """
 
 import re
@@ -18,7 +18,7 @@ _SPACE = "\u2581"
 
 @cache
 def byte_alphabet() -> dict[str, int]:
-    """GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes for characters from U+0100 on."""
+    """GPT-2's alphabet: printable Latin-1 for itself, the other bytes as characters from U+0100 on."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     alphabet = {chr(byte): byte for byte in plain}
     others = [byte for byte in range(256) if byte not in alphabet.values()]
@@ -27,7 +27,7 @@ def byte_alphabet() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class TokenSpelling:
-    """`strips_leading_space`: decoding drops one space at the very start of a text (SentencePiece's dummy prefix)."""
+    """`strips_leading_space`: decoding drops one space (the dummy prefix) at the very start of a text."""
 
     kind: SpellingKind
     strips_leading_space: bool = False
