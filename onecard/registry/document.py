@@ -1,0 +1,127 @@
+"""A YAML file as nodes that know their place, with variables expanded and scalars typed."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from onecard.registry import variables
+from onecard.registry.problems import Position, Problems
+
+_MERGE_TAG = "tag:yaml.org,2002:merge"
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A scalar's `value` as YAML types it, and the `text` it was typed from.
+
+    `from_variable`: it was expanded, so a key that wants text may take `text` whatever its type.
+    `quoted`: it was written in quotes or as a block.
+    """
+
+    value: Any
+    text: str
+    from_variable: bool
+    quoted: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One `key: value` of a mapping."""
+
+    key: str
+    key_node: yaml.Node
+    value: yaml.Node
+
+
+def position(node: yaml.Node) -> Position:
+    return Position(node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+class Document:
+    """One YAML file. `root` is None where it is empty or no YAML (which is then among the problems)."""
+
+    def __init__(self, text: str, env: Mapping[str, str], problems: Problems) -> None:
+        self._masked = variables.mask(text)
+        self._env = env
+        self._problems = problems
+        self.root = self._compose()
+
+    def _compose(self) -> yaml.Node | None:
+        try:
+            return yaml.compose(self._masked.text, yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            place = Position(mark.line + 1, mark.column + 1) if mark else Position(1, 1)
+            self._problems.add(place, "", self._syntax_message(error))
+        except yaml.reader.ReaderError as error:
+            line = self._masked.text.count("\n", 0, error.position) + 1
+            self._problems.add(
+                Position(line, 1), "", f"the character U+{error.character:04X} may not stand in YAML"
+            )
+        return None
+
+    def _syntax_message(self, error: yaml.MarkedYAMLError) -> str:
+        said = [s for s in (error.context, error.problem) if s]
+        message = self._masked.unmask("not valid YAML: " + ", ".join(said))
+        if error.problem and "'\\t'" in error.problem:
+            message += "; indent with spaces, not tabs"
+        return message
+
+    def scalar(self, node: yaml.ScalarNode) -> Scalar:
+        """What a scalar says after expansion. Raises ValueError with a sentence."""
+        text = self._masked.unmask(node.value)
+        expanded = variables.expand(text, self._env)
+        plain = node.style is None
+        tag = node.tag
+        if plain and expanded != text:
+            tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, expanded, (True, False))
+        return Scalar(_construct(tag, expanded), expanded, from_variable=expanded != text, quoted=not plain)
+
+    def entries(self, node: yaml.MappingNode, path: str) -> Iterator[Entry]:
+        """The entries of a mapping, merged ones (`<<`) last; a key that stands twice is reported."""
+        seen: dict[str, Position] = {}
+        merged: list[yaml.Node] = []
+        for key_node, value in node.value:
+            if key_node.tag == _MERGE_TAG:
+                merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
+                continue
+            key = self._key_text(key_node)
+            if key in seen:
+                at = f"{path}.{key}" if path else key
+                self._problems.add(
+                    position(key_node), at, f"stands twice; the first is on line {seen[key].line}"
+                )
+                continue
+            seen[key] = position(key_node)
+            yield Entry(key, key_node, value)
+        yield from self._merged(merged, set(seen), path, {id(node)})
+
+    def _merged(self, nodes: list[yaml.Node], own: set[str], path: str, parents: set[int]) -> Iterator[Entry]:
+        """What `<<` brings in: own keys win, then those of the first mapping."""
+        for node in nodes:
+            if not isinstance(node, yaml.MappingNode) or id(node) in parents:
+                self._problems.add(
+                    position(node), path, "`<<` wants a mapping that was named with `&` before"
+                )
+                continue
+            for key_node, value in node.value:
+                if key_node.tag == _MERGE_TAG:
+                    deeper = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                    yield from self._merged(deeper, own, path, parents | {id(node)})
+                elif (key := self._key_text(key_node)) not in own:
+                    own.add(key)
+                    yield Entry(key, key_node, value)
+
+    def _key_text(self, node: yaml.Node) -> str:
+        return self._masked.unmask(node.value) if isinstance(node, yaml.ScalarNode) else "?"
+
+
+def _construct(tag: str, text: str) -> Any:
+    try:
+        return yaml.SafeLoader("").construct_object(yaml.ScalarNode(tag, text))
+    except yaml.YAMLError:
+        raise ValueError(f"the YAML tag `{tag}` has no meaning here; remove it") from None
+    except ValueError:
+        return text

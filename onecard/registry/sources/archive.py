@@ -1,0 +1,156 @@
+"""Reading members out of a wheel or a source archive, as data.
+
+Nothing in the archive is installed, imported or run. Refused are members that would land outside the
+target, links and other special files, and archives that unpack to far more than they are.
+"""
+
+import difflib
+import shutil
+import tarfile
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from onecard.registry.spec import SourceError
+
+_MAX_MEMBERS = 100_000
+_MAX_RATIO = 100
+_SLACK_BYTES = 64 << 20
+_SYMLINK = 0o120000
+_TYPE_BITS = 0o170000
+
+
+@dataclass(frozen=True)
+class _Member:
+    """A file in an archive; `regular` is False for links, devices and the like."""
+
+    name: str
+    size: int
+    regular: bool
+    open: Callable[[], IO[bytes] | None]
+
+
+def extract(archive: Path, name: str, member: str, target: Path) -> None:
+    """Unpacks `member` of the archive (called `name` in errors) to `target`.
+
+    `member` is a file's path in the archive, or a folder's with a `/` at the end: then everything below it
+    goes below `target`. Raises SourceError; what is in `target` then is not to be used.
+    """
+    try:
+        with _Archive(archive, name) as opened:
+            members = opened.members()
+            chosen = _chosen(members, member, name)
+            _check_size(chosen, archive, target.parent, name)
+            for relative, found in chosen:
+                _write(found, target / relative if relative else target, name)
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError) as error:
+        raise SourceError(f"{name} can't be unpacked: {error}") from error
+
+
+class _Archive:
+    """A zip or tar file, whichever it is."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        self._name = name
+        self._limit = path.stat().st_size * _MAX_RATIO + _SLACK_BYTES
+        self._zip = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
+        self._tar = None if self._zip else tarfile.TarFile.open(path, "r:*")
+
+    def __enter__(self) -> "_Archive":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for opened in (self._zip, self._tar):
+            if opened is not None:
+                opened.close()
+
+    def members(self) -> list[_Member]:
+        """Every file, without the folders. Raises SourceError for a bomb before it has gone off."""
+        members: list[_Member] = []
+        total = 0
+        for member in self._from_zip() if self._zip else self._from_tar():
+            total += member.size
+            if len(members) >= _MAX_MEMBERS or total > self._limit:
+                raise SourceError(
+                    f"{self._name} would unpack to far more than an archive of weights; not used"
+                )
+            members.append(member)
+        return members
+
+    def _from_zip(self) -> Iterable[_Member]:
+        assert self._zip is not None
+        archive = self._zip
+        for info in archive.infolist():
+            if not info.is_dir():
+                link = (info.external_attr >> 16) & _TYPE_BITS == _SYMLINK
+                yield _Member(info.filename, info.file_size, not link, partial(archive.open, info))
+
+    def _from_tar(self) -> Iterable[_Member]:
+        assert self._tar is not None
+        archive = self._tar
+        for info in archive:
+            if not info.isdir():
+                size = info.size if info.isreg() else 0
+                yield _Member(info.name, size, info.isreg(), partial(archive.extractfile, info))
+
+
+def _chosen(members: list[_Member], wanted: str, name: str) -> list[tuple[str, _Member]]:
+    """The members to unpack, each with its path below the target ("" for the target itself)."""
+    if wanted.endswith("/"):
+        chosen = [(m.name[len(wanted) :], m) for m in members if m.name.startswith(wanted)]
+    else:
+        chosen = [("", m) for m in members if m.name == wanted]
+    if not chosen:
+        raise SourceError(_missing(members, wanted, name))
+    for relative, member in chosen:
+        if not member.regular:
+            raise SourceError(f"{name} holds `{member.name}` as a link or special file; not used")
+        if relative and not _stays_inside(relative):
+            raise SourceError(f"{name} holds `{member.name}`, which would land outside its folder; not used")
+    return chosen
+
+
+def _stays_inside(relative: str) -> bool:
+    parts = PurePosixPath(relative).parts
+    return not relative.startswith("/") and ".." not in parts and not set(relative) & set("\\:\0")
+
+
+def _missing(members: list[_Member], wanted: str, name: str) -> str:
+    names = [m.name for m in members]
+    if any(n.startswith(wanted + "/") for n in names):
+        return f"`{wanted}` is a folder in {name}; write `{wanted}/`"
+    if wanted.rstrip("/") in names:
+        return f"`{wanted.rstrip('/')}` is a file in {name}; write it without the `/` at the end"
+    folders = sorted(
+        {f"{parent}/" for n in names for parent in PurePosixPath(n).parents if str(parent) != "."}
+    )
+    pool = folders if wanted.endswith("/") else names
+    same_end = [n for n in pool if PurePosixPath(n).name == PurePosixPath(wanted).name]
+    near = list(dict.fromkeys(same_end + difflib.get_close_matches(wanted, pool, n=5, cutoff=0.3)))
+    near = near or _largest(members)
+    return f"{name} has no `{wanted}`; it has {', '.join(f'`{n}`' for n in near[:5])}"
+
+
+def _largest(members: list[_Member]) -> list[str]:
+    return [m.name for m in sorted(members, key=lambda m: -m.size)[:5]]
+
+
+def _check_size(chosen: list[tuple[str, _Member]], archive: Path, folder: Path, name: str) -> None:
+    need = sum(member.size for _, member in chosen)
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise SourceError(f"{name} unpacks to {need} bytes, but the disk of {folder} has {free}; make room")
+
+
+def _write(member: _Member, path: Path, name: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    source = member.open()
+    if source is None:
+        raise SourceError(f"{name}: `{member.name}` can't be read")
+    with source, path.open("xb") as out:
+        shutil.copyfileobj(source, out, 1 << 20)
+    if path.stat().st_size != member.size:
+        raise SourceError(f"{name}: `{member.name}` is shorter than the archive says; fetch it again")

@@ -1,0 +1,44 @@
+"""What every scheme offers."""
+
+import hashlib
+from pathlib import Path
+from typing import Protocol
+
+from onecard.registry.sources.progress import Progress
+from onecard.registry.spec import SourceError
+
+_CHUNK = 1 << 20
+
+
+class Source(Protocol):
+    """One place that weights come from. `sha256` is the registry's pin, in lower case, or None.
+
+    Both methods return the file, or the folder in the Hugging Face layout, on this machine.
+    """
+
+    def check(self, sha256: str | None) -> None:
+        """Raises SourceError for what can be told to be wrong without the network."""
+
+    def fetch(self, sha256: str | None, progress: Progress) -> Path:
+        """Brings the weights here unless they are. Raises SourceError."""
+
+    def is_fetched(self, sha256: str | None) -> Path | None:
+        """Where the weights are if they are complete on this machine; never touches the network."""
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def check_sha256(name: str, found: str, pinned: str | None) -> None:
+    """Raises SourceError with both hashes where they differ."""
+    if pinned is not None and found != pinned:
+        raise SourceError(
+            f"{name} has the sha256 {found}, but {pinned} is pinned; "
+            f"don't use it unless you know why it changed, then pin the new one"
+        )

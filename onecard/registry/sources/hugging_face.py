@@ -1,0 +1,188 @@
+"""`hf:org/name[@revision]` and `hf:org/name/file.gguf[@revision]`: models of the Hugging Face Hub.
+
+huggingface_hub does the work in its own cache, so HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean
+what they mean elsewhere, and other tools share the files. Pickles are never fetched.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from onecard.registry.sources.base import check_sha256, file_sha256
+from onecard.registry.sources.progress import Progress
+from onecard.registry.spec import SourceError
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import RepoSibling
+
+ALLOW = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
+"""Weights, configs, chat templates and tokenizer files of every sort."""
+IGNORE = ["onnx/*", "openvino/*", "original/*", "consolidated*.safetensors"]
+"""The same weights once more, in layouts that onecard does not read."""
+
+
+@dataclass(frozen=True)
+class HuggingFaceSource:
+    repo: str
+    file: str | None = None
+    revision: str | None = None
+
+    def check(self, sha256: str | None) -> None:
+        if sha256 is not None and self.file is None:
+            raise SourceError(
+                "`sha256` pins one file, not a Hub model; pin it by hf:org/name@revision (a commit)"
+            )
+
+    def fetch(self, sha256: str | None, progress: Progress) -> Path:
+        path = self.is_fetched(sha256)
+        if path is None:
+            with self._explained():
+                path = self._download(progress)
+        if self.file is not None and sha256 is not None:
+            check_sha256(f"hf:{self.repo}/{self.file}", file_sha256(path), sha256)
+        return path
+
+    def is_fetched(self, sha256: str | None) -> Path | None:
+        from huggingface_hub import snapshot_download, try_to_load_from_cache
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        if self.file is not None:
+            found = try_to_load_from_cache(self.repo, self.file, revision=self.revision)
+            return Path(found) if isinstance(found, str) else None
+        try:
+            folder = snapshot_download(
+                self.repo,
+                revision=self.revision,
+                allow_patterns=ALLOW,
+                ignore_patterns=IGNORE,
+                local_files_only=True,
+            )
+        except LocalEntryNotFoundError:
+            return None
+        return Path(folder) if is_complete(Path(folder)) else None
+
+    def _download(self, progress: Progress) -> Path:
+        from huggingface_hub import hf_hub_download, snapshot_download
+
+        files = self._files()
+        progress.start(self.repo, sum(f.size or 0 for f in files) or None)
+        try:
+            bar = _bar_for(progress)
+            if self.file is not None:
+                return Path(hf_hub_download(self.repo, self.file, revision=self.revision, tqdm_class=bar))
+            folder = snapshot_download(
+                self.repo,
+                revision=self.revision,
+                allow_patterns=ALLOW,
+                ignore_patterns=IGNORE,
+                tqdm_class=bar,
+            )
+        finally:
+            progress.done()
+        return Path(folder)
+
+    def _files(self) -> "list[RepoSibling]":
+        """What will be fetched. Raises SourceError where it would be no weights."""
+        from huggingface_hub import HfApi
+        from huggingface_hub.utils import filter_repo_objects
+
+        info = HfApi().model_info(self.repo, revision=self.revision, files_metadata=True)
+        siblings = list(info.siblings or [])
+        if self.file is not None:
+            return [f for f in siblings if f.rfilename == self.file]
+        files = list(
+            filter_repo_objects(
+                siblings, allow_patterns=ALLOW, ignore_patterns=IGNORE, key=lambda f: f.rfilename
+            )
+        )
+        if not any(f.rfilename.endswith(".safetensors") for f in files):
+            raise SourceError(self._no_weights([f.rfilename for f in siblings]))
+        return files
+
+    def _no_weights(self, names: list[str]) -> str:
+        gguf = [name for name in names if name.endswith(".gguf")]
+        if gguf:
+            return f"hf:{self.repo} holds GGUF files; name one of them: " + ", ".join(
+                f"hf:{self.repo}/{name}" for name in gguf
+            )
+        pickles = [name for name in names if name.endswith((".bin", ".pt", ".pth"))]
+        why = f" (its {pickles[0]} is a pickle, which could run code)" if pickles else ""
+        return f"hf:{self.repo} holds no safetensors weights{why}; choose a repository or revision that does"
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns the Hub's errors into sentences that say what to do."""
+        from huggingface_hub import errors
+
+        name = f"hf:{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        try:
+            yield
+        except errors.GatedRepoError as error:
+            raise SourceError(f"{name} is gated: accept its terms on the Hub, then set HF_TOKEN") from error
+        except errors.RepositoryNotFoundError as error:
+            raise SourceError(
+                f"{name} does not exist, or is private: check the name, or set HF_TOKEN"
+            ) from error
+        except errors.RevisionNotFoundError as error:
+            raise SourceError(f"{name}: there is no such revision; check the part behind `@`") from error
+        except errors.LocalEntryNotFoundError as error:
+            raise SourceError(self._unreachable(name, error)) from error
+        except errors.EntryNotFoundError as error:
+            raise SourceError(f"{name} has no file `{self.file}`; check its name on the Hub") from error
+        except (OSError, errors.OfflineModeIsEnabled) as error:
+            raise SourceError(self._unreachable(name, error)) from error
+        except Exception as error:
+            if not type(error).__module__.startswith("http"):
+                raise
+            raise SourceError(self._unreachable(name, error)) from error
+
+    def _unreachable(self, name: str, error: Exception) -> str:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return (
+            f"{name} is not in the Hub's cache and can't be fetched: {first}. Check the network "
+            f"(HF_ENDPOINT, HF_HUB_OFFLINE), or write the path of a copy as `source`"
+        )
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a folder has a config and every shard of its safetensors weights."""
+    if not (folder / "config.json").is_file():
+        return False
+    indexes = list(folder.glob("*.safetensors.index.json"))
+    if not indexes:
+        return any(folder.glob("*.safetensors"))
+    shards = {name for index in indexes for name in json.loads(index.read_text())["weight_map"].values()}
+    return all((folder / shard).is_file() for shard in shards)
+
+
+def _bar_for(progress: Progress) -> Any:
+    """A bar class for huggingface_hub that draws nothing and tells `progress` of bytes.
+
+    The Hub may count the same bytes in two bars (off the network, onto the disk), so the furthest one counts.
+    """
+    from huggingface_hub.utils import tqdm
+
+    furthest = 0
+    lock = Lock()
+
+    class Bar(tqdm):
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self._counts_bytes = kwargs.get("unit") == "B"
+            self._seen = int(kwargs.get("initial") or 0)
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            nonlocal furthest
+            if self._counts_bytes:
+                with lock:
+                    self._seen += int(n or 0)
+                    gained = max(0, self._seen - furthest)
+                    furthest += gained
+                progress.advance(gained)
+            return super().update(n)
+
+    return Bar

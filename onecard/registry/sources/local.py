@@ -1,0 +1,34 @@
+"""`/path/to/model.gguf`, `./folder`: weights that are here already."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from onecard.registry.sources.base import check_sha256, file_sha256
+from onecard.registry.sources.progress import Progress
+from onecard.registry.spec import SourceError
+
+
+@dataclass(frozen=True)
+class LocalSource:
+    path: Path
+
+    def check(self, sha256: str | None) -> None:
+        if not self.path.exists():
+            parts = self.path.parts
+            hub = (
+                f"; for a model of the Hugging Face Hub write hf:{'/'.join(parts[-2:])}"
+                if len(parts) > 1
+                else ""
+            )
+            raise SourceError(f"there is no file or folder `{self.path}`{hub}")
+        if sha256 is not None and self.path.is_dir():
+            raise SourceError(f"`sha256` pins one file, but `{self.path}` is a folder; remove `sha256`")
+
+    def fetch(self, sha256: str | None, progress: Progress) -> Path:
+        self.check(sha256)
+        if sha256 is not None:
+            check_sha256(str(self.path), file_sha256(self.path), sha256)
+        return self.path
+
+    def is_fetched(self, sha256: str | None) -> Path | None:
+        return self.path if self.path.exists() else None

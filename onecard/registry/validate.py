@@ -1,0 +1,158 @@
+"""Checks that need more than one key of a registry, and sentences for what fails them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from onecard.registry.problems import Position, Problems, did_you_mean, listed
+from onecard.registry.sources import check_source
+from onecard.registry.spec import SERVED_KINDS, CardSpec, MemoryAmount, ModelSpec, Registry, SourceError
+from onecard.registry.units import format_bytes
+
+
+def validate(registry: Registry, positions: Mapping[str, Position], problems: Problems) -> None:
+    """Adds to `problems` whatever keeps `registry` from being served.
+
+    A key that already has a problem gets no second one: what is said of it may follow from the first.
+    """
+    checks = _Checks(registry, positions, problems)
+    checks.cards()
+    checks.names()
+    for i, model in enumerate(registry.models):
+        checks.model(model, f"models[{i}]")
+    for card in registry.cards:
+        checks.floors(card)
+
+
+@dataclass(frozen=True)
+class _Checks:
+    registry: Registry
+    positions: Mapping[str, Position]
+    problems: Problems
+
+    def refuse(self, key: str, message: str) -> None:
+        if not self.problems.has(key):
+            self.problems.add(self.position(key), key, message)
+
+    def position(self, key: str) -> Position:
+        """Where `key` stands, or the nearest key around it where it was left out."""
+        while key and key not in self.positions:
+            key = key.rpartition(".")[0]
+        return self.positions.get(key, Position(1, 1))
+
+    def cards(self) -> None:
+        if not self.registry.cards:
+            self.refuse("cards", "names no card; add one, or remove the key for one card that takes 0.9")
+        names: dict[str, int] = {}
+        devices: dict[str, int] = {}
+        for i, card in enumerate(self.registry.cards):
+            self._once(card.name, names, i, f"cards[{i}].name", "cards", "name")
+            device = "cuda:0" if card.device == "cuda" else card.device
+            self._once(device, devices, i, f"cards[{i}].device", "cards", "device")
+
+    def _once(self, value: str, seen: dict[str, int], i: int, key: str, where: str, what: str) -> None:
+        if value in seen:
+            self.refuse(key, f"{where}[{seen[value]}] already has the {what} `{value}`; write another")
+        seen.setdefault(value, i)
+
+    def names(self) -> None:
+        """Every name and alias reaches one model."""
+        if not self.registry.models:
+            self.refuse("models", "names no model; add at least one, with `name`, `kind` and `source`")
+        seen: dict[str, str] = {}
+        for i, model in enumerate(self.registry.models):
+            at = f"models[{i}]"
+            own = [(model.name, f"{at}.name")]
+            own += [(alias, f"{at}.aliases[{j}]") for j, alias in enumerate(model.aliases)]
+            for name, key in own:
+                if name and name in seen:
+                    self.refuse(key, f"`{name}` already reaches {seen[name]}; write another name")
+                seen.setdefault(name, f"models[{i}]")
+
+    def model(self, model: ModelSpec, at: str) -> None:
+        if model.kind not in SERVED_KINDS:
+            self.refuse(
+                f"{at}.kind",
+                f"this version does not serve the kind `{model.kind}` yet; it serves {listed(SERVED_KINDS)}",
+            )
+        cards = [card.name for card in self.registry.cards]
+        if model.card is not None and model.card not in cards:
+            close = did_you_mean(model.card, cards)
+            self.refuse(
+                f"{at}.card", f"there is no card `{model.card}`; the cards are {listed(cards)}.{close}"
+            )
+        self._source(model, at)
+        self._memory(model, at)
+        self._engine(model, at)
+
+    def _source(self, model: ModelSpec, at: str) -> None:
+        try:
+            check_source(model)
+        except SourceError as error:
+            self.refuse(f"{at}.source", str(error))
+
+    def _memory(self, model: ModelSpec, at: str) -> None:
+        if not self.registry.cards:
+            return
+        card = self.registry.card_of(model)
+        floor, burst = comparable(card, model.memory), comparable(card, model.burst)
+        if type(floor) is type(burst) and floor > burst:
+            self.refuse(
+                f"{at}.memory",
+                f"the floor ({written(model.memory)}) is above the ceiling `burst` ({written(model.burst)}); "
+                f"lower `memory` or raise `burst`",
+            )
+
+    def _engine(self, model: ModelSpec, at: str) -> None:
+        engine = model.engine
+        if engine.block_size & (engine.block_size - 1):
+            self.refuse(f"{at}.engine.block_size", f"{engine.block_size} is no power of two; write 16 or 32")
+        if engine.max_num_batched_tokens < engine.max_num_seqs:
+            self.refuse(
+                f"{at}.engine.max_num_batched_tokens",
+                f"a step of {engine.max_num_batched_tokens} tokens can't hold max_num_seqs "
+                f"({engine.max_num_seqs}) sequences; raise it or lower max_num_seqs",
+            )
+        if engine.chat_template is not None and not Path(engine.chat_template).is_file():
+            self.refuse(f"{at}.engine.chat_template", f"there is no file `{engine.chat_template}`")
+
+    def floors(self, card: CardSpec) -> None:
+        """The floors of a card's models fit into it, as far as that can be told without the card."""
+        models = [
+            (i, model) for i, model in enumerate(self.registry.models) if self.registry.card_of(model) is card
+        ]
+        amounts = [comparable(card, model.memory) for _, model in models]
+        for n, (i, _) in enumerate(models, start=1):
+            if _over(card, amounts[:n]):
+                floors = " + ".join(f"{model.name} {written(model.memory)}" for _, model in models)
+                self.refuse(
+                    f"models[{i}].memory",
+                    f"the floors of card `{card.name}` add up to more than its memory "
+                    f"({floors} > {_whole(card)}); lower some of them",
+                )
+                return
+
+
+def _over(card: CardSpec, amounts: list[int | float]) -> bool:
+    """Whether floors are more than the card; a card of unknown size is compared by its shares alone."""
+    nbytes = sum(amount for amount in amounts if isinstance(amount, int))
+    share = sum(amount for amount in amounts if isinstance(amount, float))
+    if card.memory.nbytes is not None:
+        return nbytes > card.memory.nbytes
+    rounding = 1e-9
+    return share > 1 + rounding or (share > 1 - rounding and nbytes > 0)
+
+
+def comparable(card: CardSpec, amount: MemoryAmount) -> int | float:
+    """`amount` in bytes where the file tells the card's size, else the fraction or bytes as written."""
+    if card.memory.nbytes is not None:
+        return amount.of(card.memory.nbytes)
+    return amount.nbytes if amount.nbytes is not None else float(amount.fraction or 0.0)
+
+
+def written(amount: MemoryAmount) -> str:
+    return format_bytes(amount.nbytes) if amount.nbytes is not None else f"{amount.fraction:g}"
+
+
+def _whole(card: CardSpec) -> str:
+    return format_bytes(card.memory.nbytes) if card.memory.nbytes is not None else "1"
