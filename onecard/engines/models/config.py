@@ -1,0 +1,217 @@
+"""What a checkpoint says of its architecture, in one form for every source.
+
+`load_config` reads a Hugging Face folder's config.json (transformers 4 and 5 spellings) or the metadata of a
+GGUF file; weights are not read.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from onecard.engines.layers.rotary import ROPE_TYPES, RopeParameters
+
+
+class ConfigError(ValueError):
+    """A config that can't be served; the message says why and what would be."""
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """A decoder-only language model. Names are transformers'.
+
+    `sliding_windows` holds each layer's window in tokens (0: sees everything before it).
+    `max_position_embeddings` is also the length that the rotary table is built for: replace it by the longest
+    sequence to be served to save memory. `dtype` is what the checkpoint stores ("float32", "float16",
+    "bfloat16", or a GGUF type such as "Q4_K").
+    """
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    rms_norm_eps: float
+    max_position_embeddings: int
+    rope: RopeParameters
+    sliding_windows: tuple[int, ...]
+    tie_word_embeddings: bool = False
+    attention_bias: bool = False
+    attention_output_bias: bool = False
+    mlp_bias: bool = False
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A BERT-style text encoder. Names are transformers'; `dtype` is what the checkpoint stores."""
+
+    architecture: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    layer_norm_eps: float
+    max_position_embeddings: int
+    type_vocab_size: int
+    hidden_act: str = "gelu"
+    dtype: str = "float32"
+
+
+ModelConfig = DecoderConfig | EncoderConfig
+
+
+def load_config(path: Path) -> ModelConfig:
+    """The config of a Hugging Face folder or a .gguf file.
+
+    Raises `FileNotFoundError` where there is none, `ConfigError` for an architecture or setting that isn't
+    served.
+    """
+    from onecard.engines.models.registry import parse_config  # the registry's files build on this one
+
+    if path.suffix == ".gguf":
+        from onecard.engines.weights.gguf_config import transformers_config
+
+        return parse_config(transformers_config(path))
+    file = path / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is neither a .gguf file nor a folder with a config.json")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file} is not valid JSON: {error}") from error
+    return parse_config(raw)
+
+
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+
+
+def require(raw: Mapping[str, Any], *keys: str) -> list[Any]:
+    """The values of keys that a config can't do without."""
+    missing = [key for key in keys if raw.get(key) is None]
+    if missing:
+        raise ConfigError(f"config.json lacks {', '.join(missing)}")
+    return [raw[key] for key in keys]
+
+
+def stored_dtype(raw: Mapping[str, Any]) -> str:
+    """The dtype that the config claims for its weights."""
+    return str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+
+
+def decoder_config(
+    architecture: str,
+    raw: Mapping[str, Any],
+    *,
+    default_kv_heads: int | None = None,
+    default_head_dim: int | None = None,
+    default_max_positions: int = 32768,
+    attention_bias: bool = False,
+    attention_output_bias: bool = False,
+    mlp_bias: bool = False,
+    sliding_windows: tuple[int, ...] | None = None,
+) -> DecoderConfig:
+    """What the decoders' configs have in common; the rest is each architecture's own. Raises `ConfigError`.
+
+    The defaults are transformers' for keys that config.json leaves out; a null `num_key_value_heads` (and the
+    default None) means as many as query heads.
+    """
+    vocab, hidden, intermediate, layers, heads = require(raw, *SIZES)
+    if raw.get("quantization_config"):
+        raise ConfigError(
+            "the checkpoint is quantized (quantization_config); served are plain weights and GGUF files"
+        )
+    if (act := raw.get("hidden_act", "silu")) != "silu":
+        raise ConfigError(f"hidden_act is {act!r}; {architecture} is served with 'silu' only")
+    kv_heads = raw.get("num_key_value_heads", default_kv_heads) or heads
+    if heads % kv_heads:
+        raise ConfigError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
+    head_dim = raw.get("head_dim") or default_head_dim or hidden // heads
+    max_positions = raw.get("max_position_embeddings") or default_max_positions
+    return DecoderConfig(
+        architecture=architecture,
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=intermediate,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        head_dim=head_dim,
+        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+        max_position_embeddings=max_positions,
+        rope=_parse_rope(raw, head_dim, max_positions),
+        sliding_windows=sliding_windows or (0,) * layers,
+        tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+        attention_bias=attention_bias,
+        attention_output_bias=attention_output_bias,
+        mlp_bias=mlp_bias,
+        dtype=stored_dtype(raw),
+    )
+
+
+def layer_windows(raw: Mapping[str, Any]) -> tuple[int, ...]:
+    """Each layer's sliding window as Qwen's configs say it: `use_sliding_window`, `layer_types`,
+    `max_window_layers`.
+    """
+    layers = require(raw, "num_hidden_layers")[0]
+    window = raw.get("sliding_window", 4096) or 0
+    if not raw.get("use_sliding_window", False):
+        return (0,) * layers
+    types = raw.get("layer_types")
+    if types is None:
+        first = raw.get("max_window_layers", 28)
+        return tuple(window if i >= first else 0 for i in range(layers))
+    if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
+        raise ConfigError(
+            f"layer_types must name full_attention or sliding_attention for each of {layers} layers, not {types}"
+        )
+    return tuple(window if kind == "sliding_attention" else 0 for kind in types)
+
+
+def _parse_rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> RopeParameters:
+    """transformers 5 has all of it in `rope_parameters`; 4 has `rope_theta` beside `rope_scaling`."""
+    given = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    kind = given.get("rope_type") or given.get("type") or "default"
+    if kind not in ROPE_TYPES:
+        raise ConfigError(f"rope_type is {kind!r}; served are {', '.join(ROPE_TYPES)}")
+    theta = given.get("rope_theta") or raw.get("rope_theta") or 10000.0
+    partial = given.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0
+    original = (
+        raw.get("original_max_position_embeddings")
+        or given.get("original_max_position_embeddings")
+        or max_positions
+    )
+    if kind == "dynamic":  # transformers scales this one from max_position_embeddings, whatever else is given
+        original = max_positions
+    factor = given.get("factor")
+    if factor is None:
+        if kind in ("linear", "dynamic", "llama3"):
+            raise ConfigError(f"rope_type {kind} needs a factor in rope_scaling (or rope_parameters)")
+        factor = max_positions / original
+    rope = RopeParameters(
+        rotary_dim=int(head_dim * partial),
+        rope_theta=float(theta),
+        rope_type=kind,
+        factor=float(factor),
+        original_max_position_embeddings=int(original),
+        attention_factor=given.get("attention_factor"),
+        beta_fast=given.get("beta_fast") or 32.0,
+        beta_slow=given.get("beta_slow") or 1.0,
+        mscale=given.get("mscale") or 0.0,
+        mscale_all_dim=given.get("mscale_all_dim") or 0.0,
+        truncate=given.get("truncate", True),
+        low_freq_factor=given.get("low_freq_factor", 1.0),
+        high_freq_factor=given.get("high_freq_factor", 4.0),
+        short_factor=tuple(given.get("short_factor") or ()),
+        long_factor=tuple(given.get("long_factor") or ()),
+        freq_factors=tuple(given.get("freq_factors") or ()),
+    )
+    half = rope.rotary_dim // 2
+    if kind == "longrope" and not len(rope.short_factor) == len(rope.long_factor) == half:
+        raise ConfigError(f"rope_type longrope needs short_factor and long_factor with {half} numbers each")
+    return rope

@@ -1,0 +1,121 @@
+"""The decoder-only language model that Llama's descendants share.
+
+A model file says which of its options it takes; precision lives in the layers, K and V in the batch's cache.
+"""
+
+import torch
+from torch import nn
+
+from onecard.engines.layers.attention import PagedAttention
+from onecard.engines.layers.embedding import Embedding
+from onecard.engines.layers.forward_batch import ForwardBatch
+from onecard.engines.layers.linear import Linear
+from onecard.engines.layers.linear_methods import Apply
+from onecard.engines.layers.mlp import GatedMLP
+from onecard.engines.layers.norm import RMSNorm
+from onecard.engines.layers.precision import Precision
+from onecard.engines.layers.rotary import cos_sin_table
+from onecard.engines.models.config import DecoderConfig
+from onecard.kernels.rotary import rotary
+
+
+class DecoderAttention(nn.Module):
+    """Grouped-query attention with rotary positions; q, k and v come out of one product."""
+
+    def __init__(self, config: DecoderConfig, layer: int, precision: Precision, qk_norm: bool):
+        super().__init__()
+        heads, kv_heads, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.heads = [heads, kv_heads, kv_heads]
+        self.qkv_shape = (-1, heads + 2 * kv_heads, dim)
+        self.out_shape = (-1, heads * dim)
+        parts = {"q_proj": heads * dim, "k_proj": kv_heads * dim, "v_proj": kv_heads * dim}
+        self.qkv_proj = Linear(config.hidden_size, parts, precision, config.attention_bias)
+        self.o_proj = Linear(heads * dim, config.hidden_size, precision, config.attention_output_bias)
+        self.q_norm = RMSNorm(dim, config.rms_norm_eps, precision) if qk_norm else None
+        self.k_norm = RMSNorm(dim, config.rms_norm_eps, precision) if qk_norm else None
+        self.attention = PagedAttention(layer, dim**-0.5, config.sliding_windows[layer])
+
+    def forward(self, x: torch.Tensor, batch: ForwardBatch, cos_sin: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv_proj.forward(x).view(self.qkv_shape).split(self.heads, dim=1)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm.forward(q), self.k_norm.forward(k)
+        rotary(q, k, batch.positions, cos_sin)
+        return self.o_proj.forward(self.attention.forward(q, k, v, batch).view(self.out_shape))
+
+
+class DecoderLayer(nn.Module):
+    """Attention, then MLP, each behind a norm; the residual sum is carried along, not yet added."""
+
+    def __init__(self, config: DecoderConfig, layer: int, precision: Precision, qk_norm: bool):
+        super().__init__()
+        self.self_attn = DecoderAttention(config, layer, precision, qk_norm)
+        self.mlp = GatedMLP(config.hidden_size, config.intermediate_size, precision, config.mlp_bias)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, precision)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, precision)
+
+    def forward(
+        self, x: torch.Tensor, residual: torch.Tensor | None, batch: ForwardBatch, cos_sin: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if residual is None:
+            normed, residual = self.input_layernorm.forward(x), x
+        else:
+            normed, residual = self.input_layernorm.add(x, residual)
+        attended = self.self_attn.forward(normed, batch, cos_sin)
+        normed, residual = self.post_attention_layernorm.add(attended, residual)
+        return self.mlp.forward(normed), residual
+
+
+class DecoderForCausalLM(nn.Module):
+    """Token ids to the final hidden states, and hidden states to logits.
+
+    `cos_sin` is the rotary table, float32 `[max_position_embeddings, rotary_dim]`: not of the checkpoint,
+    made by the loader. With tied embeddings and a method that packs, the head holds a packed copy of the
+    table; otherwise it reads the table itself.
+    """
+
+    checkpoint_prefix = "model."
+    ignored_weights = (r"lm_head\.weight", r".*rotary_emb\.inv_freq")
+    """Names that a checkpoint may hold and the model doesn't use (a tied head that was saved all the same).
+    """
+
+    head: Apply
+
+    def __init__(self, config: DecoderConfig, precision: Precision, qk_norm: bool = False):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, precision)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, layer, precision, qk_norm) for layer in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, precision)
+        self.head_method = precision.linear
+        self.lm_head: Linear | None = None
+        self.shared_weights: dict[str, str] = {}
+        """Weights that are read from another one's checkpoint tensor."""
+        if not config.tie_word_embeddings or precision.linear.copies:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, precision)
+        if config.tie_word_embeddings and self.lm_head is not None:
+            self.shared_weights["lm_head.weight"] = "embed_tokens.weight"
+        self.register_buffer("cos_sin", torch.empty(config.max_position_embeddings, config.rope.rotary_dim))
+
+    def tables(self) -> dict[str, torch.Tensor]:
+        """Values of the buffers, which no checkpoint holds."""
+        return {"cos_sin": cos_sin_table(self.config.rope, self.config.max_position_embeddings)}
+
+    def finalize(self) -> None:
+        """Every weight is loaded and every linear layer bound."""
+        if self.lm_head is not None:
+            self.head = self.lm_head.forward
+        else:
+            self.head = self.head_method.bind(self.embed_tokens.weight.data, None, None)[0]
+
+    def forward(self, batch: ForwardBatch) -> torch.Tensor:
+        """Hidden states `[T, hidden]` of all tokens, normed; K and V of the step are stored on the way."""
+        x, residual = self.embed_tokens.forward(batch.input_ids), None
+        for layer in self.layers:
+            x, residual = layer.forward(x, residual, batch, self.cos_sin)
+        return self.norm.forward(x) if residual is None else self.norm.add(x, residual)[0]
+
+    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits `[N, vocab]` float32 of hidden states `[N, hidden]`."""
+        return self.head(hidden).float()

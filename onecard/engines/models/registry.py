@@ -1,0 +1,58 @@
+"""Which class runs which architecture."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from onecard.engines.layers.precision import Precision, precision_for
+from onecard.engines.models import bert, llama, mistral, qwen2, qwen3
+from onecard.engines.models.config import ConfigError, ModelConfig
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """How to read an architecture's config, and what to build from it."""
+
+    parse: Callable[[Mapping[str, Any]], ModelConfig]
+    build: Callable[..., nn.Module]
+
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    "LlamaForCausalLM": Architecture(llama.parse, llama.LlamaForCausalLM),
+    "MistralForCausalLM": Architecture(mistral.parse, mistral.MistralForCausalLM),
+    "Qwen2ForCausalLM": Architecture(qwen2.parse, qwen2.Qwen2ForCausalLM),
+    "Qwen3ForCausalLM": Architecture(qwen3.parse, qwen3.Qwen3ForCausalLM),
+    "BertModel": Architecture(bert.parse, bert.BertModel),
+}
+
+ENCODER_HEADS = {
+    "BertForMaskedLM": "BertModel",
+    "BertForPreTraining": "BertModel",
+    "BertForSequenceClassification": "BertModel",
+}
+"""Checkpoints with a head on top that serve as the encoder below it."""
+
+
+def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
+    """The config that the content of a Hugging Face config.json describes. Raises `ConfigError`."""
+    names = raw.get("architectures") or []
+    for name in names:
+        architecture = ARCHITECTURES.get(ENCODER_HEADS.get(name, name))
+        if architecture is not None:
+            return architecture.parse(raw)
+    found = ", ".join(names) or "not named"
+    raise ConfigError(f"the checkpoint's architecture is {found}; served are {', '.join(ARCHITECTURES)}")
+
+
+def build_model(config: ModelConfig, precision: Precision | None = None) -> nn.Module:
+    """The model on torch's meta device: its parameters have shapes and dtypes, and no memory.
+
+    Without a `precision`: float32 on the CPU.
+    """
+    with torch.device("meta"):
+        return ARCHITECTURES[config.architecture].build(
+            config, precision or precision_for("cpu", torch.float32)
+        )

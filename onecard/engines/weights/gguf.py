@@ -1,0 +1,137 @@
+"""GGUF weights: dequantised by the `gguf` package, a slab of rows at a time, under Hugging Face's names."""
+
+import re
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+
+from onecard.engines.weights.checkpoint import LoadError, TensorInfo
+from onecard.engines.weights.gguf_file import GgufError, GgufFile, GgufTensor
+
+_Type = gguf.GGMLQuantizationType
+_PLAIN = {_Type.F32: torch.float32, _Type.F16: torch.float16, _Type.BF16: torch.bfloat16}
+_QUANTISED = {_Type.Q8_0, _Type.Q4_0, _Type.Q4_1, _Type.Q4_K, _Type.Q5_K, _Type.Q6_K}
+
+_TOP_LEVEL = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+}
+_IN_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "attn_q_norm": "self_attn.q_norm",
+    "attn_k_norm": "self_attn.k_norm",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+_CONFIGURATION = {"rope_freqs.weight"}
+"""Tensors that hold settings; the config has them."""
+
+_SLAB = 1 << 18
+"""Weights that are dequantised together: the arithmetic's many temporaries then stay in the processor's
+cache.
+"""
+
+
+class GgufCheckpoint:
+    """A GGUF file under the names of the Hugging Face checkpoint that it was made from."""
+
+    def __init__(self, path: Path):
+        try:
+            self._file = GgufFile(path)
+        except (GgufError, OSError) as error:
+            raise LoadError(str(error)) from error
+        if self._file.metadata.get("split.count", 1) > 1:
+            raise LoadError(
+                f"{path} is one part of a split GGUF; merge the parts first (llama-gguf-split --merge)"
+            )
+        self._entries: dict[str, GgufTensor] = {}
+        self.tensors: dict[str, TensorInfo] = {}
+        for name, tensor in self._file.tensors.items():
+            if name not in _CONFIGURATION:
+                ours = hugging_face_name(name)
+                self._entries[ours] = tensor
+                self.tensors[ours] = _info(path, name, tensor, len(self._file.data))
+
+    def read(self, name: str) -> torch.Tensor:
+        entry, info = self._entries[name], self.tensors[name]
+        data = self._file.data[entry.offset : entry.offset + info.nbytes]
+        weights = dequantise(data, _Type(entry.kind), info.shape)
+        if self._file.architecture == "llama" and (heads := self._heads_of(name)):
+            weights = from_interleaved(weights, heads)
+        return weights
+
+    def _heads_of(self, name: str) -> int | None:
+        heads = int(self._file.value("attention.head_count"))
+        if ".q_proj." in name:
+            return heads
+        return int(self._file.value("attention.head_count_kv", heads)) if ".k_proj." in name else None
+
+
+def hugging_face_name(name: str) -> str:
+    """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; a name that isn't known stays as it
+    is.
+    """
+    layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
+    if layer and layer[2] in _IN_LAYER:
+        return f"model.layers.{layer[1]}.{_IN_LAYER[layer[2]]}.{layer[3]}"
+    stem, _, suffix = name.rpartition(".")
+    return f"{_TOP_LEVEL[stem]}.{suffix}" if stem in _TOP_LEVEL else name
+
+
+def from_interleaved(weights: torch.Tensor, heads: int) -> torch.Tensor:
+    """Undo llama.cpp's order of the rows of q and k, `[heads * dim, ...]`.
+
+    It rotates neighbours (0, 1), (2, 3), ... where Hugging Face rotates halves (0, dim / 2), ..., and so it
+    stores row i of a head's first half before row i of its second half.
+    """
+    rows = weights.shape[0]
+    pairs = weights.view(heads, rows // heads // 2, 2, *weights.shape[1:])
+    return pairs.transpose(1, 2).reshape(weights.shape)
+
+
+def dequantise(data: np.ndarray, kind: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> torch.Tensor:
+    """Bytes of a tensor `[..., columns]` to its weights: in their own dtype if plain, else in float32.
+
+    Plain tensors are views of `data`.
+    """
+    if kind in _PLAIN:
+        return torch.from_numpy(data).view(_PLAIN[kind]).view(shape)
+    columns = shape[-1]
+    rows = data.reshape(-1, data.size * columns // int(np.prod(shape)))
+    out = np.empty((rows.shape[0], columns), dtype=np.float32)
+    step = max(1, _SLAB // columns)
+    for start in range(0, rows.shape[0], step):
+        out[start : start + step] = gguf.dequantize(rows[start : start + step], kind)
+    return torch.from_numpy(out).view(shape)
+
+
+def _info(path: Path, name: str, tensor: GgufTensor, file_size: int) -> TensorInfo:
+    try:
+        kind = _Type(tensor.kind)
+    except ValueError as error:
+        raise LoadError(f"{path}: {name} has the unknown type {tensor.kind}") from error
+    if kind not in _PLAIN and kind not in _QUANTISED:
+        served = ", ".join(sorted(t.name for t in (*_PLAIN, *_QUANTISED)))
+        raise LoadError(f"{path}: {name} is stored as {kind.name}; served are {served}")
+    block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
+    count = int(np.prod(tensor.shape, dtype=np.int64))
+    if tensor.shape[-1] % block:
+        raise LoadError(
+            f"{path}: {name} has rows of {tensor.shape[-1]}, not a multiple of {kind.name}'s {block}"
+        )
+    nbytes = count // block * block_bytes
+    if tensor.offset + nbytes > file_size:
+        raise LoadError(
+            f"{path} is cut short: {name} ends at byte {tensor.offset + nbytes} of {file_size}; "
+            "fetch it again"
+        )
+    return TensorInfo(tensor.shape, _PLAIN.get(kind), nbytes)

@@ -1,0 +1,194 @@
+"""Fill a model from a checkpoint, tensor by tensor.
+
+Everything is checked from the headers before the first weight is read. A linear layer is packed as soon as
+its last matrix is in, so that host memory peaks at the model plus the few tensors that are being read.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from onecard.engines.layers.linear import Linear
+from onecard.engines.layers.linear_methods import FLOAT16_MAX
+from onecard.engines.layers.precision import precision_for
+from onecard.engines.models.config import ModelConfig
+from onecard.engines.models.decoder import DecoderForCausalLM
+from onecard.engines.models.registry import build_model
+from onecard.engines.weights.allocator import HeapAllocator, WeightAllocator
+from onecard.engines.weights.checkpoint import Checkpoint, LoadError, open_checkpoint
+from onecard.engines.weights.mapping import Destination, place
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes of the checkpoint that have been read, and all of them."""
+
+_READERS = 2
+"""Threads that read and dequantise ahead of the one that packs."""
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready to run.
+
+    `weight_bytes`: what its weights and tables hold. `dtype_used`: what its matrices are stored in
+    ("float32", "float16", "bfloat16"). `activation_dtype`: of its hidden states, and of the K and V that it
+    makes. `ignored`: tensors of the checkpoint that it doesn't use, by intent.
+    """
+
+    model: nn.Module
+    weight_bytes: int
+    dtype_used: str
+    activation_dtype: torch.dtype
+    ignored: tuple[str, ...] = ()
+
+
+def load_model(
+    path: Path,
+    config: ModelConfig,
+    device: torch.device,
+    dtype: str = "auto",
+    allocator: WeightAllocator | None = None,
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """The model that `config` describes with the weights at `path` (a folder of safetensors, or a .gguf
+    file).
+
+    `allocator` gives every parameter's memory on `device` (default: torch's own). Raises `LoadError`.
+    """
+    checkpoint = open_checkpoint(path)
+    storage = _storage_dtype(checkpoint, dtype, device.type)
+    precision = precision_for(device.type, storage)
+    model = build_model(config, precision)
+    filler = _Filler(model, allocator or HeapAllocator(device))
+    ignored = filler.fill(checkpoint, progress)
+    return LoadedModel(model.eval(), filler.nbytes, _name(storage), precision.compute, ignored)
+
+
+def weight_bytes(path: Path, config: ModelConfig, dtype: str, device_type: str) -> int:
+    """What `load_model` will hold, from the headers alone. Raises `LoadError`, for weights that don't fit
+    too.
+    """
+    checkpoint = open_checkpoint(path)
+    precision = precision_for(device_type, _storage_dtype(checkpoint, dtype, device_type))
+    model = build_model(config, precision)
+    place(model, checkpoint.tensors)
+    tensors = [*model.parameters(), *model.buffers()]
+    packed = [
+        m.weight
+        for m in model.modules()
+        if isinstance(m, Linear) and m.weight_is_copied and m.weight is not None
+    ]
+    saved = sum(weight.nbytes - precision.linear.nbytes(*weight.shape) for weight in packed)
+    return sum(tensor.nbytes for tensor in tensors) - saved
+
+
+def _storage_dtype(checkpoint: Checkpoint, dtype: str, device_type: str) -> torch.dtype:
+    """`auto`: a CPU keeps float32 and takes everything else as float16; a GPU keeps 16 bits and else takes
+    bfloat16.
+    """
+    if dtype != "auto":
+        if dtype not in _DTYPES:
+            raise LoadError(f"dtype {dtype!r} isn't served; choose auto, {', '.join(_DTYPES)}")
+        return _DTYPES[dtype]
+    stored = _stored_dtype(checkpoint)
+    if device_type == "cpu":
+        return torch.float32 if stored in (torch.float32, torch.float64) else torch.float16
+    return torch.float16 if stored == torch.float16 else torch.bfloat16
+
+
+def _stored_dtype(checkpoint: Checkpoint) -> torch.dtype | None:
+    """What most bytes of the checkpoint are stored in; None: quantised."""
+    sizes: Counter[torch.dtype | None] = Counter()
+    for info in checkpoint.tensors.values():
+        sizes[info.dtype] += info.nbytes
+    return sizes.most_common(1)[0][0] if sizes else torch.float32
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+class _Filler:
+    """Gives every parameter of a meta model its memory and its values. `nbytes` is what is held so far."""
+
+    def __init__(self, model: nn.Module, allocator: WeightAllocator):
+        self.model = model
+        self.allocator = allocator
+        self.nbytes = 0
+        self._open: Counter[str] = Counter()
+
+    @torch.no_grad()
+    def fill(self, checkpoint: Checkpoint, progress: Progress | None) -> tuple[str, ...]:
+        """All weights, then the tables; returns the names that the model ignores. Raises `LoadError`."""
+        placed, ignored = place(self.model, checkpoint.tensors)
+        for places in placed.values():
+            self._open.update(place.module_name for place in places)
+        done, total = 0, sum(checkpoint.tensors[name].nbytes for name in placed)
+        for name, tensor in _read_ahead(checkpoint, list(placed)):
+            for destination in placed[name]:
+                self._copy(name, tensor, destination)
+            done += checkpoint.tensors[name].nbytes
+            if progress is not None:
+                progress(done, total)
+        self._make_tables()
+        return ignored
+
+    def _copy(self, name: str, tensor: torch.Tensor, destination: Destination) -> None:
+        module, key = destination.module, destination.parameter
+        parameter = getattr(module, key)
+        staged = key == "weight" and isinstance(module, Linear) and module.weight_is_copied
+        if staged and destination.whole and tensor.dtype == parameter.dtype:
+            setattr(module, key, nn.Parameter(tensor, requires_grad=False))
+        else:
+            if parameter.is_meta:
+                memory = self._memory(f"{destination.module_name}.{key}", parameter, staged)
+                parameter = nn.Parameter(memory, requires_grad=False)
+                setattr(module, key, parameter)
+            _check_range(name, tensor, parameter.dtype)
+            parameter.data[destination.start : destination.start + destination.shape[0]].copy_(tensor)
+        self._open[destination.module_name] -= 1
+        if isinstance(module, Linear) and not self._open[destination.module_name]:
+            held = module.finalize()
+            self.nbytes += held
+            self.allocator.count(f"{destination.module_name}.weight", held)
+
+    def _memory(self, name: str, like: torch.Tensor, staged: bool) -> torch.Tensor:
+        if staged:
+            return torch.empty(like.shape, dtype=like.dtype)
+        tensor = self.allocator.empty(name, tuple(like.shape), like.dtype)
+        self.nbytes += tensor.nbytes
+        return tensor
+
+    def _make_tables(self) -> None:
+        if isinstance(self.model, DecoderForCausalLM):
+            for name, values in self.model.tables().items():
+                self.model.register_buffer(name, self._memory(name, values, staged=False).copy_(values))
+            self.model.finalize()
+
+
+def _check_range(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
+    if dtype != torch.float16 or tensor.dtype == torch.float16 or not tensor.numel():
+        return
+    if not tensor.abs().max() <= FLOAT16_MAX:
+        raise LoadError(
+            f"{name} holds values beyond float16's {FLOAT16_MAX:.0f}; set dtype to bfloat16 or float32"
+        )
+
+
+def _read_ahead(checkpoint: Checkpoint, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors in order, while the next ones are read by other threads."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="weights") as pool:
+        reading: deque[tuple[str, Future[torch.Tensor]]] = deque()
+        for name in names:
+            reading.append((name, pool.submit(checkpoint.read, name)))
+            if len(reading) > _READERS:
+                ready, future = reading.popleft()
+                yield ready, future.result()
+        for ready, future in reading:
+            yield ready, future.result()

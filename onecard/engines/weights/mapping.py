@@ -1,0 +1,99 @@
+"""Which tensor of a checkpoint goes where in a model.
+
+The model says it itself: its parameters are named as the checkpoint's, a `Linear` with `parts` takes one
+tensor a part, and the class names a prefix to drop, renamings, and tensors that it doesn't use.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from torch import nn
+
+from onecard.engines.layers.linear import Linear
+from onecard.engines.weights.checkpoint import LoadError, TensorInfo
+
+
+@dataclass(frozen=True)
+class Destination:
+    """Rows `start .. start + shape[0]` of a module's parameter; `whole` where that is all of it."""
+
+    module_name: str
+    module: nn.Module
+    parameter: str
+    start: int
+    shape: tuple[int, ...]
+    whole: bool
+
+
+Placement = Mapping[str, tuple[Destination, ...]]
+"""Checkpoint names, in the checkpoint's order, with the places that each tensor is copied to."""
+
+
+def place(model: nn.Module, tensors: Mapping[str, TensorInfo]) -> tuple[Placement, tuple[str, ...]]:
+    """Where each tensor goes, and the names that the model ignores on purpose.
+
+    Raises `LoadError` if a parameter gets nothing, a tensor has no place, or shapes differ. No weights are
+    read.
+    """
+    expected = _destinations(model)
+    placed: dict[str, tuple[Destination, ...]] = {}
+    ignored, extra, wrong = [], [], []
+    for name, info in tensors.items():
+        ours = _model_name(model, name)
+        if ours in expected:
+            placed[name] = places = expected.pop(ours)
+            wrong += [
+                f"{name} is {list(info.shape)}, not {list(p.shape)}" for p in places if p.shape != info.shape
+            ]
+        elif any(re.fullmatch(pattern, ours) for pattern in getattr(model, "ignored_weights", ())):
+            ignored.append(name)
+        else:
+            extra.append(name)
+    problems = [
+        *_problem("tensors that the model needs are missing", list(expected)),
+        *_problem("tensors have no place in the model", extra),
+        *_problem("shapes don't match the config", wrong),
+    ]
+    if problems:
+        raise LoadError(f"the checkpoint doesn't fit {type(model).__name__}: " + "; ".join(problems))
+    return placed, tuple(ignored)
+
+
+def _problem(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return [f"{len(names)} {what} ({', '.join(sorted(names)[:10])}{more})"]
+
+
+def _model_name(model: nn.Module, name: str) -> str:
+    name = name.removeprefix(getattr(model, "checkpoint_prefix", ""))
+    for old, new in getattr(model, "renamed_weights", ()):
+        name = name.replace(old, new)
+    return name
+
+
+def _destinations(model: nn.Module) -> dict[str, tuple[Destination, ...]]:
+    """Every name that the model expects, with the places that it fills."""
+    shared = getattr(model, "shared_weights", {})
+    found: dict[str, tuple[Destination, ...]] = {}
+    for module_name, module in model.named_modules():
+        for source, destination in _of_module(module_name, module):
+            source = shared.get(source, source)
+            found[source] = (*found.get(source, ()), destination)
+    return found
+
+
+def _of_module(module_name: str, module: nn.Module) -> Iterator[tuple[str, Destination]]:
+    parts = module.parts if isinstance(module, Linear) else {}
+    parent = module_name.rpartition(".")[0]
+    for name, parameter in module.named_parameters(recurse=False):
+        shape = tuple(parameter.shape)
+        if not parts:
+            yield f"{module_name}.{name}", Destination(module_name, module, name, 0, shape, whole=True)
+        start = 0
+        for part, rows in parts.items():
+            place = Destination(module_name, module, name, start, (rows, *shape[1:]), whole=False)
+            yield f"{parent}.{part}.{name}", place
+            start += rows
