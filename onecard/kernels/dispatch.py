@@ -14,9 +14,10 @@ An operation file reads as a specification:
         from onecard.kernels.triton.rms_norm import launch
         return launch(x, weight, eps)
 
-The implementation is chosen by the device of the first tensor argument: CUDA runs Triton, everything else the
-reference. `KERNELS=reference` in the environment forces the reference everywhere (for bisecting); tests call
-`rms_norm.run_triton(...)` under `TRITON_INTERPRET=1` to check the kernel without a GPU.
+The implementation is chosen by the device of the first argument: CUDA runs Triton; a CPU runs the reference, or
+`@rms_norm.cpu` where the plain formulation is not the fast one; everything else the reference. `KERNELS=reference`
+in the environment forces the reference everywhere (for bisecting); tests call `rms_norm.run_triton(...)` under
+`TRITON_INTERPRET=1` to check the kernel without a GPU.
 """
 
 import functools
@@ -37,11 +38,16 @@ class Op(Generic[P, R]):
         functools.update_wrapper(self, contract)
         self.name = contract.__name__
         self._reference: Callable[P, R] | None = None
+        self._cpu: Callable[P, R] | None = None
         self._triton: Callable[P, R] | None = None
         self._forced = os.environ.get("KERNELS") == "reference"
 
     def reference(self, function: Callable[P, R]) -> Callable[P, R]:
         self._reference = function
+        return function
+
+    def cpu(self, function: Callable[P, R]) -> Callable[P, R]:
+        self._cpu = function
         return function
 
     def triton(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -56,15 +62,17 @@ class Op(Generic[P, R]):
         assert self._triton is not None, f"{self.name} has no Triton kernel"
         return self._triton(*args, **kwargs)
 
+    def run_cpu(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        return (self._cpu or self.run_reference)(*args, **kwargs)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
-        if (
-            isinstance(first, torch.Tensor)
-            and first.is_cuda
-            and self._triton is not None
-            and not self._forced
-        ):
+        if self._forced:
+            return self.run_reference(*args, **kwargs)
+        if first.is_cuda and self._triton is not None:
             return self.run_triton(*args, **kwargs)
+        if first.is_cpu:
+            return self.run_cpu(*args, **kwargs)
         return self.run_reference(*args, **kwargs)
 
 

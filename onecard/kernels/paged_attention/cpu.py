@@ -1,0 +1,64 @@
+"""Paged attention on a CPU: decodes read the arena in place, prompts go through torch's flash kernel.
+
+Measured at 9 query heads over 3 K/V heads of 64, float32, microseconds a layer on 2 threads of an AVX-512 core
+(1 thread in brackets), gather + `scaled_dot_product_attention` a sequence on the left, this file on the right:
+
+    1 x 128 tokens      87 (45)        28 (27)
+    1 x 2000           295 (378)      122 (175)
+    16 x 512          1532 (1936)     352 (640)
+    64 x 128          4272 (3226)     345 (540)
+"""
+
+import torch
+
+from onecard.kernels.paged_attention.cpu_decode import DecodePlan, can_read_in_place
+from onecard.kernels.paged_attention.cpu_prefill import attend_chunk
+from onecard.kernels.paged_attention.metadata import PagedBatch
+
+
+def attend(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: PagedBatch,
+    scale: float,
+    sliding_window: int,
+) -> torch.Tensor:
+    """See `paged_attention`."""
+    out = torch.empty(q.shape, dtype=q.dtype)
+    starts, first_chunk = batch.query_starts, 0
+    if batch.num_decodes and can_read_in_place(q, k_cache):
+        plan = _decode_plan(q, k_cache, batch, sliding_window)
+        out[: batch.num_decodes] = plan.attend(q[: batch.num_decodes], k_cache, v_cache, scale)
+        first_chunk = batch.num_decodes
+    for i in range(first_chunk, len(batch.lengths)):
+        rows = slice(starts[i], starts[i + 1])
+        k, v = (_gather(cache, batch, i) for cache in (k_cache, v_cache))
+        attend_chunk(q[rows], k, v, scale, sliding_window, out[rows])
+    out[starts[-1] :] = 0
+    return out
+
+
+def _decode_plan(q: torch.Tensor, k_cache: torch.Tensor, batch: PagedBatch, window: int) -> DecodePlan:
+    """The step's plan, made by its first layer and shared by all that have the same shape and window."""
+    key = (q.shape[1], k_cache.shape, k_cache.stride(), window)
+    plan = batch.plans.get(key)
+    if plan is None:
+        plan = batch.plans[key] = DecodePlan(q.shape[1], k_cache, batch, window)
+    return plan
+
+
+def _gather(cache: torch.Tensor, batch: PagedBatch, i: int) -> torch.Tensor:
+    """Sequence i's K or V as `[length, Hk, D]`: its own blocks, whole rows of the arena, in one copy."""
+    n, block_size, heads, dim = cache.shape
+    length = batch.lengths[i]
+    blocks = batch.block_tables[i, : -(-length // block_size)]
+    block_elements = block_size * heads * dim
+    if cache.stride(0) % block_elements:
+        return cache.index_select(0, blocks).flatten(0, 1)[:length]
+    # index_select copies contiguous rows three times as fast as slices of a view with gaps
+    per_block = cache.stride(0) // block_elements
+    rows = cache.as_strided(
+        ((n - 1) * per_block + 1, block_elements), (block_elements, 1), cache.storage_offset()
+    )
+    return rows.index_select(0, blocks * per_block).view(-1, heads, dim)[:length]
