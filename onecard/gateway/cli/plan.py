@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
 
 COMMAND = Command(
     summary="the memory plan of a registry: who gets which part of each card",
-    description="Work out who gets which part of each card, and draw it. No weights are loaded, but what is not\n"
-    "there yet is fetched: the sizes stand in the files.",
+    description="Work out who gets which part of each card, and draw it. No weights are loaded, but what is\n"
+    "not there yet is fetched: the sizes stand in the files.",
     epilog="""\
 exit code: 0 when everything fits, 1 when not (the numbers say by how much).
 

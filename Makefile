@@ -1,0 +1,107 @@
+# onecard. `make help` explains every target.
+
+HOST     ?= 127.0.0.1
+PORT     ?= 8000
+REGISTRY ?= configs/demo.yaml
+ARGS     ?=
+
+# The first of these that runs and is new enough; `make PYTHON=/path/to/python` chooses another.
+PYTHON   ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
+              $(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))))
+CARD     := $(shell nvidia-smi -L 2>/dev/null | grep -q . && echo yes)
+
+VENV     := .venv
+BIN      := $(VENV)/bin
+PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Torch goes first: whatever comes after finds it there and pulls no other build. Without a card it is the CPU
+# build where its index can be reached; set TORCH_CPU_INDEX= to leave that index out.
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+ifeq ($(CARD),yes)
+TORCH    := "torch>=2.11"
+EXTRAS   := [cuda]
+else
+TORCH    := torch==2.13.0 $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX) --retries 1 --timeout 20)
+EXTRAS   :=
+endif
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo serve chat plan pull test check lint types schema schema-check format clean
+
+help: ## Say what each target does
+	@echo 'usage: make TARGET [HOST=$(HOST)] [PORT=$(PORT)] [REGISTRY=$(REGISTRY)] [ARGS=...]'
+	@echo
+	@sed -n 's/^\([a-z-]*%\{0,1\}\):[^#]*## \(.*\)/\1|\2/p' Makefile | sed 's/%/NAME/' | \
+	  awk -F'|' '{printf "  %-14s %s\n", $$1, $$2}'
+
+demo: REGISTRY = configs/demo.yaml
+demo: serve ## From a fresh clone to a chat model and an embedding model that answer on HOST:PORT
+
+serve: $(VENV)/.onecard ## Serve REGISTRY on HOST:PORT (fetches what is missing)
+	@$(BIN)/onecard serve $(REGISTRY) --host $(HOST) --port $(PORT) $(ARGS)
+
+chat: $(VENV)/.onecard ## Talk to the demo's language model (in another terminal than `make demo`)
+	@$(BIN)/onecard chat smollm2 --url http://$(HOST):$(PORT) $(ARGS)
+
+plan: $(VENV)/.onecard ## Draw who gets which part of the card
+	@$(BIN)/onecard plan $(REGISTRY) $(ARGS)
+
+pull: $(VENV)/.onecard ## Fetch the models of REGISTRY
+	@$(BIN)/onecard pull $(REGISTRY)
+
+test: $(VENV)/.dev ## Run the whole test suite (ARGS='-k pool -x' for a part of it)
+	$(BIN)/python -m pytest -q --timeout=300 $(ARGS)
+
+check: lint types schema-check ## Everything that CI checks besides the tests
+
+lint: $(VENV)/.dev ## Style and formatting, unchanged files (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Types (mypy)
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Format the code and fix what can be fixed (ruff)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+schema: $(VENV)/.dev ## Write the registry's JSON schema anew from the specs
+	$(BIN)/python -m onecard.registry.schema
+
+schema-check: $(VENV)/.dev ## Is the registry's JSON schema what the specs say?
+	$(BIN)/python -m onecard.registry.schema --check
+
+bench-%: $(VENV)/.dev ## Run benchmarks/NAME.py (llm, embeddings, gateway)
+	$(BIN)/python benchmarks/$*.py $(ARGS)
+
+clean: ## Remove all that make made here: environment, caches, build output (fetched models stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find onecard tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# --- the environment: each file says that its step is done, so a second run does nothing ---
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo 'onecard needs Python 3.11 or newer, and none was found on PATH.' \
+	  'Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'onecard needs Python 3.11 or' \
+	  "newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; exit 1; }
+	@echo "making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV) || { echo 'That Python has no venv module; on Debian and Ubuntu:' \
+	  'apt install python3-venv' >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.made
+	@echo 'installing PyTorch$(if $(CARD), with CUDA (some gigabytes), for the CPU (some 200 MB)) ...'
+	@$(PIP) install $(TORCH)
+	@touch $@
+
+$(VENV)/.onecard: $(VENV)/.torch pyproject.toml
+	@echo 'installing onecard$(EXTRAS) and what it needs ...'
+	@$(PIP) install --editable '.$(EXTRAS)'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.onecard
+	@echo 'installing the tools for development ...'
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
