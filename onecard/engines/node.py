@@ -34,10 +34,10 @@ class Card:
 
     def status(self) -> CardStatus:
         return CardStatus(
-            name=self.plan.facts.name,
-            device=self.plan.facts.device,
-            total_bytes=self.plan.facts.total_bytes,
-            budget_bytes=self.plan.facts.budget_bytes,
+            name=self.plan.card,
+            device=self.plan.device,
+            total_bytes=self.plan.total_bytes,
+            budget_bytes=self.plan.budget_bytes,
             arena_bytes=self.plan.arena_bytes,
             page_bytes=self.plan.page_bytes,
             pages_free=self.pool.free_pages,

@@ -45,7 +45,9 @@ def build_inputs(
     np.cumsum(query_lens, out=cu_seqlens_q[1:])
     seq_lens = starts + query_lens
 
-    positions = np.arange(cu_seqlens_q[-1], dtype=np.int64) + np.repeat(starts - cu_seqlens_q[:-1], query_lens)
+    positions = np.arange(cu_seqlens_q[-1], dtype=np.int64) + np.repeat(
+        starts - cu_seqlens_q[:-1], query_lens
+    )
     blocks = rows.block_tables[np.repeat(row_ids, query_lens), positions // block_size]
     slots = blocks.astype(np.int64) * block_size + positions % block_size
     max_seqlen_k = int(seq_lens.max())
@@ -94,7 +96,9 @@ def _select_logits(
         sequence = item.sequence
         if sequence.request.sampling.prompt_logprobs is not None and sequence.num_output_tokens == 0:
             first = end - item.num_tokens
-            prompt_rows.append((sequence, sequence.num_computed_tokens + 1, len(logits_rows), item.num_tokens))
+            prompt_rows.append(
+                (sequence, sequence.num_computed_tokens + 1, len(logits_rows), item.num_tokens)
+            )
             logits_rows.extend(range(first, end))
         elif item.samples:
             logits_rows.append(end - 1)

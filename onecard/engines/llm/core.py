@@ -5,7 +5,15 @@ import time
 from dataclasses import dataclass
 from functools import partial
 
-from onecard.engines.api import EngineFailedError, FinishReason, RequestStats, StatsSink, StepStats, TokenChunk, TokenLogprob
+from onecard.engines.api import (
+    EngineFailedError,
+    FinishReason,
+    RequestStats,
+    StatsSink,
+    StepStats,
+    TokenChunk,
+    TokenLogprob,
+)
 from onecard.engines.llm.output import token_logprobs
 from onecard.engines.llm.request import Request, Sequence, Status
 from onecard.engines.llm.rows import RequestRows
@@ -39,7 +47,6 @@ class LLMCore:
         runner: ModelRunner,
         rows: RequestRows,
         tokenizer: Tokenizer,
-        max_blocks: int,
         stats: StatsSink,
     ):
         self.name = name
@@ -49,9 +56,10 @@ class LLMCore:
         self._runner = runner
         self._rows = rows
         self._tokenizer = tokenizer
-        self._max_blocks = max_blocks
         self._stats = stats
         self._running_step: Schedule | None = None
+        self._num_recalled = 0
+        """Preemptions since the last step because another engine wanted its floor back."""
         self._last_device_end: float | None = None
 
     # --- requests in and out ----------------------------------------------------------------------------
@@ -63,9 +71,19 @@ class LLMCore:
         """The client has gone: free what its answers hold. Aborting a finished request does nothing."""
         return [self._finish(s, "abort") for s in request.sequences if s.status is not Status.FINISHED]
 
-    def preempt(self, sequence: Sequence) -> None:
+    def preempt_newest(self) -> bool:
+        """Free the blocks of the newest running sequence for another engine; False if nothing runs."""
+        if not self.scheduler.running:
+            return False
+        sequence = self.scheduler.running[-1]
         self.scheduler.preempt(sequence)
         self._rows.leave(sequence)
+        self._num_recalled += 1
+        return True
+
+    def waiting_blocks(self) -> int:
+        """Blocks that the waiting sequences need to begin."""
+        return sum(self.scheduler.kv.blocks_for(sequence.num_tokens) for sequence in self.scheduler.waiting)
 
     # --- runtime.StepEngine -------------------------------------------------------------------------------
 
@@ -111,22 +129,31 @@ class LLMCore:
         """Fail the requests of the step that raised (all of them, if it broke before there was a step)."""
         step, self._running_step = self._running_step, None
         broken = (
-            [item.sequence for item in step.items] if step else [*self.scheduler.running, *self.scheduler.waiting]
+            [item.sequence for item in step.items]
+            if step
+            else [*self.scheduler.running, *self.scheduler.waiting]
         )
-        failure = EngineFailedError(f"The engine of {self.name} failed while running this request; try it again.")
+        failure = EngineFailedError(
+            f"The engine of {self.name} failed while running this request; try it again."
+        )
         deliveries: list[Delivery] = []
         for request in {id(s.request): s.request for s in broken}.values():
-            deliveries += [self._finish(s, "error") for s in request.sequences if s.status is not Status.FINISHED]
+            deliveries += [
+                self._finish(s, "error") for s in request.sequences if s.status is not Status.FINISHED
+            ]
             deliveries.append(partial(request.stream.fail, failure))
         return deliveries
 
     def idle(self) -> None:
         self._last_device_end = None
+        self.scheduler.kv.pool.release_idle_pages()
         self.scheduler.kv.pool.check_integrity()
 
     # --- what a token means -------------------------------------------------------------------------------
 
-    def _append_token(self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None) -> list[Delivery]:
+    def _append_token(
+        self, sequence: Sequence, token_id: int, logprob: TokenLogprob | None
+    ) -> list[Delivery]:
         request = sequence.request
         if request.max_tokens == 0:
             chunk = TokenChunk(sequence.index, "", (), None, "length")
@@ -163,9 +190,14 @@ class LLMCore:
         if sampled is None or sampled.logprobs is None:
             return {}
         entries = token_logprobs(
-            self._tokenizer, [token_ids[i] for i in sampled.logprob_rows], sampled.logprobs, sampled.logprobs.top_ids.shape[1]
+            self._tokenizer,
+            [token_ids[i] for i in sampled.logprob_rows],
+            sampled.logprobs,
+            sampled.logprobs.top_ids.shape[1],
         )
-        return {i: _cut_top(e, output.sequences[i]) for i, e in zip(sampled.logprob_rows, entries, strict=True)}
+        return {
+            i: _cut_top(e, output.sequences[i]) for i, e in zip(sampled.logprob_rows, entries, strict=True)
+        }
 
     # --- statistics ---------------------------------------------------------------------------------------
 
@@ -185,6 +217,8 @@ class LLMCore:
     def _step_stats(
         self, step: Step, prompt_tokens: int, num_sampled: int, first: list[float], later: list[float]
     ) -> StepStats:
+        pool = self.scheduler.kv.pool
+        recalled, self._num_recalled = self._num_recalled, 0
         gap = step.device_started - self._last_device_end if self._last_device_end is not None else 0.0
         self._last_device_end = step.device_ended if self.has_work() else None
         device = step.device_ended - step.device_started
@@ -192,12 +226,12 @@ class LLMCore:
             model=self.name,
             num_running=len(self.scheduler.running),
             num_waiting=len(self.scheduler.waiting),
-            kv_usage=self.scheduler.kv.pool.num_used_blocks / max(self._max_blocks, 1),
+            kv_usage=pool.num_used_blocks / max(pool.max_blocks, 1),
             prompt_tokens=prompt_tokens,
             generation_tokens=num_sampled,
             prefix_queries=step.schedule.prefix_queries,
             prefix_hits=step.schedule.prefix_hits,
-            preemptions=len(step.schedule.preempted),
+            preemptions=len(step.schedule.preempted) + recalled,
             host_seconds=time.perf_counter() - step.launched - device,
             device_seconds=device,
             gap_seconds=gap,

@@ -57,7 +57,6 @@ class LLMEngine:
         return await self._text.tokenize(prompt, add_special_tokens)
 
     async def detokenize(self, token_ids: Seq[int]) -> str:
-        self._check_vocabulary(token_ids, "tokens")
         return await self._text.detokenize(token_ids)
 
     def token_strings(self, token_ids: Seq[int]) -> list[str]:
@@ -66,12 +65,11 @@ class LLMEngine:
     async def generate(self, request: GenerateRequest) -> TokenStream:
         arrival_time = time.monotonic()
         params = request.sampling
-        prompt = await self._prompt_token_ids(request)
+        prompt, text = await self._encode(request)
         max_tokens = self._settle_max_tokens(len(prompt), params.max_tokens, request.prompt)
         self._check_vocabulary([token for token, _ in params.logit_bias], "logit_bias")
         self._check_vocabulary(params.stop_token_ids, "stop_token_ids")
 
-        text = request.prompt if isinstance(request.prompt, str) else None
         stream = TokenStream(prompt, text, params.n)
         admitted = Request(
             request_id=request.request_id,
@@ -92,19 +90,16 @@ class LLMEngine:
     def _abort(self, request: Request) -> None:
         self._loop.deliver(self.core.abort(request))
 
-    async def _prompt_token_ids(self, request: GenerateRequest) -> list[int]:
-        if isinstance(request.prompt, tuple):
-            token_ids = list(request.prompt)
-            self._check_vocabulary(token_ids, "prompt")
-        else:
-            token_ids = await self._text.tokenize(request.prompt, request.add_special_tokens)
+    async def _encode(self, request: GenerateRequest) -> tuple[list[int], str | None]:
+        encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens)
+        token_ids = encoded.token_ids
         limit = request.truncate_prompt_tokens
         if limit is not None:
             limit = self.info.max_model_len - 1 if limit < 0 else limit
             token_ids = token_ids[-limit:] if limit else []
         if not token_ids:
             raise InvalidRequestError("The prompt is empty: send at least one token.", param="prompt")
-        return token_ids
+        return token_ids, encoded.text
 
     def _settle_max_tokens(self, num_prompt: int, asked: int | None, prompt: object) -> int:
         """How many tokens an answer may have, so that prompt and answer fit the context."""
@@ -116,6 +111,7 @@ class LLMEngine:
         return room if asked is None else asked
 
     def _check_vocabulary(self, token_ids: Seq[int], param: str) -> None:
+        """The model's logits may have more rows than the tokenizer has tokens: those ids are fine here."""
         bad = next((token for token in token_ids if not 0 <= token < self._vocab_size), None)
         if bad is not None:
             raise InvalidRequestError(

@@ -1,20 +1,18 @@
 """Gives sequences their blocks: prefix hits first, new blocks for the rest, all back at the end."""
 
-from collections.abc import Iterable
-
 from onecard.engines.llm.request import Sequence
 from onecard.engines.memory.block_pool import BlockPool
-from onecard.engines.memory.prefix_hash import hash_block
+from onecard.engines.memory.prefix_hash import chain_root, hash_block
 
 
 class KVCacheManager:
-    """One an engine, over the engine's block pool. `model_key` seeds the hash chain of every prefix."""
+    """One an engine, over the engine's block pool. The model's name seeds the hash chain of every prefix."""
 
-    def __init__(self, pool: BlockPool, block_size: int, model_key: str, enable_caching: bool = True):
+    def __init__(self, pool: BlockPool, block_size: int, model_name: str):
         self.pool = pool
         self.block_size = block_size
-        self.enable_caching = enable_caching
-        self._root = hash_block(None, (), model_key.encode())
+        self.enable_caching = pool.enable_caching
+        self._root = chain_root(model_name)
 
     def blocks_for(self, num_tokens: int) -> int:
         return -(-num_tokens // self.block_size)
@@ -35,7 +33,7 @@ class KVCacheManager:
         found: list[int] = []
         for i in range((sequence.num_tokens - 1) // self.block_size):
             tokens = sequence.token_ids[i * self.block_size : (i + 1) * self.block_size]
-            block = self.pool.lookup(sequence.block_hashes[i], tokens)
+            block = self.pool.lookup(sequence.block_hashes[i], tokens, self._parent(sequence, i))
             if block is None:
                 break
             found.append(block)
@@ -67,15 +65,15 @@ class KVCacheManager:
         self.extend_hashes(sequence)
         for i in range(first, last):
             tokens = sequence.token_ids[i * self.block_size : (i + 1) * self.block_size]
-            parent = sequence.block_hashes[i - 1] if i else self._root
-            self.pool.cache_full_block(sequence.block_table[i], sequence.block_hashes[i], tokens, parent)
+            self.pool.cache_full_block(
+                sequence.block_table[i], sequence.block_hashes[i], tokens, self._parent(sequence, i)
+            )
 
     def free(self, sequence: Sequence) -> None:
         """Give all blocks back, the tail first: of a cached chain, the end is evicted before its beginning."""
-        self.pool.free(reversed_list(sequence.block_table))
+        self.pool.free(sequence.block_table[::-1])
         sequence.block_table = []
         sequence.num_computed_tokens = 0
 
-
-def reversed_list(blocks: Iterable[int]) -> list[int]:
-    return list(blocks)[::-1]
+    def _parent(self, sequence: Sequence, index: int) -> bytes:
+        return sequence.block_hashes[index - 1] if index else self._root

@@ -27,7 +27,9 @@ class LogitsProcessor:
     def __init__(self, params: SamplingParams, prompt: list[int], stop_ids: list[int], device: torch.device):
         self.params = params
         self._device = device
-        self._stop_ids = torch.tensor(sorted({*stop_ids, *params.stop_token_ids}), dtype=torch.int64, device=device)
+        self._stop_ids = torch.tensor(
+            sorted({*stop_ids, *params.stop_token_ids}), dtype=torch.int64, device=device
+        )
         self._bias_ids = torch.tensor([i for i, _ in params.logit_bias], dtype=torch.int64, device=device)
         self._bias = torch.tensor([b for _, b in params.logit_bias], dtype=torch.float32, device=device)
         self._seen = set(prompt)

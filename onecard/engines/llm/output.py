@@ -56,17 +56,20 @@ class SequenceOutput:
     def _check_text(self, text: str) -> tuple[str, str | None]:
         if self._stops is None or self._num_tokens <= self._params.min_tokens:
             return text, None
-        return self._stops.append(text)
+        result = self._stops.append(text)
+        return result.text, result.matched
 
     def _flush(self) -> str:
         tail = self._detokenizer.finish()
         if self._stops is None:
             return tail
-        text, matched = self._stops.append(tail)
-        return text if matched is not None else text + self._stops.finish()
+        result = self._stops.append(tail)
+        return result.text if result.matched is not None else result.text + self._stops.finish()
 
 
-def token_logprobs(tokenizer: Tokenizer, token_ids: list[int], logprobs: Logprobs, num_top: int) -> list[TokenLogprob]:
+def token_logprobs(
+    tokenizer: Tokenizer, token_ids: list[int], logprobs: Logprobs, num_top: int
+) -> list[TokenLogprob]:
     """One entry a token, with its `num_top` alternatives; waits for the device."""
     chosen = logprobs.chosen.tolist()
     top_values, top_ids = logprobs.top_values.tolist(), logprobs.top_ids.tolist()

@@ -1,0 +1,79 @@
+"""What each model needs of its card, from its files' headers: the plan's input. Loads no weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from onecard.engines.encoder.build import max_model_len as encoder_max_model_len
+from onecard.engines.encoder.sentence_config import load_sentence_config
+from onecard.engines.llm.build import kv_layout
+from onecard.engines.llm.build import max_model_len as decoder_max_model_len
+from onecard.engines.memory.plan import CardFacts, ModelNeeds, PlanError
+from onecard.engines.models.config import DecoderConfig, EncoderConfig, ModelConfig, load_config
+from onecard.engines.weights.loader import activation_dtype, weight_bytes
+from onecard.registry.spec import ModelSpec
+
+
+def read_config(spec: ModelSpec, path: Path) -> ModelConfig:
+    """The model's own config, checked against the kind that the registry says it is. Raises `PlanError`."""
+    folder = path if spec.kind == "llm" else load_sentence_config(path).transformer_path
+    config = load_config(folder)
+    fits = isinstance(config, DecoderConfig) if spec.kind == "llm" else isinstance(config, EncoderConfig)
+    if not fits:
+        raise PlanError(
+            f"{spec.name}: `kind: {spec.kind}` doesn't go with a {config.architecture}; "
+            f"write `kind: {'llm' if isinstance(config, DecoderConfig) else 'embedding'}`"
+        )
+    return config
+
+
+def model_needs(spec: ModelSpec, config: ModelConfig, path: Path, facts: CardFacts) -> ModelNeeds:
+    """Bytes of weights, workspace and KV blocks. `facts.budget_bytes` is what the fractions are shares of."""
+    device_type = facts.device.split(":")[0]
+    floor, ceiling = spec.memory.of(facts.budget_bytes), spec.burst.of(facts.budget_bytes)
+    if isinstance(config, EncoderConfig):
+        sentences = load_sentence_config(path)
+        folder = sentences.transformer_path
+        return ModelNeeds(
+            spec.name,
+            spec.kind,
+            weight_bytes(folder, config, spec.engine.dtype, device_type),
+            _encoder_workspace(spec, config, activation_dtype(folder, spec.engine.dtype, device_type)),
+            None,
+            spec.engine.block_size,
+            encoder_max_model_len(spec, config, sentences),
+            floor,
+            ceiling,
+        )
+    longest = decoder_max_model_len(spec, config)
+    config = replace(config, max_position_embeddings=longest)
+    dtype = activation_dtype(path, spec.engine.dtype, device_type)
+    return ModelNeeds(
+        spec.name,
+        spec.kind,
+        weight_bytes(path, config, spec.engine.dtype, device_type),
+        _decoder_workspace(spec, config, dtype),
+        kv_layout(spec, config, dtype).block_bytes,
+        spec.engine.block_size,
+        longest,
+        floor,
+        ceiling,
+    )
+
+
+def _decoder_workspace(spec: ModelSpec, config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Peak activations of the largest step: two residual streams, q, k, v and output, gate-up and its product.
+
+    Logits are float32, with a sorted copy and probabilities of each for sampling.
+    """
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    widths = 4 * config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
+    activations = spec.engine.max_num_batched_tokens * widths * dtype.itemsize
+    logits = spec.engine.max_num_seqs * config.vocab_size * 4 * 4
+    return activations + logits
+
+
+def _encoder_workspace(spec: ModelSpec, config: EncoderConfig, dtype: torch.dtype) -> int:
+    widths = 8 * config.hidden_size + 2 * config.intermediate_size
+    return spec.engine.max_num_batched_tokens * widths * dtype.itemsize

@@ -1,0 +1,121 @@
+import asyncio
+import threading
+from functools import partial
+
+from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.inbox import Outbox
+
+
+class CountingEngine:
+    """Counts down `left` steps; step number `broken` raises."""
+
+    def __init__(
+        self, name: str, received: list, left: int = 0, broken: int | None = None, weight: float = 1.0
+    ):
+        self.name, self.weight = name, weight
+        self.left, self.broken, self.received = left, broken, received
+        self.failures: list[BaseException] = []
+        self.idles = threading.Event()
+        self.threads: set[str] = set()
+        self.blocked = False
+
+    def has_work(self) -> bool:
+        return self.left > 0
+
+    def launch(self):
+        self.threads.add(threading.current_thread().name)
+        if self.blocked:
+            return None
+        self.left -= 1
+        if self.left == self.broken:
+            raise RuntimeError("broken step")
+        return self.left
+
+    def collect(self, step):
+        return [partial(self.received.append, (self.name, step, threading.current_thread().name))]
+
+    def fail(self, error):
+        self.failures.append(error)
+        return []
+
+    def idle(self):
+        self.idles.set()
+
+
+async def start(*engines: CountingEngine) -> DeviceLoop:
+    loop = DeviceLoop("card0", Outbox(asyncio.get_running_loop()))
+    for engine in engines:
+        loop.add_engine(engine)
+    loop.start()
+    return loop
+
+
+async def until(condition) -> None:
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("waited 5 s in vain")
+
+
+async def test_steps_run_on_the_loops_thread_and_results_arrive_on_the_event_loop():
+    received: list = []
+    engine = CountingEngine("a", received, left=5)
+    loop = await start(engine)
+    await until(lambda: len(received) == 5)
+    assert [step for _, step, _ in received] == [4, 3, 2, 1, 0]
+    assert engine.threads == {"device-loop-card0"}
+    loop.stop()
+
+
+async def test_an_idle_loop_checks_integrity_and_sleeps_until_something_is_posted():
+    received: list = []
+    engine = CountingEngine("a", received)
+    loop = await start(engine)
+    await until(engine.idles.is_set)
+    loop.post(lambda: setattr(engine, "left", 1))
+    await until(lambda: len(received) == 1)
+    assert loop.is_idle()
+    loop.stop()
+
+
+async def test_a_step_that_raises_is_handed_to_its_engine_and_the_others_go_on():
+    received: list = []
+    bad = CountingEngine("bad", received, left=3, broken=1)
+    good = CountingEngine("good", received, left=3)
+    loop = await start(bad, good)
+    await until(lambda: len(received) == 5)
+    assert [str(error) for error in bad.failures] == ["broken step"]
+    assert sum(name == "good" for name, _, _ in received) == 3
+    loop.stop()
+
+
+async def test_a_blocked_engine_does_not_hold_up_another_and_retries():
+    received: list = []
+    blocked, free = CountingEngine("blocked", received, left=1), CountingEngine("free", received, left=3)
+    blocked.blocked = True
+    loop = await start(blocked, free)
+    await until(lambda: len(received) == 3)
+    loop.post(lambda: setattr(blocked, "blocked", False))
+    await until(lambda: len(received) == 4)
+    loop.stop()
+
+
+async def test_a_posted_call_that_raises_does_not_end_the_loop():
+    received: list = []
+    engine = CountingEngine("a", received)
+    loop = await start(engine)
+    loop.post(lambda: 1 / 0)
+    loop.post(lambda: setattr(engine, "left", 1))
+    await until(lambda: len(received) == 1)
+    loop.stop()
+
+
+async def test_calls_run_in_the_order_they_were_posted():
+    seen: list[int] = []
+    loop = await start(CountingEngine("a", []))
+    for i in range(200):
+        loop.post(partial(seen.append, i))
+    await until(lambda: len(seen) == 200)
+    assert seen == list(range(200))
+    loop.stop()
