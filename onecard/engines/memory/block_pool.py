@@ -15,6 +15,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from onecard.engines.memory.page_pool import PagePool, PoolIntegrityError
 from onecard.engines.memory.prefix_hash import pack_tokens
@@ -70,8 +71,10 @@ class BlockPool:
         self.preempt_newest = preempt_newest or (lambda: False)
         self.blocks_per_page = min((len(blocks_in_page(p)) for p in range(page_pool.num_pages)), default=0)
         """Blocks that any page is sure to give."""
-        if page_pool.num_pages and not self.blocks_per_page:
-            raise ValueError(f"{engine_name}: a page of {page_pool.page_bytes:,} bytes doesn't hold a whole block")
+        if not self.blocks_per_page:
+            raise ValueError(
+                f"{engine_name}: {page_pool.num_pages} pages of {page_pool.page_bytes:,} bytes don't each hold a block"
+            )
         self._page_pool, self._blocks_in_page = page_pool, blocks_in_page
         self._pages: dict[int, _Page] = {}
         self._page_of: dict[int, _Page] = {}
@@ -204,10 +207,9 @@ class BlockPool:
 
     def evictable_pages(self, limit: int | None = None) -> list[EvictablePage]:
         """Pages of cached blocks only, least recently used first."""
-        count = len(self._evictable) if limit is None else limit
         return [
             EvictablePage(page.id, page.last_used, len(page.cached) * self.cost_per_block)
-            for _, page in zip(range(count), self._evictable.values())
+            for page in islice(self._evictable.values(), limit)
         ]
 
     def num_reclaimable_pages(self) -> int:
@@ -248,8 +250,12 @@ class BlockPool:
             free += len(page.free)
             cached += len(page.cached)
         if (free, cached) != (self._num_free, self._num_cached):
-            raise PoolIntegrityError(f"{self.name} counts {self._num_free} free and {self._num_cached} cached blocks, has {free} and {cached}")
-        if any(self._by_hash.get(p.hash) != b for b, p in self._prefixes.items()) or len(self._by_hash) != len(self._prefixes):
+            raise PoolIntegrityError(
+                f"{self.name} counts {self._num_free} free and {self._num_cached} cached blocks, has {free} and {cached}"
+            )
+        if any(self._by_hash.get(p.hash) != b for b, p in self._prefixes.items()) or len(
+            self._by_hash
+        ) != len(self._prefixes):
             raise PoolIntegrityError(f"{self.name}: hashes and blocks don't match")
         if any(refs < 1 for refs in self._refs.values()):
             raise PoolIntegrityError(f"{self.name} holds a block without references")
@@ -263,7 +269,9 @@ class BlockPool:
                 f"{len(page.free)} free blocks are not its {page.capacity}"
             )
         if any(b in self._prefixes for b in page.free) or any(b not in self._prefixes for b in page.cached):
-            raise PoolIntegrityError(f"{self.name}, page {page.id}: a free block has a hash or a cached one has none")
+            raise PoolIntegrityError(
+                f"{self.name}, page {page.id}: a free block has a hash or a cached one has none"
+            )
         filed = (page.id in self._lru, page.id in self._evictable, page.id in self._idle)
         cached_only = bool(page.cached) and not page.active
         if filed != (bool(page.cached), cached_only, len(page.free) == page.capacity):
@@ -371,7 +379,7 @@ class BlockPool:
 
     def _drop_cached(self, page: _Page, count: int) -> None:
         """Frees the `count` cached blocks of `page` that are next to be evicted. The caller files the page."""
-        for _, block in zip(range(count), list(page.cached)):
+        for block in list(islice(page.cached, count)):
             del page.cached[block]
             prefix = self._prefixes.pop(block, None)
             if prefix is not None:

@@ -189,10 +189,14 @@ class PagePool:
             )
         for name, account in self._accounts.items():
             if len(account.pages) > account.ceiling:
-                raise PoolIntegrityError(f"{name} owns {len(account.pages)} pages, over its ceiling of {account.ceiling}")
+                raise PoolIntegrityError(
+                    f"{name} owns {len(account.pages)} pages, over its ceiling of {account.ceiling}"
+                )
             known = {*account.reclaimer.idle_pages(), *(p.page for p in account.reclaimer.evictable_pages())}
             if not known <= account.pages:
-                raise PoolIntegrityError(f"{name} holds pages that it doesn't own: {sorted(known - account.pages)}")
+                raise PoolIntegrityError(
+                    f"{name} holds pages that it doesn't own: {sorted(known - account.pages)}"
+                )
 
     def _reclaim_snapshot(self, need: int, exhausted: set[str]) -> PoolSnapshot:
         snapshot = self.snapshot(need)
