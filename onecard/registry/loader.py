@@ -43,6 +43,8 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> Loaded:
     assert document.root is not None
     decoder = Decoder(document, problems)
     registry = decoder.spec(Registry, document.root)
+    if problems.has(""):
+        problems.raise_if_any()
     models = tuple(_beside(model, file.absolute().parent) for model in registry.models)
     registry = replace(registry, models=models, path=str(path))
     validate(registry, decoder.positions, problems)

@@ -91,8 +91,13 @@ def _bounds(key: Key) -> str:
 
 
 def example(key: Key) -> str:
-    """A value to show, as YAML: the field's own example, else its default."""
+    """A value to show, as YAML: the field's own example (perhaps `one or another`), else its default."""
     return key.info.example or as_yaml(key.default, key)
+
+
+def assignment(key: Key) -> str:
+    """The key with its example values, as a user would write them: `memory: 0.5` or `memory: 2GiB`."""
+    return " or ".join(f"`{key.name}: {value}`" for value in example(key).split(" or "))
 
 
 def as_yaml(value: Any, key: Key) -> str:

