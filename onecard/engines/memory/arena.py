@@ -4,9 +4,9 @@ import torch
 
 
 class DeviceArena:
-    """`num_pages` equal pages of `page_bytes` bytes in one `uint8` tensor on `device`; a rest of `nbytes` is left out.
+    """`nbytes` on `device` as one `uint8` tensor: `num_pages` equal pages of `page_bytes`, the rest left out.
 
-    The content is undefined, and stays so: a page that changes hands holds stale bytes of another dtype, which
+    The content is undefined and stays so: a page that changes hands holds stale bytes of another dtype, which
     may be NaN patterns. Readers must mask their loads.
     """
 
@@ -19,7 +19,8 @@ class DeviceArena:
             self.tensor = torch.empty(self.num_pages * page_bytes, dtype=torch.uint8, device=device)
         except RuntimeError as error:
             raise MemoryError(
-                f"can't allocate an arena of {self.nbytes:,} bytes on {device} ({error}): give the card less `memory:`"
+                f"can't allocate an arena of {self.nbytes:,} bytes on {device} ({error}): "
+                "give the card less `memory:`"
             ) from error
 
     @property

@@ -73,7 +73,8 @@ class BlockPool:
         """Blocks that any page is sure to give."""
         if not self.blocks_per_page:
             raise ValueError(
-                f"{engine_name}: {page_pool.num_pages} pages of {page_pool.page_bytes:,} bytes don't each hold a block"
+                f"{engine_name}: {page_pool.num_pages} pages of {page_pool.page_bytes:,} bytes "
+                "don't each hold a block"
             )
         self._page_pool, self._blocks_in_page = page_pool, blocks_in_page
         self._pages: dict[int, _Page] = {}
@@ -84,7 +85,7 @@ class BlockPool:
         self._num_free = self._num_cached = 0
         # Pages with free blocks, best first; entries whose rank is no longer the page's are stale.
         self._heap: list[tuple[bool, int, int]] = []
-        # All three in order of last use; pages with cached blocks, those of them with no active block, empty ones.
+        # In order of last use: pages with cached blocks, those of them with no active block; and empty pages.
         self._lru: OrderedDict[int, _Page] = OrderedDict()
         self._evictable: OrderedDict[int, _Page] = OrderedDict()
         self._idle: OrderedDict[int, _Page] = OrderedDict()
@@ -103,11 +104,11 @@ class BlockPool:
 
     @property
     def max_blocks(self) -> int:
-        """Blocks that are sure to be there at the engine's ceiling; what a longer request needs, it never gets."""
+        """Blocks that are sure to be there at the engine's ceiling: a request that needs more can't run."""
         return min(self._page_pool.ceiling(self.name), self._page_pool.num_pages) * self.blocks_per_page
 
     def num_free_blocks(self) -> int:
-        """Blocks that `get_new_blocks` could hand out now (own requests untouched, the floor's loans recalled).
+        """Blocks that `get_new_blocks` could hand out now, with no own request preempted.
 
         A lower bound in O(engines): pages that others hold partly filled are not counted.
         """
@@ -177,7 +178,7 @@ class BlockPool:
     def lookup(
         self, block_hash: bytes, token_ids: Sequence[int], parent_hash: bytes | None = None
     ) -> int | None:
-        """The block cached under `block_hash` if it holds these tokens (and this parent, if given), else None."""
+        """The block cached under `block_hash` if these tokens (and this parent, if given) are in it."""
         block = self._by_hash.get(block_hash)
         if block is None:
             return None
@@ -251,7 +252,8 @@ class BlockPool:
             cached += len(page.cached)
         if (free, cached) != (self._num_free, self._num_cached):
             raise PoolIntegrityError(
-                f"{self.name} counts {self._num_free} free and {self._num_cached} cached blocks, has {free} and {cached}"
+                f"{self.name} counts {self._num_free} free and {self._num_cached} cached blocks, "
+                f"but has {free} and {cached}"
             )
         if any(self._by_hash.get(p.hash) != b for b, p in self._prefixes.items()) or len(
             self._by_hash
@@ -294,7 +296,7 @@ class BlockPool:
         return True
 
     def _evict_least_valuable(self, blocks: int) -> None:
-        """Makes up to `blocks` of the own least recently used page free, or takes another engine's page if worth less."""
+        """Frees up to `blocks` of the page used least recently, or takes another engine's if worth less."""
         oldest = next(iter(self._lru.values()))
         if self._page_pool.room(self.name):
             whole = EvictablePage(oldest.id, oldest.last_used, oldest.capacity * self.cost_per_block)
@@ -334,10 +336,10 @@ class BlockPool:
             self._forget_page(page)
             self._page_pool.release(self.name, [page.id])
 
-    # --- one block, one page ---------------------------------------------------------------------------------
+    # --- one block, one page -----------------------------------------------------------------------
 
     def _fullest_page(self) -> _Page:
-        """The page to fill next: in use before cached only before empty, then the one with the fewest free blocks."""
+        """The page to fill next: pages in use before others, of these the one with the fewest free blocks."""
         while True:
             page = self._pages.get(self._heap[0][2])
             if page is not None and page.rank == self._heap[0]:
@@ -378,7 +380,7 @@ class BlockPool:
         self._file(page)
 
     def _drop_cached(self, page: _Page, count: int) -> None:
-        """Frees the `count` cached blocks of `page` that are next to be evicted. The caller files the page."""
+        """Frees the `count` cached blocks of `page` that are next for eviction. The caller files the page."""
         for block in list(islice(page.cached, count)):
             del page.cached[block]
             prefix = self._prefixes.pop(block, None)

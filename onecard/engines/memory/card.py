@@ -6,8 +6,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from onecard.engines.memory.plan import CardFacts, PlanError, at_least, format_bytes
+from onecard.engines.memory.plan import CardFacts, PlanError, at_least
 from onecard.registry.spec import CardSpec
+from onecard.registry.units import format_bytes as human
 
 CGROUP_ROOT = Path("/sys/fs/cgroup")
 CGROUP_MEMBERSHIP = Path("/proc/self/cgroup")
@@ -40,15 +41,15 @@ def card_facts(spec: CardSpec) -> CardFacts:
     if budget > available:
         share = int(100 * available / total) / 100
         raise PlanError(
-            f"{spec.name} ({device}): `memory:` asks for {format_bytes(budget)} of {format_bytes(total)}, but only "
-            f"{format_bytes(available)} are available: others use {format_bytes(total - available)}; free some, or set "
-            f"`memory:` to at most {share} or {at_least(available - (1 << 20))}"
+            f"{spec.name} ({device}): `memory:` asks for {human(budget)} of {human(total)}, "
+            f"but only {human(available)} are available: others use {human(total - available)}; free some, or "
+            f"set `memory:` to at most {share} or {at_least(available - (1 << 20))}"
         )
     return CardFacts(spec.name, str(device), total, available, budget)
 
 
 def host_memory(root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> tuple[int, int]:
-    """Bytes (available, total) of this machine's memory, or of the tightest control group (v1 or v2) around us."""
+    """Bytes (available, total) of this machine's memory, or of the tightest control group around us."""
     memory = psutil.virtual_memory()
     available, total = memory.available, memory.total
     for limit, used in _cgroup_limits(root, membership):

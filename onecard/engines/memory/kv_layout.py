@@ -14,8 +14,8 @@ __all__ = ["KVLayout", "choose_page_bytes", "edge_waste", "min_blocks_in_page"]
 class KVLayout:
     """The grid that a model lays over the whole arena.
 
-    Every model reshapes the same bytes in its own dtype; models never collide because each uses only blocks that
-    lie wholly inside pages it owns (`blocks_in_page`).
+    Every model reshapes the same bytes in its own dtype; models never collide because each uses only blocks
+    that lie wholly inside pages it owns (`blocks_in_page`).
     """
 
     num_layers: int
@@ -34,7 +34,7 @@ class KVLayout:
         return arena.nbytes // self.block_bytes
 
     def view(self, arena: DeviceArena) -> torch.Tensor:
-        """The arena as `[n, layers, 2, block_size, kv_heads, head_dim]`; shares its memory, copies nothing."""
+        """The arena as `[n, layers, 2, block_size, kv_heads, head_dim]`, sharing its memory."""
         n = self.num_blocks(arena)
         grid = arena.tensor[: n * self.block_bytes].view(self.dtype)
         return grid.view(n, self.num_layers, 2, self.block_size, self.num_kv_heads, self.head_dim)

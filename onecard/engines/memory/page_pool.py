@@ -27,8 +27,8 @@ class PoolIntegrityError(RuntimeError):
 class Reclaimer(Protocol):
     """How the pool gets pages back from an engine. `BlockPool` implements all of it.
 
-    The pages an engine owns are of three kinds: idle (nothing in them), evictable (cached blocks, none of them
-    in use) and active (at least one block in use).
+    The pages an engine owns are of three kinds: idle (nothing in them), evictable (cached blocks, none of
+    them in use) and active (at least one block in use).
     """
 
     def idle_pages(self) -> list[int]: ...
@@ -50,7 +50,7 @@ class Reclaimer(Protocol):
         ...
 
     def preempt(self, pages_needed: int) -> int:
-        """Preempt the newest requests until `pages_needed` fewer pages are active; returns how many fewer are.
+        """Preempt the newest requests until `pages_needed` fewer pages are active; returns how many are.
 
         0 says that nothing can be freed now. Blocks of a step in flight must not be freed here.
         """
@@ -116,7 +116,7 @@ class PagePool:
         return min(account.ceiling, self.num_pages) - len(account.pages)
 
     def obtainable_pages(self, engine: str) -> int:
-        """Pages that `acquire` would give `engine` now: free, idle or cached ones, and its floor in any case."""
+        """Pages that `acquire` would give `engine` now: free, idle, cached; up to its floor in any case."""
         account = self._accounts[engine]
         unused = self.free_pages
         for name, other in self._accounts.items():
@@ -126,7 +126,7 @@ class PagePool:
         return min(self.room(engine), max(unused, account.floor - len(account.pages)))
 
     def cheapest_cached_page(self, engine: str) -> float:
-        """The value of the least valuable cached page that others hold (see `EvictablePage.value`), else inf."""
+        """The value (`EvictablePage.value`) of the least valuable cached page that others hold, else inf."""
         now, cheapest = self.clock(), float("inf")
         for name, other in self._accounts.items():
             if name != engine and len(other.pages) > min(other.floor, other.reclaimer.demand_pages()):
@@ -179,13 +179,14 @@ class PagePool:
         return PoolSnapshot(self.num_pages, self.page_bytes, self.free_pages, self.clock(), engines)
 
     def check_integrity(self) -> None:
-        """Every page is free or has one owner, and engines know only pages they own. Raises PoolIntegrityError."""
+        """Every page is free or has one owner, and engines know only their own; else PoolIntegrityError."""
         seen = list(self._free)
         for account in self._accounts.values():
             seen.extend(account.pages)
         if sorted(seen) != list(range(self.num_pages)):
             raise PoolIntegrityError(
-                f"{len(self._free)} free and {len(seen) - len(self._free)} owned pages are not the pool's {self.num_pages}"
+                f"{len(self._free)} free and {len(seen) - len(self._free)} owned pages are not the pool's "
+                f"{self.num_pages}"
             )
         for name, account in self._accounts.items():
             if len(account.pages) > account.ceiling:
@@ -209,7 +210,7 @@ class PagePool:
         return pages
 
     def _apply(self, plan: list[Action]) -> set[str]:
-        """Carries out a plan up to its first preemption, after which a new plan is due; returns who gave nothing."""
+        """Carries out a plan up to its first preemption (then plan anew); returns who was asked in vain."""
         for action in plan:
             reclaimer = self._accounts[action.engine].reclaimer
             if isinstance(action, Preempt):

@@ -1,4 +1,4 @@
-"""The grid arithmetic of pages and blocks: which blocks lie in a page, what is lost, which page size loses least.
+"""The grid of pages and blocks: which blocks lie in a page, what is lost, which page size loses least.
 
 Block b of an engine occupies bytes `b * block_bytes .. (b + 1) * block_bytes` of the arena, page p bytes
 `p * page_bytes .. (p + 1) * page_bytes`. An engine may only use blocks that lie wholly inside its pages; a
@@ -61,8 +61,8 @@ def _candidates(block_sizes: Sequence[int], smallest: int) -> Iterable[int]:
 def choose_page_bytes(block_sizes: Sequence[int], arena_bytes: int) -> int:
     """The page size that wastes least, for engines with blocks of these bytes in an arena of `arena_bytes`.
 
-    Waste is what the worst layout loses at page edges, plus half a page that each engine holds partly filled. A
-    common multiple of all block sizes loses nothing at edges, where it is small enough.
+    Waste is what the worst layout loses at page edges, plus half a page that each engine holds partly filled.
+    A common multiple of all block sizes loses nothing at edges, where it is small enough.
     """
     if not block_sizes:
         return 1 << 20

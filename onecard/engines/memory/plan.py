@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from onecard.engines.memory.page_size import choose_page_bytes, edge_waste, min_blocks_in_page
+from onecard.registry.units import format_bytes as human
 
 SLACK_SHARE = 64
 """One 64th of the budget is left for allocators' rounding and fragmentation."""
@@ -35,7 +36,8 @@ class CardFacts:
 class ModelNeeds:
     """What one model needs and may have, in bytes. `block_bytes` is None for a model without KV blocks.
 
-    `floor` and `ceiling` cover weights and KV; floor 0 is no guarantee. `block_size` and `max_model_len` in tokens.
+    `floor` and `ceiling` cover weights and KV; floor 0 is no guarantee. `block_size` and `max_model_len` are
+    tokens.
     """
 
     name: str
@@ -113,14 +115,6 @@ class CardPlan:
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {**asdict(self), "unused_bytes": self.unused_bytes}
-
-
-def format_bytes(nbytes: int) -> str:
-    """`1536` -> `1.5 KiB`: for people."""
-    size, units = float(nbytes), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while abs(size) >= 1024 and len(units) > 1:
-        size, units = size / 1024, units[1:]
-    return f"{size:,.1f}".removesuffix(".0") + f" {units[0]}"
 
 
 def at_least(nbytes: int) -> str:
@@ -205,13 +199,14 @@ def _page_bytes(facts: CardFacts, paged: Sequence[ModelNeeds], room: int, asked:
     for name, block in blocks.items():
         if page // block == 0 or min_blocks_in_page(page, block, max(1, room // page)) == 0:
             raise PlanError(
-                f"{facts.name}: a page of {format_bytes(page)} doesn't always hold one whole block of {name}, which takes "
-                f"{format_bytes(block)}: set `page_size:` to at least {at_least(2 * block)}, or leave it out"
+                f"{facts.name}: a page of {human(page)} doesn't always hold a whole block of "
+                f"{name}, which takes {human(block)}: set `page_size:` to at least "
+                f"{at_least(2 * block)}, or leave it out"
             )
     if paged and room < page:
         raise PlanError(
-            f"{facts.name}: {format_bytes(room)} are left for the KV cache, less than one page of {format_bytes(page)}: "
-            f"raise the card's `memory:` by at least {at_least(page - room)}"
+            f"{facts.name}: {human(room)} are left for the KV cache, less than one page of "
+            f"{human(page)}: raise the card's `memory:` by at least {at_least(page - room)}"
         )
     return page
 
@@ -219,25 +214,27 @@ def _page_bytes(facts: CardFacts, paged: Sequence[ModelNeeds], room: int, asked:
 def _check_own_numbers(need: ModelNeeds) -> None:
     if need.floor > need.ceiling:
         raise PlanError(
-            f"{need.name}: its floor of {format_bytes(need.floor)} is above its ceiling of {format_bytes(need.ceiling)}: "
-            f"set `burst:` to at least {at_least(need.floor)} or lower `memory:`"
+            f"{need.name}: its floor of {human(need.floor)} is above its ceiling of "
+            f"{human(need.ceiling)}: set `burst:` to at least {at_least(need.floor)} or lower `memory:`"
         )
     if 0 < need.floor < need.weight_bytes:
         raise PlanError(
-            f"{need.name} needs {format_bytes(need.weight_bytes)} for its weights alone, but its floor is "
-            f"{format_bytes(need.floor)}: set `memory:` to at least {at_least(need.weight_bytes)}, or to 0 for no guarantee"
+            f"{need.name} needs {human(need.weight_bytes)} for its weights alone, but its floor is "
+            f"{human(need.floor)}: set `memory:` to at least {at_least(need.weight_bytes)}, or to 0 "
+            "for no guarantee"
         )
 
 
 def _check_room(facts: CardFacts, needs: Sequence[ModelNeeds], room: int, workspace: int, slack: int) -> None:
     if room >= 0:
         return
-    weights = " + ".join(f"{format_bytes(n.weight_bytes)} ({n.name})" for n in needs)
+    weights = " + ".join(f"{human(n.weight_bytes)} ({n.name})" for n in needs)
     raise PlanError(
-        f"{facts.name}: the weights take {weights}, the workspace {format_bytes(workspace)} and slack "
-        f"{format_bytes(slack)}: {format_bytes(-room)} more than the card's budget of {format_bytes(facts.budget_bytes)} "
-        f"(of {format_bytes(facts.total_bytes)}, {format_bytes(facts.available_bytes)} available): raise the card's "
-        "`memory:` or serve fewer or smaller models"
+        f"{facts.name}: the weights take {weights}, the workspace {human(workspace)} and slack "
+        f"{human(slack)}: {human(-room)} more than the card's budget of "
+        f"{human(facts.budget_bytes)} (of {human(facts.total_bytes)}, "
+        f"{human(facts.available_bytes)} available): raise the card's `memory:` or serve fewer or smaller "
+        "models"
     )
 
 
@@ -245,11 +242,12 @@ def _check_floors(facts: CardFacts, models: Sequence[ModelPlan], num_pages: int,
     promised = sum(m.floor_pages for m in models)
     if promised <= num_pages:
         return
-    floors = " + ".join(f"{format_bytes(m.floor_pages * page)} ({m.name})" for m in models if m.floor_pages)
+    floors = " + ".join(f"{human(m.floor_pages * page)} ({m.name})" for m in models if m.floor_pages)
     raise PlanError(
-        f"{facts.name}: beyond the weights, the floors guarantee {floors} of KV cache, but {format_bytes(num_pages * page)} "
-        f"are left of the budget of {format_bytes(facts.budget_bytes)} after weights, workspace and slack: lower "
-        f"`memory:` of these models by {at_least((promised - num_pages) * page)} in all, or raise the card's `memory:`"
+        f"{facts.name}: beyond the weights, the floors guarantee {floors} of KV cache, but "
+        f"{human(num_pages * page)} are left of the budget of {human(facts.budget_bytes)} after "
+        f"weights, workspace and slack: lower `memory:` of these models by "
+        f"{at_least((promised - num_pages) * page)} in all, or raise the card's `memory:`"
     )
 
 
@@ -265,9 +263,9 @@ def _check_longest_request(
         remedy = f"raise the card's `memory:` by at least {at_least((pages - num_pages) * page)}"
     fits = f"set `max_model_len:` to at most {model.kv_tokens_ceiling} or " if model.kv_tokens_ceiling else ""
     raise PlanError(
-        f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of {format_bytes(page)}, but "
-        f"beyond its weights of {format_bytes(need.weight_bytes)} it can have {model.ceiling_pages} "
-        f"({model.kv_tokens_ceiling} tokens) on {facts.name}: {fits}{remedy}"
+        f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of "
+        f"{human(page)}, but beyond its weights of {human(need.weight_bytes)} it can have "
+        f"{model.ceiling_pages} ({model.kv_tokens_ceiling} tokens) on {facts.name}: {fits}{remedy}"
     )
 
 

@@ -12,7 +12,7 @@ _DIGEST_BYTES = 32
 
 
 def pack_tokens(token_ids: Sequence[int]) -> bytes:
-    """Token ids as 4-byte signed integers: a compact key to compare. Raises OverflowError beyond that range."""
+    """Token ids as 4-byte signed integers: a compact key to compare. OverflowError beyond that range."""
     return array("i", token_ids).tobytes()
 
 

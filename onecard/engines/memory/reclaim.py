@@ -29,7 +29,7 @@ class EvictablePage:
     cost: float
 
     def value(self, now: float) -> float:
-        """What losing the page is expected to cost: its recompute cost, with a hit as likely as it is recent."""
+        """What losing the page may cost: recomputing it, with a hit taken as likely as it is recent."""
         return self.cost / (max(now - self.last_used, 0.0) + _AGE_OFFSET)
 
 
