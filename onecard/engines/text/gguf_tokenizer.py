@@ -27,7 +27,7 @@ _TEKKEN = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-# name -> (regular expressions that split one after another; NFC first?; a piece in the vocabulary stays whole?)
+# name -> (regular expressions that split, one after another; NFC first?; known pieces stay whole?)
 _PRE_TOKENIZERS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
     "gpt-2": ((_GPT2,), False, False),
     "default": ((_GPT2,), False, False),
@@ -101,7 +101,7 @@ def _byte_level_bpe(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
     name = _pre_name(metadata)
     if name not in _PRE_TOKENIZERS:
         raise ValueError(
-            f"The GGUF file's pre-tokenizer {name!r} is not known ({', '.join(sorted(_PRE_TOKENIZERS))} are). "
+            f"The GGUF file's pre-tokenizer {name!r} is not known ({', '.join(sorted(_PRE_TOKENIZERS))}). "
             "Set 'tokenizer' in the model's engine settings to the original model's folder or hub id."
         )
     patterns, normalize, ignore_merges = _PRE_TOKENIZERS[name]

@@ -15,8 +15,8 @@ class StopResult:
 class StopChecker:
     """Feeds on pieces of text and lets through what can no longer become a stop string.
 
-    The earliest match wins; of several that begin at the same place, the one that ends first (that is the one
-    which the reader would have seen first).
+    The match that is complete first wins, the longest of those that end at the same place: what a reader of the
+    whole text would see first, and the same however the text was cut.
     """
 
     def __init__(self, stops: Sequence[str], include_stop_str_in_output: bool = False):
@@ -30,11 +30,12 @@ class StopChecker:
         if not self._stops:
             return StopResult(piece)
         text = self._held + piece
-        match = min(((at, len(s), s) for s in self._stops if (at := text.find(s)) >= 0), default=None)
-        if match is not None:
-            at, length, stop = match
+        matches = ((at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0)
+        first = min(matches, default=None)
+        if first is not None:
+            end, start, stop = first
             self._held = ""
-            return StopResult(text[: at + length] if self._include else text[:at], stop)
+            return StopResult(text[:end] if self._include else text[:start], stop)
         keep = self._possible_start(text)
         self._held = text[keep:]
         return StopResult(text[:keep])

@@ -44,4 +44,9 @@ def _refused(reason: str) -> InvalidRequestError:
 
 
 # The child sees the parent's import path (an editable install included), and nothing of its environment.
-_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[1:]; from onecard.engines.text.template_worker import answer; answer()"
+_BOOTSTRAP = """
+import sys
+sys.path[:] = sys.argv[1:]
+from onecard.engines.text.template_worker import answer
+answer()
+"""

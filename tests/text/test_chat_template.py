@@ -1,0 +1,168 @@
+"""Chat templates render as transformers renders them, and nothing in them or the messages gets further than a 400."""
+
+import json
+import time
+
+import pytest
+
+from onecard.engines.api import ChatPrompt, InvalidRequestError
+from onecard.engines.text.chat_template import ChatTemplates
+from onecard.engines.text.template_process import TemplateLimits
+
+CHATML = (
+    "{% for message in messages %}\n"
+    "    {%- if message['role'] == 'tool' %}{{ raise_exception('no tools') }}{% endif %}\n"
+    "    {{- '<|im_start|>' + message['role'] + '\\n' }}\n"
+    "    {%- generation %}{{ message['content'] | trim if trims else message['content'] }}{% endgeneration %}\n"
+    "    {{- '<|im_end|>\\n' }}\n"
+    "    {%- if loop.index > 50 %}{% break %}{% endif %}\n"
+    "{% endfor %}\n"
+    "{%- if tools %}{{ tools | tojson(indent=2) }}{% endif %}\n"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+USER = {"role": "user", "content": "Hi <b>& 日本"}
+ASSISTANT = {"role": "assistant", "content": "Well, "}
+SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+def prompt(*messages: dict, **changes: object) -> ChatPrompt:
+    return ChatPrompt(messages or (USER,), **changes)  # type: ignore[arg-type]
+
+
+def render(template: str, request: ChatPrompt) -> str:
+    return ChatTemplates({"default": template}).render(request, SPECIAL)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"add_generation_prompt": False},
+        {"tools": ({"type": "function", "function": {"name": "f", "description": "<é>"}},)},
+        {"chat_template_kwargs": {"trims": True}},
+        {"continue_final_message": True, "add_generation_prompt": False},
+        {
+            "continue_final_message": True,
+            "add_generation_prompt": False,
+            "chat_template_kwargs": {"trims": True},
+        },
+    ],
+)
+def test_renders_as_transformers_does(changes: dict) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    request = prompt(USER, ASSISTANT, **changes)
+    expected, _ = render_jinja_template(
+        [[dict(message) for message in request.messages]],
+        tools=list(request.tools) if request.tools else None,
+        chat_template=CHATML,
+        continue_final_message=request.continue_final_message,
+        add_generation_prompt=request.add_generation_prompt,
+        **{"trims": False, **request.chat_template_kwargs, **SPECIAL},
+    )
+    assert render(CHATML, request) == expected[0]
+
+
+def test_special_tokens_and_keyword_arguments_reach_the_template() -> None:
+    request = prompt(chat_template_kwargs={"enable_thinking": False})
+    template = "{{ bos_token }}{{ enable_thinking }}{{ strftime_now('%Y') | length }}"
+    assert render(template, request) == "<s>False4"
+
+
+def test_arguments_of_tool_calls_are_parsed() -> None:
+    call = {"type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+    message = {"role": "assistant", "content": None, "tool_calls": [call]}
+    template = "{{ messages[0].tool_calls[0].function.arguments.x + 1 }}"
+    assert render(template, prompt(message)) == "2"
+    assert call["function"]["arguments"] == '{"x": 1}', "the request itself stays as it was"
+    call["function"]["arguments"] = "{"
+    with pytest.raises(InvalidRequestError, match="not valid JSON"):
+        render(template, prompt(message))
+
+
+def test_the_template_for_tools_is_chosen_when_there_are_tools() -> None:
+    templates = ChatTemplates({"default": "plain", "tool_use": "tools"})
+    assert templates.render(prompt(), {}) == "plain"
+    assert templates.render(prompt(tools=({"type": "function"},)), {}) == "tools"
+    with pytest.raises(InvalidRequestError, match="rag"):
+        ChatTemplates({"rag": "x"}).render(prompt(), {})
+
+
+@pytest.mark.parametrize(
+    ("template", "request_", "message"),
+    [
+        (CHATML, prompt({"role": "tool", "content": "x"}), "no tools"),
+        ("{{ messages[0].content + 1 }}", prompt(), "refused the messages"),
+        ("{{ messages[7].content.x }}", prompt(), "refused the messages"),
+        ("{% if %}", prompt(), "can't be used"),
+        ("{{ ''.__class__.__mro__ }}", prompt(), "unsafe"),
+        ("{{ messages.append(1) }}", prompt(), "unsafe"),
+        ("x", prompt(chat_template_kwargs={"messages": []}), "chat_template_kwargs"),
+        ("x", prompt(USER, continue_final_message=True), "can't both"),
+        ("x", prompt(USER, continue_final_message=True, add_generation_prompt=False), "leaves the final"),
+        (
+            "x",
+            prompt({"role": "user"}, continue_final_message=True, add_generation_prompt=False),
+            "needs a last message",
+        ),
+    ],
+)
+def test_what_is_wrong_is_the_clients_error(template: str, request_: ChatPrompt, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        render(template, request_)
+
+
+def test_without_a_template_the_error_says_what_to_do() -> None:
+    with pytest.raises(InvalidRequestError, match="no chat template"):
+        ChatTemplates().render(prompt(), {})
+
+
+class TestTemplateOfTheRequest:
+    """It runs in a process of its own."""
+
+    templates = ChatTemplates({"default": CHATML}, TemplateLimits(memory_bytes=256 << 20, cpu_seconds=1))
+
+    def render(self, template: str, **changes: object) -> str:
+        request = prompt(USER, chat_template=template, **changes)
+        assert self.templates.runs_in_process(request)
+        return self.templates.render(request, SPECIAL)
+
+    def test_renders(self) -> None:
+        assert self.render("{{ eos_token }}{{ messages[0].content }}") == "</s>Hi <b>& 日本"
+        continued = {"continue_final_message": True, "add_generation_prompt": False}
+        assert self.render("[{{ messages[0].content }}]", **continued) == "[Hi <b>& 日本"
+
+    def test_the_models_own_runs_here(self) -> None:
+        assert not self.templates.runs_in_process(prompt(chat_template=CHATML))
+
+    @pytest.mark.parametrize(
+        ("template", "message"),
+        [
+            ("{{ ('a' * 2000000000) | length }}", "memory"),
+            ("{{ raise_exception('mine') }}", "mine"),
+            ("{% if %}", "TemplateSyntaxError"),
+            ("{{ ''.__class__.__mro__ }}", "unsafe"),
+            ("{{ 'a' * 9000000 }}", "longer than"),
+            ("x" * 70_000, "longer than"),
+        ],
+    )
+    def test_errors(self, template: str, message: str) -> None:
+        with pytest.raises(InvalidRequestError, match=message):
+            self.render(template)
+
+    def test_endless_work_is_cut_off(self) -> None:
+        started = time.monotonic()
+        loop = "{% for i in range(99999) %}"
+        with pytest.raises(InvalidRequestError, match="took more than"):
+            self.render(f"{loop}{loop}{'{% endfor %}' * 2}")
+        assert time.monotonic() - started < 20
+
+    def test_sees_neither_environment_nor_files(self) -> None:
+        with pytest.raises(InvalidRequestError, match="TemplateNotFound|no loader"):
+            self.render("{% include '/etc/hostname' %}")
+
+
+def test_variables_survive_the_way_to_the_process() -> None:
+    value = {"a": [1, 2.5, None, True, "é🤖"]}
+    request = prompt(chat_template="{{ value | tojson }}", chat_template_kwargs={"value": value})
+    assert json.loads(ChatTemplates().render(request, {})) == value

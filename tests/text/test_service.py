@@ -1,0 +1,73 @@
+"""What the event loop calls: short texts inline, long ones in the executor, bad ones refused."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from onecard.engines.api import ChatPrompt, InvalidRequestError
+from onecard.engines.text.chat_template import ChatTemplates
+from onecard.engines.text.service import TextService
+from onecard.engines.text.special_tokens import SpecialTokens
+from onecard.engines.text.tokenizer import Tokenizer
+
+
+class CountingExecutor(ThreadPoolExecutor):
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.calls = 0
+
+    def submit(self, *args: Any, **kwargs: Any) -> "Future[Any]":
+        self.calls += 1
+        return super().submit(*args, **kwargs)
+
+
+@pytest.fixture
+def executor() -> Any:
+    with CountingExecutor() as pool:
+        yield pool
+
+
+@pytest.fixture
+def service(byte_level: Tokenizer, executor: CountingExecutor) -> TextService:
+    templates = ChatTemplates({"default": "{% for m in messages %}{{ m.content }}{% endfor %}"})
+    return TextService(Tokenizer(byte_level.backend, SpecialTokens(), templates), executor)
+
+
+async def test_short_texts_stay_and_long_ones_go(
+    service: TextService, executor: CountingExecutor, byte_level: Tokenizer
+) -> None:
+    assert await service.tokenize("fox") == byte_level.encode("fox")
+    chat = ChatPrompt(({"role": "user", "content": "fox"},))
+    assert (await service.encode_prompt(chat)).text == "fox"
+    assert executor.calls == 0
+    long = "the quick brown fox " * 500
+    assert await service.tokenize(long) == byte_level.encode(long)
+    assert await service.tokenize(ChatPrompt(({"role": "user", "content": long},))) == byte_level.encode(long)
+    assert await service.encode_texts(["fox", long]) == byte_level.encode_batch(["fox", long])
+    assert executor.calls == 3
+    ids = byte_level.encode(long)
+    assert await service.detokenize(ids) == long
+    assert executor.calls == 4
+
+
+async def test_token_ids_pass_through(service: TextService) -> None:
+    encoded = await service.encode_prompt((1, 2))
+    assert (encoded.token_ids, encoded.text) == ([1, 2], None)
+    assert service.token_strings([service.tokenizer.encode(" ")[0]]) == ["Ġ"]
+
+
+@pytest.mark.parametrize("token_id", [-1, 10**9, 2**70])
+async def test_unknown_ids_are_refused(service: TextService, token_id: int) -> None:
+    with pytest.raises(InvalidRequestError, match=str(token_id)):
+        await service.detokenize([1, token_id])
+    with pytest.raises(InvalidRequestError, match=str(token_id)):
+        await service.encode_prompt((1, token_id))
+
+
+async def test_half_a_character_is_refused(service: TextService) -> None:
+    for call in (service.tokenize("x\ud83d"), service.encode_texts(["fine", "\udc00"])):
+        with pytest.raises(InvalidRequestError, match="surrogate"):
+            await call
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        await service.tokenize(ChatPrompt(({"role": "user", "content": "\ud83d"},)))

@@ -1,0 +1,77 @@
+"""Stop strings end a text at the same place however it is cut into pieces."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onecard.engines.text.stop import StopChecker
+
+
+def run(stops: list[str], pieces: list[str], include: bool = False) -> tuple[str, str | None]:
+    checker = StopChecker(stops, include)
+    sent = ""
+    for piece in pieces:
+        result = checker.append(piece)
+        sent += result.text
+        if result.matched is not None:
+            return sent, result.matched
+    return sent + checker.finish(), None
+
+
+def test_across_pieces() -> None:
+    assert run(["\n\nUser:"], ["Hi", "\n", "\nUs", "er", ": no"]) == ("Hi", "\n\nUser:")
+
+
+def test_included_on_request() -> None:
+    assert run(["END"], ["abE", "ND tail"], include=True) == ("abEND", "END")
+
+
+def test_holds_back_no_more_than_a_possible_beginning() -> None:
+    checker = StopChecker(["stop"])
+    assert checker.append("go sto").text == "go "
+    assert checker.append("ne").text == "stone"
+    assert checker.append("s").text == ""
+    assert checker.finish() == "s"
+    assert checker.finish() == ""
+
+
+def test_without_stops_all_passes() -> None:
+    assert run([], ["a", "b"]) == ("ab", None)
+    assert run([""], ["a", "b"]) == ("ab", None)
+
+
+@pytest.mark.parametrize(
+    ("stops", "text", "expected"),
+    [
+        (["world", "lo"], "hello world", ("hel", "lo")),
+        (["bc", "abcd"], "xabcdy", ("xa", "bc")),
+        (["ab", "abc"], "xabcy", ("x", "ab")),
+        (["aab"], "aaab", ("a", "aab")),
+    ],
+)
+def test_what_a_reader_would_see_first_wins(
+    stops: list[str], text: str, expected: tuple[str, str]
+) -> None:
+    assert run(stops, list(text)) == expected
+    assert run(stops, [text]) == expected
+
+
+@given(
+    stops=st.lists(st.text("ab", min_size=1, max_size=4), max_size=3),
+    pieces=st.lists(st.text("abc", max_size=4), max_size=8),
+    include=st.booleans(),
+)
+@settings(max_examples=300, deadline=None)
+def test_cutting_makes_no_difference(stops: list[str], pieces: list[str], include: bool) -> None:
+    text = "".join(pieces)
+    expected = run(stops, list(text), include)
+    assert run(stops, pieces, include) == expected
+    assert run(stops, [text], include) == expected
+    ends = [text.find(stop) + len(stop) for stop in stops if stop in text]
+    if not ends:
+        assert expected == (text, None)
+    else:
+        sent, matched = expected
+        assert matched is not None
+        assert text.startswith(sent if include else sent + matched)
+        assert len(sent) + (0 if include else len(matched)) == min(ends)
