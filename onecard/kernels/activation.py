@@ -8,7 +8,7 @@ from onecard.kernels.dispatch import op
 
 @op
 def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
-    """`silu(x[:, :I]) * x[:, I:]` (Shazeer 2020): x `[T, 2I]`, the gate first. Returns a new `[T, I]` of x's dtype."""
+    """`silu(x[:, :I]) * x[:, I:]` (Shazeer 2020): x `[T, 2I]`, gate first -> a new `[T, I]` of x's dtype."""
     raise NotImplementedError
 
 

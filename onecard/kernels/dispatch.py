@@ -14,10 +14,10 @@ An operation file reads as a specification:
         from onecard.kernels.triton.rms_norm import launch
         return launch(x, weight, eps)
 
-The implementation is chosen by the device of the first argument: CUDA runs Triton; a CPU runs the reference, or
-`@rms_norm.cpu` where the plain formulation is not the fast one; everything else the reference. `KERNELS=reference`
-in the environment forces the reference everywhere (for bisecting); tests call `rms_norm.run_triton(...)` under
-`TRITON_INTERPRET=1` to check the kernel without a GPU.
+The implementation is chosen by the device of the first argument: CUDA runs Triton; a CPU runs the reference,
+or `@rms_norm.cpu` where the plain formulation is not the fast one; everything else the reference.
+`KERNELS=reference` in the environment forces the reference everywhere (for bisecting); tests call
+`rms_norm.run_triton(...)` under `TRITON_INTERPRET=1` to check the kernel without a GPU.
 """
 
 import functools
@@ -25,7 +25,6 @@ import os
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
-import torch
 
 P = ParamSpec("P")
 R = TypeVar("R")

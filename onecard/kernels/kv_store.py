@@ -15,8 +15,8 @@ def kv_store(
 ) -> None:
     """Write row t of k and v to slot `slot_mapping[t] = block_id * block_size + offset` of the caches.
 
-    k, v `[T, Hk, D]`; k_cache, v_cache `[n, block_size, Hk, D]`, strided views of the arena, written in place;
-    slot_mapping `[T]` int64, -1: store nothing. Slots of one call are distinct.
+    k, v `[T, Hk, D]` (rows may be strided); k_cache, v_cache `[n, block_size, Hk, D]`, strided views of the
+    arena, written in place; slot_mapping `[T]` int64, -1: store nothing. Slots of one call are distinct.
     """
     raise NotImplementedError
 
@@ -29,6 +29,8 @@ def _(
     v_cache: torch.Tensor,
     slot_mapping: torch.Tensor,
 ) -> None:
+    if slot_mapping.numel() == 0:
+        return
     if int(slot_mapping.min()) < 0:
         kept = (slot_mapping >= 0).nonzero().squeeze(1)
         k, v, slot_mapping = k[kept], v[kept], slot_mapping[kept]

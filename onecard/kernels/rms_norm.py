@@ -9,8 +9,8 @@ from onecard.kernels.dispatch import op
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang & Sennrich 2019).
 
-    x `[..., D]`: rows may be strided, the last dimension is contiguous; weight `[D]`. Squares are summed in float32
-    whatever the dtype. Returns a new contiguous tensor of x's shape and dtype.
+    x `[..., D]`: rows may be strided, the last dimension is contiguous; weight `[D]`. Squares are summed in
+    float32 whatever the dtype. Returns a new contiguous tensor of x's shape and dtype.
     """
     raise NotImplementedError
 
@@ -36,8 +36,8 @@ def add_rms_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """`(rms_norm(x + residual), x + residual)`: what stands between two sub-layers of a decoder.
 
-    x, residual `[T, D]`, weight `[D]`. Neither input is written to. The sum is rounded to x's dtype before the norm
-    reads it, so that both results belong to the same numbers.
+    x, residual `[T, D]`, weight `[D]`. Neither input is written to. The sum is rounded to x's dtype before
+    the norm reads it, so that both results belong to the same numbers.
     """
     raise NotImplementedError
 

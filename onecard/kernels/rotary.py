@@ -7,10 +7,12 @@ from onecard.kernels.dispatch import op
 
 @op
 def rotary(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
-    """Turn pairs `(x[i], x[i + R/2])` of each head by its position's angle, in place (Su et al. 2021; "neox" halves).
+    """Turn pairs `(x[i], x[i + R/2])` of each head by its position's angle, in place.
 
-    q `[T, Hq, D]`, k `[T, Hk, D]`: rows may be strided, heads and last dimension are packed; positions `[T]` int64;
-    cos_sin `[P, R]` with row p = cat(cos, sin) of R/2 angles each. Only the first R <= D dimensions are turned.
+    Su et al. 2021, in GPT-NeoX's order of halves. q `[T, Hq, D]`, k `[T, Hk, D]`: rows may be strided, heads
+    and last dimension are packed; positions `[T]` int64; cos_sin `[P, R]` with row p = cat(cos, sin) of R/2
+    angles each. Only the first R <= D dimensions are turned. Arithmetic in the wider of x's and cos_sin's
+    dtypes.
     """
     raise NotImplementedError
 
@@ -24,6 +26,29 @@ def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.
         turned = first * cos - second * sin
         second.copy_(second * cos + first * sin)
         first.copy_(turned)
+
+
+@rotary.cpu
+def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
+    if q.dtype != cos_sin.dtype:
+        rotary.run_reference(q, k, positions, cos_sin)
+        return
+    cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
+    half = cos.shape[-1]
+    for heads in _side_by_side(q, k):
+        first, second = heads[..., :half], heads[..., half : 2 * half]
+        crossed = first * sin
+        first.mul_(cos).addcmul_(second, sin, value=-1)
+        second.mul_(cos).add_(crossed)
+
+
+def _side_by_side(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """q and k as one view where they are neighbours in a fused projection: half as many calls."""
+    _, heads, dim = q.shape
+    neighbours = k.data_ptr() == q.data_ptr() + heads * dim * q.element_size() and q.stride() == k.stride()
+    if neighbours and q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr():
+        return (q.as_strided((q.shape[0], heads + k.shape[1], dim), q.stride(), q.storage_offset()),)
+    return q, k
 
 
 @rotary.triton

@@ -1,5 +1,7 @@
 """Attention of packed sequences over themselves: encoders, without padding."""
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 
@@ -37,7 +39,7 @@ def _(
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     starts = cu_seqlens.tolist()
-    for start, end in zip(starts, starts[1:]):
+    for start, end in pairwise(starts):
         if end > start:
             rows = F.scaled_dot_product_attention(
                 q[:, :, start:end], k[:, :, start:end], v[:, :, start:end], is_causal=causal, scale=scale

@@ -1,7 +1,8 @@
 """Paged attention on a CPU: decodes read the arena in place, prompts go through torch's flash kernel.
 
-Measured at 9 query heads over 3 K/V heads of 64, float32, microseconds a layer on 2 threads of an AVX-512 core
-(1 thread in brackets), gather + `scaled_dot_product_attention` a sequence on the left, this file on the right:
+Measured at 9 query heads over 3 K/V heads of 64, float32, microseconds a layer on 2 threads of an AVX-512
+core (1 thread in brackets), gather + `scaled_dot_product_attention` a sequence on the left, this file on the
+right:
 
     1 x 128 tokens      87 (45)        28 (27)
     1 x 2000           295 (378)      122 (175)

@@ -1,9 +1,10 @@
 """Decode on a CPU without a gather and without padding: the sequences' tokens as a sparse matrix.
 
-One row of the matrix is a (sequence, query head), one column a row of `D` numbers in the arena; the entries of a row
-are the tokens its query sees. Then QK is a product sampled at the entries (`torch.sparse.sampled_addmm`), PV a sum of
-arena rows weighted by them (`embedding_bag`), both ragged, parallel, and straight from the strided cache; nothing
-that no sequence owns is ever read. The columns are the same in every layer, which differ only in where row 0 lies.
+One row of the matrix is a (sequence, query head), one column a row of `D` numbers in the arena; the entries
+of a row are the tokens its query sees. Then QK is a product sampled at the entries
+(`torch.sparse.sampled_addmm`), PV a sum of arena rows weighted by them (`embedding_bag`), both ragged,
+parallel, and straight from the strided cache; nothing that no sequence owns is ever read. The columns are the
+same in every layer, which differ only in where row 0 lies.
 """
 
 import warnings
@@ -69,7 +70,9 @@ class DecodePlan:
             rows = (i + 1 - first) * query_heads
             entries = slice(start, start + rows * n)
             if n:
-                runs.append((self.scores.values()[entries].view(rows, n), self.weights[entries].view(rows, n)))
+                runs.append(
+                    (self.scores.values()[entries].view(rows, n), self.weights[entries].view(rows, n))
+                )
             start, first = entries.stop, i + 1
         return runs
 

@@ -1,7 +1,8 @@
 """Prefill on a CPU: torch's flash kernel, K and V shared by the query heads of a group through stride 0.
 
-A chunk that is not a prompt's first sees two things: all earlier keys, and its own causally. Each is a call without a
-mask, and the two are merged by their log-sum-exp (as in split-KV decoding, Dao et al. 2023), so no `[T, T]` mask exists.
+A chunk that is not a prompt's first sees two things: all earlier keys, and its own causally. Each is a call
+without a mask, and the two are merged by their log-sum-exp (as in split-KV decoding, Dao et al. 2023): no
+`[T, T]` mask exists.
 """
 
 import torch

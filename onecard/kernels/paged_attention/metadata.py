@@ -12,8 +12,8 @@ class PagedBatch:
     """T query tokens of B sequences, packed; the first `num_decodes` sequences have one query token each.
 
     cu_seqlens_q  `[B + 1]` int32   query tokens of sequence i are rows cu_seqlens_q[i] .. cu_seqlens_q[i + 1]
-    seq_lens      `[B]` int32       tokens of sequence i whose K/V exist once this step's are stored; the query
-                                    tokens are its last ones (0: a padded row of a graph, its output is zeros)
+    seq_lens      `[B]` int32       tokens of sequence i whose K/V exist once this step's are stored; the
+                                    query tokens are its last ones (0: a padded row, its output is zeros)
     block_tables  `[B, W]` int32    block ids of sequence i in order; entries past its length are undefined
     slot_mapping  `[T]` int64       block_id * block_size + offset of each query token; -1: store nothing
     """

@@ -14,7 +14,7 @@ def attend(
     scale: float,
     sliding_window: int,
 ) -> torch.Tensor:
-    """See `paged_attention`. Reads each sequence's own blocks only; K and V stay at their own number of heads."""
+    """See `paged_attention`. Reads each sequence's own blocks; K and V keep their own number of heads."""
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     block_size, kv_heads = k_cache.shape[1], k_cache.shape[2]
     for i, length in enumerate(batch.lengths):
@@ -37,7 +37,7 @@ def attend(
 
 
 def visible(queries: int, length: int, window: int, device: torch.device) -> torch.Tensor | None:
-    """Which of `length` keys each of the last `queries` positions sees, `[queries, length]`; None: all of them."""
+    """Which of `length` keys each of the last `queries` positions sees, `[queries, length]`; None: all."""
     if queries == 1 and not 0 < window < length:
         return None
     position = torch.arange(length - queries, length, device=device).unsqueeze(1)
