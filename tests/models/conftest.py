@@ -58,7 +58,9 @@ class PagedRunner:
                 sequence.blocks.append(self.free.pop())
             input_ids += sequence.tokens[places.start : places.stop]
             positions += places
-            slots += [sequence.blocks[p // self.block_size] * self.block_size + p % self.block_size for p in places]
+            slots += [
+                sequence.blocks[p // self.block_size] * self.block_size + p % self.block_size for p in places
+            ]
             starts.append(starts[-1] + count)
             sequence.computed = places.stop
         running = [self.sequences[name] for name in order]
@@ -68,7 +70,8 @@ class PagedRunner:
             cu_seqlens_q=torch.tensor(starts, dtype=torch.int32),
             seq_lens=torch.tensor(lengths, dtype=torch.int32),
             block_tables=torch.tensor(
-                [s.blocks + [self.num_blocks * 9] * (width - len(s.blocks)) for s in running], dtype=torch.int32
+                [s.blocks + [self.num_blocks * 9] * (width - len(s.blocks)) for s in running],
+                dtype=torch.int32,
             ),
             slot_mapping=torch.tensor(slots),
             max_seqlen_q=max(plan.values()),

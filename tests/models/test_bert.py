@@ -42,7 +42,9 @@ def texts() -> list[list[int]]:
 
 
 @torch.inference_mode()
-def assert_equal(reference: Any, folder: Path, batch: EncodeBatch, types: list[list[int]] | None = None) -> None:
+def assert_equal(
+    reference: Any, folder: Path, batch: EncodeBatch, types: list[list[int]] | None = None
+) -> None:
     loaded = load_model(folder, load_config(folder), torch.device("cpu"))
     got = loaded.model.forward(batch).split(LENGTHS)
     for i, (text, rows) in enumerate(zip(texts(), got)):
@@ -82,7 +84,9 @@ def test_norms_under_their_first_names(tmp_path: Path, encode_batch: Any) -> Non
     model = save_random(BertModel, tmp_path)
     file = tmp_path / "model.safetensors"
     old = {
-        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+            "LayerNorm.bias", "LayerNorm.beta"
+        ): tensor
         for name, tensor in load_file(file).items()
     }
     assert "embeddings.LayerNorm.gamma" in old

@@ -86,7 +86,9 @@ CASES = {
 }
 
 
-def save_random(config: PreTrainedConfig, model_class: type[PreTrainedModel], folder: Path) -> PreTrainedModel:
+def save_random(
+    config: PreTrainedConfig, model_class: type[PreTrainedModel], folder: Path
+) -> PreTrainedModel:
     """A model whose every parameter is random, biases and norms too, so that none can be mixed up."""
     torch.manual_seed(0)
     config._attn_implementation = "eager"
@@ -134,7 +136,9 @@ def test_logits_equal_transformers(case: str, tmp_path: Path, paged_runner: Any)
 
 
 @pytest.mark.parametrize("length", [12, 40])
-def test_longrope_takes_the_factors_for_the_served_length(length: int, tmp_path: Path, paged_runner: Any) -> None:
+def test_longrope_takes_the_factors_for_the_served_length(
+    length: int, tmp_path: Path, paged_runner: Any
+) -> None:
     """Up to the pretraining length the short factors, beyond it the long ones: as transformers for such a text."""
     factors = {"short_factor": [1.0, 1.1, 1.3, 1.5], "long_factor": [1.0, 2.0, 4.0, 8.0]}
     config, model_class = rope("longrope", factor=4.0, original_max_position_embeddings=16, **factors)
@@ -147,7 +151,9 @@ def test_longrope_takes_the_factors_for_the_served_length(length: int, tmp_path:
     torch.testing.assert_close(got, expected_logits(model, tokens), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", ["llama", "llama-rope-llama3", "qwen3-window", "qwen2-window", "mistral-window"])
+@pytest.mark.parametrize(
+    "case", ["llama", "llama-rope-llama3", "qwen3-window", "qwen2-window", "mistral-window"]
+)
 def test_transformers_4_spelling_is_the_same_config(case: str, tmp_path: Path) -> None:
     from onecard.engines.models.registry import parse_config
 

@@ -88,6 +88,11 @@ def weight_bytes(path: Path, config: ModelConfig, dtype: str, device_type: str) 
     return sum(tensor.nbytes for tensor in tensors) - saved
 
 
+def activation_dtype(path: Path, dtype: str, device_type: str) -> torch.dtype:
+    """What a model loaded so will compute in, and keep its K and V in; from the headers alone."""
+    return precision_for(device_type, _storage_dtype(open_checkpoint(path), dtype, device_type)).compute
+
+
 def _storage_dtype(checkpoint: Checkpoint, dtype: str, device_type: str) -> torch.dtype:
     """`auto`: a CPU keeps float32 and takes everything else as float16; a GPU keeps 16 bits and else takes
     bfloat16.
