@@ -42,8 +42,8 @@ def card_facts(spec: CardSpec) -> CardFacts:
         share = int(100 * available / total) / 100
         raise PlanError(
             f"{spec.name} ({device}): `memory:` asks for {human(budget)} of {human(total)}, "
-            f"but only {human(available)} are available: others use {human(total - available)}; free some, or "
-            f"set `memory:` to at most {share} or {at_least(available - (1 << 20))}"
+            f"but only {human(available)} are available: others use {human(total - available)}; free some, "
+            f"or set `memory:` to at most {share} or {at_least(available - (1 << 20))}"
         )
     return CardFacts(spec.name, str(device), total, available, budget)
 

@@ -1,0 +1,116 @@
+"""The pages that one engine owns, sorted by what can be done with them."""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Container
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False, slots=True)
+class OwnedPage:
+    """One page: `capacity` = active + cached + free blocks. `cached` is in the order of eviction."""
+
+    id: int
+    capacity: int
+    free: list[int]
+    cached: dict[int, None] = field(default_factory=dict)
+    active: int = 0
+    last_used: float = 0.0
+    rank: tuple[bool, int, int] | None = None
+    """Where the page stands among those with free blocks: in use first, then by fewest free, then by id."""
+
+
+class OwnedPages:
+    """A page is on every list that fits its counts; call `file` after changing them. O(log n) a call.
+
+    lru        pages with cached blocks, least recently used first
+    evictable  those of them with no active block
+    idle       pages with nothing in them
+    """
+
+    def __init__(self) -> None:
+        self.by_id: dict[int, OwnedPage] = {}
+        self.lru: OrderedDict[int, OwnedPage] = OrderedDict()
+        self.evictable: OrderedDict[int, OwnedPage] = OrderedDict()
+        self.idle: OrderedDict[int, OwnedPage] = OrderedDict()
+        # Ranks of pages with free blocks; an entry that is no longer its page's rank is stale.
+        self._heap: list[tuple[bool, int, int]] = []
+
+    def add(self, page: OwnedPage) -> None:
+        self.by_id[page.id] = page
+        self.file(page)
+
+    def remove(self, page: OwnedPage) -> None:
+        del self.by_id[page.id]
+        page.rank = None
+        for pages in (self.lru, self.evictable, self.idle):
+            pages.pop(page.id, None)
+
+    def file(self, page: OwnedPage) -> None:
+        """Puts a page on the lists where its counts say that it belongs; it keeps its place where it stays."""
+        in_use = page.active > 0
+        rank = (not in_use, len(page.free), page.id) if page.free else None
+        if rank != page.rank:
+            page.rank = rank
+            if rank is not None:
+                self._push(rank)
+        cached = bool(page.cached)
+        _list_if(cached, self.lru, page)
+        _list_if(cached and not in_use, self.evictable, page)
+        _list_if(len(page.free) == page.capacity, self.idle, page)
+
+    def file_as_newest(self, page: OwnedPage, now: float) -> None:
+        """The same for a page that was used just now."""
+        page.last_used = now
+        self.lru.pop(page.id, None)
+        self.evictable.pop(page.id, None)
+        self.file(page)
+
+    def fullest(self) -> OwnedPage:
+        """The page to fill next: pages in use before others, of these the one with the fewest free blocks.
+
+        There must be one with a free block.
+        """
+        while True:
+            rank = self._heap[0]
+            page = self.by_id.get(rank[2])
+            if page is not None and page.rank == rank:
+                return page
+            heapq.heappop(self._heap)
+
+    def oldest(self) -> OwnedPage:
+        """The page with cached blocks that was used least recently. There must be one."""
+        return next(iter(self.lru.values()))
+
+    def fault(
+        self, page: OwnedPage, blocks: range, active: Container[int], hashed: Container[int]
+    ) -> str | None:
+        """What is wrong with a page of these `blocks`, if anything."""
+        in_use = [b for b in blocks if b in active]
+        if len(in_use) != page.active or sorted([*page.free, *page.cached, *in_use]) != list(blocks):
+            return (
+                f"{page.active} active, {len(page.cached)} cached and {len(page.free)} free blocks are not its "
+                f"{page.capacity}"
+            )
+        if any(b in hashed for b in page.free) or any(b not in hashed for b in page.cached):
+            return "a free block has a hash, or a cached one has none"
+        cached = bool(page.cached)
+        listed = tuple(page.id in pages for pages in (self.lru, self.evictable, self.idle))
+        if listed != (cached, cached and not in_use, len(page.free) == page.capacity):
+            return "it is on the wrong lists"
+        rank = (not in_use, len(page.free), page.id) if page.free else None
+        if page.rank != rank or (rank is not None and rank not in self._heap):
+            return "it is ranked wrongly"
+        return None
+
+    def _push(self, rank: tuple[bool, int, int]) -> None:
+        heapq.heappush(self._heap, rank)
+        if len(self._heap) > 64 + 4 * len(self.by_id):
+            self._heap = sorted(p.rank for p in self.by_id.values() if p.rank)
+
+
+def _list_if(belongs: bool, pages: OrderedDict[int, OwnedPage], page: OwnedPage) -> None:
+    if not belongs:
+        pages.pop(page.id, None)
+    elif page.id not in pages:
+        pages[page.id] = page

@@ -1,0 +1,57 @@
+"""Which block holds which prefix: one block a hash, one hash a block."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from onecard.engines.memory.prefix_hash import pack_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    hash: bytes
+    tokens: bytes
+    parent: bytes | None
+
+
+class PrefixTable:
+    """Blocks by the hash of their prefix. The tokens of a block are kept and compared on a hit."""
+
+    def __init__(self) -> None:
+        self._prefixes: dict[int, _Prefix] = {}
+        self._blocks: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._prefixes)
+
+    def __contains__(self, block: int) -> bool:
+        return block in self._prefixes
+
+    def put(self, block: int, block_hash: bytes, token_ids: Sequence[int], parent: bytes | None) -> None:
+        """Does nothing where another block has the hash or the block has one: the first is kept."""
+        if block_hash not in self._blocks and block not in self._prefixes:
+            self._blocks[block_hash] = block
+            self._prefixes[block] = _Prefix(block_hash, pack_tokens(token_ids), parent)
+
+    def find(self, block_hash: bytes, token_ids: Sequence[int], parent: bytes | None) -> int | None:
+        """The block under `block_hash` if its tokens, and its parent where both are known, are these."""
+        block = self._blocks.get(block_hash)
+        if block is None:
+            return None
+        prefix = self._prefixes[block]
+        same_parent = parent is None or prefix.parent is None or prefix.parent == parent
+        return block if same_parent and prefix.tokens == pack_tokens(token_ids) else None
+
+    def drop(self, block: int) -> None:
+        """Forgets what a block holds, if anything."""
+        prefix = self._prefixes.pop(block, None)
+        if prefix is not None:
+            del self._blocks[prefix.hash]
+
+    def clear(self) -> None:
+        self._prefixes.clear()
+        self._blocks.clear()
+
+    def is_consistent(self) -> bool:
+        return len(self._blocks) == len(self._prefixes) and all(
+            self._blocks.get(prefix.hash) == block for block, prefix in self._prefixes.items()
+        )
