@@ -49,8 +49,7 @@ class BlockPool:
         """Blocks that any page is sure to give."""
         if not self.blocks_per_page:
             raise ValueError(
-                f"{engine_name}: {page_pool.num_pages} pages of {page_pool.page_bytes:,} bytes "
-                "don't each hold a block"
+                f"{engine_name}: a page of {page_pool.page_bytes:,} bytes may hold no whole block"
             )
         self._page_pool, self._blocks_in_page = page_pool, blocks_in_page
         self._pages = OwnedPages()
@@ -66,11 +65,6 @@ class BlockPool:
     def num_used_blocks(self) -> int:
         """Blocks that requests hold."""
         return len(self._refs)
-
-    @property
-    def num_cached_blocks(self) -> int:
-        """Unreferenced blocks that a prefix hit may still bring back."""
-        return self._num_cached
 
     @property
     def max_blocks(self) -> int:
@@ -92,11 +86,7 @@ class BlockPool:
         blocks: list[int] = []
         while len(blocks) < n:
             page = self._pages.fullest()
-            keep = max(0, len(page.free) - (n - len(blocks)))
-            taken = page.free[keep:]
-            del page.free[keep:]
-            page.active += len(taken)
-            blocks += reversed(taken)
+            blocks += page.take_free(n - len(blocks))
             self._pages.file(page)
         self._num_free -= n
         self._refs.update(dict.fromkeys(blocks, 1))
@@ -158,7 +148,7 @@ class BlockPool:
         return forgotten
 
     def release_idle_pages(self) -> None:
-        """Returns the reserve too: for an engine that goes idle."""
+        """Returns all empty pages: for an engine that goes idle."""
         self._return_idle(0)
 
     # --- what the page pool uses (`Reclaimer`) -----------------------------------------------------
@@ -176,9 +166,7 @@ class BlockPool:
     def num_reclaimable_pages(self) -> int:
         return len(self._pages.idle) + len(self._pages.evictable)
 
-    @property
     def num_active_pages(self) -> int:
-        """Pages with at least one block in use."""
         return len(self._pages.by_id) - self.num_reclaimable_pages()
 
     def evict_page(self, page: int) -> None:
@@ -190,18 +178,18 @@ class BlockPool:
         self._forget_page(gone)
 
     def demand_pages(self) -> int:
-        return self.num_active_pages + self._pages_for(self.waiting_blocks())
+        return self.num_active_pages() + self._pages_for(self.waiting_blocks())
 
     def preempt(self, pages_needed: int) -> int:
         """Keeps the pages that fall idle, so that the page pool takes what it may and leaves the floor."""
-        before = self.num_active_pages
+        before = self.num_active_pages()
         self._keeps_idle = True
         try:
-            while before - self.num_active_pages < pages_needed and self.preempt_newest():
+            while before - self.num_active_pages() < pages_needed and self.preempt_newest():
                 pass
         finally:
             self._keeps_idle = False
-        return before - self.num_active_pages
+        return before - self.num_active_pages()
 
     def check_integrity(self) -> None:
         """Recounts everything. Raises PoolIntegrityError with what doesn't add up. O(blocks)."""
@@ -241,16 +229,22 @@ class BlockPool:
         return True
 
     def _evict_least_valuable(self, blocks: int) -> None:
-        """Frees up to `blocks` of the page used least recently, or takes another engine's if worth less."""
-        oldest, pool = self._pages.oldest(), self._page_pool
-        if pool.room(self.name):
-            whole = EvictablePage(oldest.id, oldest.last_used, oldest.capacity * self.cost_per_block)
-            if pool.cheapest_cached_page(self.name) < whole.value(pool.clock()):
-                if pages := pool.acquire(self.name, 1):
-                    self._add_pages(pages)
-                    return
-        self._drop_cached(oldest, blocks)
-        self._pages.file(oldest)
+        """Frees up to `blocks` of the page used least recently, or takes another engine's page."""
+        oldest = self._pages.oldest()
+        pages = self._page_pool.acquire(self.name, 1) if self._others_cache_less(oldest) else None
+        if pages:
+            self._add_pages(pages)
+        else:
+            self._drop_cached(oldest, blocks)
+            self._pages.file(oldest)
+
+    def _others_cache_less(self, page: OwnedPage) -> bool:
+        """Whether another engine holds a cached page that may go and is worth less than this one when full."""
+        pool = self._page_pool
+        if not pool.room(self.name):
+            return False
+        own = EvictablePage(page.id, page.last_used, page.capacity * self.cost_per_block)
+        return pool.cheapest_cached_page(self.name) < own.value(pool.clock())
 
     def _pages_for(self, blocks: int) -> int:
         return -(-blocks // self.blocks_per_page)

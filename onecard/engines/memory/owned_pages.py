@@ -19,6 +19,15 @@ class OwnedPage:
     rank: tuple[bool, int, int] | None = None
     """Where the page stands among those with free blocks: in use first, then by fewest free, then by id."""
 
+    def take_free(self, at_most: int) -> list[int]:
+        """Makes up to `at_most` free blocks active, the one freed last first. The caller files the page."""
+        keep = max(0, len(self.free) - at_most)
+        taken = self.free[keep:]
+        del self.free[keep:]
+        self.active += len(taken)
+        taken.reverse()
+        return taken
+
 
 class OwnedPages:
     """A page is on every list that fits its counts; call `file` after changing them. O(log n) a call.
@@ -47,7 +56,7 @@ class OwnedPages:
             pages.pop(page.id, None)
 
     def file(self, page: OwnedPage) -> None:
-        """Puts a page on the lists where its counts say that it belongs; it keeps its place where it stays."""
+        """Puts a page on the lists that fit its counts; where it stays on one, it keeps its place."""
         in_use = page.active > 0
         rank = (not in_use, len(page.free), page.id) if page.free else None
         if rank != page.rank:
@@ -88,10 +97,8 @@ class OwnedPages:
         """What is wrong with a page of these `blocks`, if anything."""
         in_use = [b for b in blocks if b in active]
         if len(in_use) != page.active or sorted([*page.free, *page.cached, *in_use]) != list(blocks):
-            return (
-                f"{page.active} active, {len(page.cached)} cached and {len(page.free)} free blocks are not its "
-                f"{page.capacity}"
-            )
+            counts = f"{page.active} active, {len(page.cached)} cached and {len(page.free)} free"
+            return f"{counts} blocks are not its {page.capacity}"
         if any(b in hashed for b in page.free) or any(b not in hashed for b in page.cached):
             return "a free block has a hash, or a cached one has none"
         cached = bool(page.cached)

@@ -23,7 +23,7 @@ class PrefixTable:
     def __len__(self) -> int:
         return len(self._prefixes)
 
-    def __contains__(self, block: int) -> bool:
+    def __contains__(self, block: object) -> bool:
         return block in self._prefixes
 
     def put(self, block: int, block_hash: bytes, token_ids: Sequence[int], parent: bytes | None) -> None:
