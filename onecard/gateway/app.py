@@ -1,7 +1,5 @@
 """The aiohttp application: routes and middleware wired together, no logic."""
 
-from typing import Any
-
 from aiohttp import web
 
 from onecard.engines.api import Node
@@ -24,9 +22,10 @@ def create_app(
     keep_alive: float = KEEP_ALIVE_SECONDS,
     body_timeout: float = BODY_TIMEOUT_SECONDS,
 ) -> web.Application:
-    """An application that serves `node` as `registry.server` says. Run it with `make_runner`.
+    """An application that serves `node` as `registry.server` says; times in seconds.
 
-    The node is started, drained and stopped by the caller.
+    The caller starts, drains and stops the node. Its `AppRunner` must have `handler_cancellation=True`: a
+    client that hangs up then cancels its handler, streamed or not, which aborts what was asked for.
     """
     server = registry.server
     app = web.Application(middlewares=[observe, answer_errors], client_max_size=server.max_body_bytes)
@@ -35,14 +34,6 @@ def create_app(
     app.on_response_prepare.append(add_request_id)
     app.add_routes(_routes())
     return app
-
-
-def make_runner(app: web.Application, **options: Any) -> web.AppRunner:
-    """A runner under which a client that hangs up cancels its handler, streamed or not.
-
-    Without `handler_cancellation` a request would run on until its first write to a closed connection.
-    """
-    return web.AppRunner(app, handler_cancellation=True, access_log=None, **options)
 
 
 def _routes() -> list[web.RouteDef]:

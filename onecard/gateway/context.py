@@ -39,5 +39,4 @@ class Gateway:
 
 
 GATEWAY = web.AppKey("gateway", Gateway)
-REQUEST_ID = "request_id"
-"""Key of the request's id in `web.Request`."""
+REQUEST_ID = web.RequestKey("request_id", str)

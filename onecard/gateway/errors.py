@@ -32,7 +32,7 @@ TYPE_OF_STATUS = {
     503: "ServiceUnavailableError",
 }
 
-_PATH = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|/)(?:[^\s'\"`:,;()<>]+[/\\])+[^\s'\"`:,;()<>]*")
+_PATH = re.compile(r"(?<![\w.:/])(?:[A-Za-z]:\\|/)(?:[^\s'\"`:,;()<>/\\]+[/\\])+[^\s'\"`:,;()<>]*")
 
 
 class GatewayError(EngineError):

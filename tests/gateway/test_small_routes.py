@@ -1,0 +1,132 @@
+"""tokenize, detokenize, models, health, version, metrics, openapi.json, admin/status."""
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from onecard.gateway.openapi import OPERATIONS
+
+
+async def test_tokenize_prompt(client):
+    reply = await client.post("/tokenize", {"model": "talker", "prompt": "Hi"})
+    assert reply.body == {"count": 3, "max_model_len": 512, "tokens": [256, 72, 105], "token_strs": None}
+
+
+async def test_tokenize_without_special_tokens_and_with_strings(client):
+    body = {"model": "embedder", "prompt": "Hi", "add_special_tokens": False, "return_token_strs": True}
+    reply = await client.post("/tokenize", body)
+    assert reply.body == {"count": 2, "max_model_len": 256, "tokens": [72, 105], "token_strs": ["H", "i"]}
+
+
+async def test_tokenize_messages(client):
+    reply = await client.post(
+        "/tokenize", {"model": "talker", "messages": [{"role": "user", "content": "Hi"}]}
+    )
+    assert bytes(reply.body["tokens"]) == b"user: Hi\n"
+
+
+@pytest.mark.parametrize("body", [{}, {"prompt": "a", "messages": [{"role": "user", "content": "b"}]}])
+async def test_tokenize_takes_one_of_both(client, body):
+    reply = await client.post("/tokenize", {"model": "talker", **body})
+    assert (reply.status, reply.error["param"]) == (400, "prompt")
+
+
+async def test_tokenize_needs_a_model_where_there_are_two(client):
+    assert (await client.post("/tokenize", {"prompt": "a"})).status == 400
+
+
+async def test_detokenize(client):
+    reply = await client.post("/detokenize", {"model": "talker", "tokens": [72, 105]})
+    assert reply.body == {"prompt": "Hi"}
+    assert (await client.post("/detokenize", {"model": "talker", "tokens": []})).body == {"prompt": ""}
+
+
+@pytest.mark.parametrize("tokens", [None, "x", [-1], [1.5], [True], ["a"], [2**40], {}])
+async def test_detokenize_takes_token_ids_only(client, tokens):
+    reply = await client.post("/detokenize", {"model": "talker", "tokens": tokens})
+    assert (reply.status, reply.error["param"]) == (400, "tokens")
+
+
+async def test_models(client):
+    reply = await client.get("/v1/models")
+    assert [card["id"] for card in reply.body["data"]] == ["talker", "embedder"]
+    card = reply.body["data"][0]
+    assert card["created"] == 1700000000
+    assert card["max_model_len"] == 512
+    assert card["root"] == "/models/talker"
+    assert card["aliases"] == ["default", "org/talker-v2"]
+
+
+@pytest.mark.parametrize("name", ["talker", "default", "org/talker-v2", "org%2Ftalker-v2"])
+async def test_model_by_name_and_alias(client, name):
+    reply = await client.get(f"/v1/models/{name}")
+    assert reply.status == 200
+    assert reply.body["id"] == name.replace("%2F", "/")
+
+
+async def test_unknown_model(client):
+    for reply in (
+        await client.get("/v1/models/nobody"),
+        await client.post("/v1/completions", {"model": "nobody", "prompt": "a"}),
+    ):
+        assert reply.status == 404
+        assert reply.error == {
+            "message": "The model `nobody` does not exist. "
+            "Valid aliases: talker, default, org/talker-v2, embedder.",
+            "type": "NotFoundError",
+            "param": "model",
+            "code": "model_not_found",
+        }
+
+
+READY = ["/health", "/health/ready", "/v1/health/ready", "/readyz"]
+LIVE = ["/health/live", "/v1/health/live", "/healthz"]
+
+
+@pytest.mark.parametrize(
+    ("state", "ready", "live"),
+    [("ready", 200, 200), ("starting", 503, 200), ("draining", 503, 200), ("failed", 503, 503)],
+)
+async def test_health(client, node, state, ready, live):
+    node.state = state
+    assert {(await client.get(path)).status for path in READY} == {ready}
+    assert {(await client.get(path)).status for path in LIVE} == {live}
+
+
+async def test_ping_version_and_metrics(client):
+    assert (await client.get("/ping")).status == 200
+    assert (await client.request("POST", "/ping")).status == 200
+    assert set((await client.get("/version")).body) == {"version"}
+    reply = await client.get("/metrics")
+    assert reply.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    assert reply.text.startswith("vllm:num_requests_running")
+
+
+async def test_admin_status(client):
+    reply = await client.get("/admin/status")
+    assert reply.body["state"] == "ready"
+    assert reply.body["cards"][0]["pages_free"] == 5
+    assert [row["name"] for row in reply.body["models"]] == ["talker", "embedder"]
+
+
+async def test_openapi_describes_every_route(client):
+    document = (await client.get("/openapi.json")).body
+    assert {(o.path, o.method) for o in OPERATIONS} == {
+        (path, method) for path, methods in document["paths"].items() for method in methods
+    }
+    for operation in OPERATIONS:
+        path = operation.path.replace("{id}", "talker")
+        reply = await client.request(operation.method.upper(), path, check=False)
+        assert reply.status not in (404, 405), path
+
+
+async def test_openapi_schemas_are_sound(client):
+    document = (await client.get("/openapi.json")).body
+    schemas = document["components"]["schemas"]
+    for schema in schemas.values():
+        Draft202012Validator.check_schema(schema)
+    chat = {"$ref": "#/components/schemas/ChatRequest", "components": document["components"]}
+    validator = Draft202012Validator(chat)
+    assert validator.is_valid(
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}], "stop": "x"}
+    )
+    assert not validator.is_valid({"messages": [{"role": "user", "content": 3}]})

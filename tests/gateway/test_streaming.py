@@ -1,0 +1,207 @@
+import asyncio
+import json
+
+import pytest
+
+from onecard.engines.api import EngineFailedError, InvalidRequestError, TokenChunk
+from onecard.gateway.generation import ChunkFeed, merge
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+OK = {"messages": [{"role": "user", "content": "Hi"}]}
+TEXT = 'Hello wörld"!\n'
+
+
+def contents(chunks, index=0):
+    choices = [choice for chunk in chunks for choice in chunk["choices"] if choice["index"] == index]
+    return "".join(choice["delta"].get("content", "") for choice in choices)
+
+
+async def test_chat_stream(client):
+    chunks = await client.events(CHAT, OK)
+    assert len({(c["id"], c["created"], c["model"], c["object"]) for c in chunks}) == 1
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert contents(chunks) == TEXT
+    finishes = [chunk["choices"][0]["finish_reason"] for chunk in chunks]
+    assert finishes[-1] == "stop"
+    assert set(finishes[:-1]) == {None}
+    assert "stop_reason" in chunks[-1]["choices"][0]
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+async def test_one_frame_a_step_when_the_client_keeps_up(client, node):
+    gates = [node.chat.hold(step) for step in (1, 2)]
+    body = {**OK, "stream": True}
+    async with client.session.post(client.url + CHAT, json=body) as response:
+        first = await response.content.readuntil(b"\n\n") + await response.content.readuntil(b"\n\n")
+        assert b'"content":"Hello"' in first
+        gates[0].set()
+        assert b'"content":" w\xc3\xb6rld"' in await response.content.readuntil(b"\n\n")
+        gates[1].set()
+        rest = await response.content.read()
+        assert rest.endswith(b"data: [DONE]\n\n")
+
+
+async def test_n_streams_interleaved(client):
+    chunks = await client.events(CHAT, {**OK, "n": 3})
+    roles = [c["choices"][0]["index"] for c in chunks if "role" in c["choices"][0]["delta"]]
+    assert roles == [0, 1, 2]
+    assert [contents(chunks, index) for index in range(3)] == [TEXT] * 3
+
+
+async def test_usage_at_the_end(client):
+    chunks = await client.events(CHAT, {**OK, "stream_options": {"include_usage": True}})
+    assert all(chunk["usage"] is None for chunk in chunks[:-1])
+    assert chunks[-1]["choices"] == []
+    assert chunks[-1]["usage"] == {
+        "prompt_tokens": 9,
+        "completion_tokens": 3,
+        "total_tokens": 12,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+
+
+async def test_running_usage(client, node):
+    gate = node.chat.hold(1)
+    asyncio.get_running_loop().call_later(0.05, gate.set)
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = await client.events(CHAT, {**OK, "stream_options": options})
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert (counts[0], counts[-1]) == (1, 3)
+
+
+async def test_logprobs_stream(client):
+    chunks = await client.events(CHAT, {**OK, "logprobs": True, "top_logprobs": 1})
+    entries = [e for c in chunks for e in (c["choices"][0]["logprobs"] or {"content": []})["content"]]
+    assert [entry["token"] for entry in entries] == ["Hello", " wörld", '"!\n']
+
+
+async def test_held_back_text_sends_no_frame(client, node):
+    node.chat.words = ["a", "", "b"]
+
+    async def slowly(step):
+        await asyncio.sleep(0.02)
+
+    node.chat.before_step = slowly
+    chunks = await client.events(CHAT, OK)
+    assert contents(chunks) == "ab"
+    assert len(chunks) == 3
+
+
+async def test_completion_stream_with_prompts_and_n(client):
+    body = {"prompt": ["a", "b"], "n": 2, "echo": True, "stream_options": {"include_usage": True}}
+    chunks = await client.events(COMPLETIONS, body, check=False)
+    texts = {}
+    for choice in (choice for chunk in chunks for choice in chunk["choices"]):
+        texts[choice["index"]] = texts.get(choice["index"], "") + choice["text"]
+    assert texts == {0: "a" + TEXT, 1: "a" + TEXT, 2: "b" + TEXT, 3: "b" + TEXT}
+    assert chunks[-1]["usage"]["completion_tokens"] == 12
+
+
+async def test_completion_stream_offsets_go_on(client):
+    body = {"prompt": [72, 105], "logprobs": 0, "echo": True}
+    chunks = await client.events(COMPLETIONS, body, check=False)
+    logprobs = [chunk["choices"][0]["logprobs"] for chunk in chunks if chunk["choices"][0]["logprobs"]]
+    assert [offset for entry in logprobs for offset in entry["text_offset"]] == [0, 1, 2, 7, 13]
+    assert [token for entry in logprobs for token in entry["tokens"]] == ["H", "i", "Hello", " wörld", '"!\n']
+
+
+async def test_quiet_streams_are_kept_alive(serve, node):
+    client = await serve(keep_alive=0.02)
+    gate = node.chat.hold(1)
+    async with client.session.post(client.url + CHAT, json={**OK, "stream": True}) as response:
+        seen = b""
+        while seen.count(b": keep-alive\n\n") < 2:
+            seen += await response.content.readany()
+        gate.set()
+        seen += await response.content.read()
+    assert seen.endswith(b"data: [DONE]\n\n")
+
+
+async def test_errors_before_the_first_token_have_their_status(client, node):
+    node.chat.refuses = lambda request: InvalidRequestError("no")
+    reply = await client.post(CHAT, {**OK, "stream": True})
+    assert (reply.status, reply.error["message"]) == (400, "no")
+    node.chat.refuses = lambda request: None
+    node.chat.fails_at[0] = EngineFailedError("the step failed")
+    reply = await client.post(CHAT, {**OK, "stream": True})
+    assert (reply.status, reply.error["message"]) == (500, "the step failed")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [(EngineFailedError("the step failed"), "the step failed"), (KeyError("x"), "Internal server error.")],
+)
+async def test_errors_after_the_headers_are_frames(client, node, error, message):
+    node.chat.fails_at[2] = error
+    gate = node.chat.hold(2)
+    asyncio.get_running_loop().call_later(0.05, gate.set)
+    chunks = await client.events(CHAT, OK)
+    assert contents(chunks[:-1]) == "Hello wörld"
+    assert chunks[-1]["error"]["message"] == message
+    assert node.chat.streams[0].aborted.is_set()
+
+
+async def test_a_stream_that_ends_early_says_so(client, node):
+    async def nothing(stream):
+        yield TokenChunk(0, "a")
+
+    class Short:
+        prompt_token_ids, cached_tokens, completion_tokens = (1,), 0, 1
+
+        def __aiter__(self):
+            return nothing(self)
+
+        def abort(self):
+            pass
+
+    async def generate(request):
+        return Short()
+
+    node.chat.generate = generate
+    async with client.session.post(client.url + CHAT, json={**OK, "stream": True}) as response:
+        text = await response.text()
+    frames = [json.loads(f.removeprefix("data: ")) for f in text.split("\n\n") if f and "[DONE]" not in f]
+    assert "before all answers were finished" in frames[-1]["error"]["message"]
+
+
+async def test_an_abort_by_the_server_is_an_error(client, node):
+    original = node.chat.generate
+
+    async def generate(request):
+        stream = await original(request)
+        stream.chunk = lambda index, word, reason, last: TokenChunk(index, word, finish_reason="abort")
+        return stream
+
+    node.chat.generate = generate
+    assert (await client.post(CHAT, OK)).status == 503
+    assert (await client.post(CHAT, {**OK, "stream": True})).status == 503
+
+
+def test_merge_joins_an_answers_chunks_in_order():
+    batch = [
+        (0, TokenChunk(0, "a", (1,))),
+        (0, TokenChunk(1, "x", (9,))),
+        (1, TokenChunk(0, "q", (5,))),
+        (0, TokenChunk(0, "b", (2,), finish_reason="stop", stop_reason="b")),
+    ]
+    assert merge(batch) == [
+        (0, TokenChunk(0, "ab", (1, 2), finish_reason="stop", stop_reason="b")),
+        (0, TokenChunk(1, "x", (9,))),
+        (1, TokenChunk(0, "q", (5,))),
+    ]
+
+
+async def test_feed_hands_out_what_is_ready_at_once():
+    class Burst:
+        def __aiter__(self):
+            return self.chunks()
+
+        async def chunks(self):
+            for i in range(5):
+                yield TokenChunk(0, str(i), finish_reason="stop" if i == 4 else None)
+
+    async with ChunkFeed([Burst()], 1) as feed:
+        assert [chunk.text for _, chunk in await feed.batch(1.0)] == ["01234"]
+        assert await feed.batch(1.0) == []
