@@ -1,4 +1,4 @@
-"""Chat templates render as transformers renders them, and nothing in them or the messages gets further than a 400."""
+"""Chat templates render as transformers renders them; what is wrong in them is the client's error."""
 
 import json
 import time
@@ -158,7 +158,7 @@ class TestTemplateOfTheRequest:
         assert time.monotonic() - started < 20
 
     def test_sees_neither_environment_nor_files(self) -> None:
-        with pytest.raises(InvalidRequestError, match="TemplateNotFound|no loader"):
+        with pytest.raises(InvalidRequestError, match=r"no loader"):
             self.render("{% include '/etc/hostname' %}")
 
 

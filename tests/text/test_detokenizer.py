@@ -10,7 +10,9 @@ from onecard.engines.text.detokenizer import IncrementalDetokenizer
 from onecard.engines.text.tokenizer import Tokenizer
 
 
-def stream(tokenizer: Tokenizer, ids: list[int], prompt: tuple[int, ...] = (), skip: bool = True) -> list[str]:
+def stream(
+    tokenizer: Tokenizer, ids: list[int], prompt: tuple[int, ...] = (), skip: bool = True
+) -> list[str]:
     detokenizer = IncrementalDetokenizer(tokenizer, prompt, skip)
     return [*(detokenizer.append([i]) for i in ids), detokenizer.finish()]
 
@@ -39,7 +41,9 @@ def test_random_byte_level_tokens_join_to_their_decoding(byte_level: Tokenizer, 
 def test_random_sentencepiece_tokens_join_to_their_bytes(
     sentencepiece: Tokenizer, data: st.DataObject
 ) -> None:
-    """The library writes one U+FFFD for each byte of a run that is invalid anywhere: that can't be streamed."""
+    """The library writes one U+FFFD for each byte of a run that is invalid anywhere: that can't be
+    streamed.
+    """
     ids = data.draw(st.lists(st.integers(0, sentencepiece.max_token_id), max_size=40))
     kept = [i for i in ids if i not in sentencepiece.special_token_ids]
     raw = b"".join(map(sentencepiece.token_bytes, kept))

@@ -49,9 +49,7 @@ def test_without_stops_all_passes() -> None:
         (["aab"], "aaab", ("a", "aab")),
     ],
 )
-def test_what_a_reader_would_see_first_wins(
-    stops: list[str], text: str, expected: tuple[str, str]
-) -> None:
+def test_what_a_reader_would_see_first_wins(stops: list[str], text: str, expected: tuple[str, str]) -> None:
     assert run(stops, list(text)) == expected
     assert run(stops, [text]) == expected
 

@@ -105,16 +105,14 @@ def test_gguf_sentencepiece(sentencepiece: Tokenizer, write_gguf: WriteGguf, tex
     assert [loaded.decode(ids, False) for ids in plain] == [t.replace("|>", "|> ") for t in texts]
 
 
-def test_gguf_flags(
-    byte_level: Tokenizer, sentencepiece: Tokenizer, write_gguf: WriteGguf
-) -> None:
+def test_gguf_flags(byte_level: Tokenizer, sentencepiece: Tokenizer, write_gguf: WriteGguf) -> None:
     end = byte_level.backend.token_to_id("<|end|>")
     flags = {"bos_token_id": end, "add_bos_token": True, "add_eos_token": True}
     loaded = load_tokenizer(write_gguf(byte_level_fields(byte_level, **flags)))
     assert loaded.encode("fox") == [end, *byte_level.encode("fox"), end]
     fields = sentencepiece_fields(sentencepiece, add_bos_token=False, add_space_prefix=False)
     loaded = load_tokenizer(write_gguf(fields))
-    assert [loaded.token_piece(i) for i in loaded.encode("the")][0] == "t"
+    assert loaded.token_piece(loaded.encode("the")[0]) == "t"
     assert loaded.decode(loaded.encode(" the")) == " the"
 
 
@@ -150,7 +148,11 @@ def test_unknown_gguf_vocabularies_are_refused(
 def test_damaged_gguf_files_are_refused(byte_level: Tokenizer, write_gguf: WriteGguf, tmp_path: Path) -> None:
     whole = write_gguf(byte_level_fields(byte_level)).read_bytes()
     broken = tmp_path / "broken.gguf"
-    for content, message in [(b"", "not a GGUF"), (b"GGUF" + b"\xff" * 64, "version"), (whole[:900], "damaged")]:
+    for content, message in [
+        (b"", "not a GGUF"),
+        (b"GGUF" + b"\xff" * 64, "version"),
+        (whole[:900], "damaged"),
+    ]:
         broken.write_bytes(content)
         with pytest.raises(ValueError, match=message):
             read_metadata(broken)
@@ -194,10 +196,11 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
-def test_smollm2_encodes_as_transformers_does(smollm2: Tokenizer, smollm2_path: Path, texts: list[str]) -> None:
-    """But for numerals other than digits, which the model's own tokenizer splits off and that of the GGUF reader
-    in transformers, which knows no `smollm` pre-tokenizer, does not."""
-    from transformers import AutoTokenizer
+def test_smollm2_encodes_as_transformers_does(
+    smollm2: Tokenizer, smollm2_path: Path, texts: list[str]
+) -> None:
+    """But for numerals such as ½: transformers' GGUF reader knows no `smollm` pre-tokenizer, so it has to be
+    told that the model's own tokenizer splits them off.""" from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(str(smollm2_path.parent), gguf_file=smollm2_path.name)
     for text in texts:

@@ -1,0 +1,95 @@
+"""Texts leave the queue in order, within budget, each once; cancelled ones never."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from onecard.engines.encoder.queue import Ticket, TokenBudgetQueue
+
+LENGTHS = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=6), max_size=8)
+
+
+def texts(*lengths: int) -> list[list[int]]:
+    return [[0] * length for length in lengths]
+
+
+def taken(queue: TokenBudgetQueue) -> list[tuple[Ticket, int]]:
+    return [(entry.ticket, entry.index) for entry in queue.take()]
+
+
+@given(requests=LENGTHS, budget=st.integers(1, 20), seqs=st.integers(1, 5))
+@settings(max_examples=300, deadline=None)
+def test_every_step_is_within_budget_and_as_full_as_order_allows(
+    requests: list[list[int]], budget: int, seqs: int
+) -> None:
+    queue = TokenBudgetQueue(budget, seqs)
+    tickets = [Ticket() for _ in requests]
+    for ticket, lengths in zip(tickets, requests):
+        queue.add(ticket, texts(*lengths))
+    expected = [(t, i, n) for t, lengths in zip(tickets, requests) for i, n in enumerate(lengths)]
+    while expected:
+        assert len(queue) == len(expected)
+        step = queue.take()
+        count, tokens = len(step), sum(len(entry.token_ids) for entry in step)
+        assert [(e.ticket, e.index, len(e.token_ids)) for e in step] == expected[:count]
+        assert 1 <= count <= seqs
+        assert tokens <= budget or count == 1
+        expected = expected[count:]
+        if expected and count < seqs:
+            assert tokens + expected[0][2] > budget
+    assert len(queue) == 0
+    assert queue.take() == []
+
+
+@given(
+    requests=LENGTHS,
+    cancelled=st.sets(st.integers(0, 7)),
+    steps_before=st.integers(0, 3),
+    priorities=st.lists(st.integers(-1, 1), min_size=8, max_size=8),
+)
+@settings(max_examples=300, deadline=None)
+def test_cancelled_requests_leave_no_trace(
+    requests: list[list[int]], cancelled: set[int], steps_before: int, priorities: list[int]
+) -> None:
+    queue = TokenBudgetQueue(10, 3)
+    tickets = [Ticket(priority) for priority, _ in zip(priorities, requests)]
+    for ticket, lengths in zip(tickets, requests):
+        queue.add(ticket, texts(*lengths))
+    done = [pair for _ in range(steps_before) for pair in taken(queue)]
+    gone = [tickets[i] for i in cancelled if i < len(tickets)]
+    for ticket in [*gone, *gone]:
+        queue.cancel(ticket)
+    left = sum(t.waiting for t in tickets)
+    assert len(queue) == left
+    rest: list[tuple[Ticket, int]] = []
+    while len(queue):
+        rest += taken(queue)
+    assert len(rest) == left
+    assert not {id(t) for t, _ in rest} & {id(t) for t in gone}
+    assert taken(queue) == []
+    per_ticket = {id(t): [i for ticket, i in [*done, *rest] if ticket is t] for t in tickets}
+    for ticket, lengths in zip(tickets, requests):
+        if ticket not in gone:
+            assert per_ticket[id(ticket)] == list(range(len(lengths)))
+
+
+def test_smaller_priority_goes_first() -> None:
+    queue = TokenBudgetQueue(2, 8)
+    late, early = Ticket(1), Ticket(-1)
+    queue.add(late, texts(1, 1))
+    queue.add(early, texts(1))
+    assert taken(queue) == [(early, 0), (late, 0)]
+    assert taken(queue) == [(late, 1)]
+
+
+def test_a_ticket_cancelled_before_it_is_added_stays_out() -> None:
+    queue = TokenBudgetQueue(2, 8)
+    ticket = Ticket(cancelled=True)
+    queue.add(ticket, texts(1))
+    assert len(queue) == 0
+
+
+def test_a_text_beyond_the_budget_runs_alone() -> None:
+    queue = TokenBudgetQueue(4, 8)
+    ticket = Ticket()
+    queue.add(ticket, texts(1, 9, 1))
+    assert [taken(queue) for _ in range(3)] == [[(ticket, 0)], [(ticket, 1)], [(ticket, 2)]]
