@@ -1,14 +1,22 @@
-"""Shared fixtures: the repository and the real weights of the demo registry."""
+"""Shared fixtures: the repository, the real weights of the demo registry, and nodes that serve them."""
 
-from collections.abc import Iterator
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 
+from onecard.engines.api import RequestStats, StepStats
+from onecard.engines.factory import start_node
 from onecard.registry.loader import load_registry
 from onecard.registry.sources import fetch
-from onecard.registry.spec import Registry
+from onecard.registry.spec import MemoryAmount, Registry
 
+T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -53,3 +61,67 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip("the folder `shared` with others' contracts is not beside this checkout")
     return folder
+
+
+class LiveNode:
+    """A real node on an event loop of its own thread; `call` runs a coroutine there and waits for it."""
+
+    def __init__(self, registry: Registry, paths: dict[str, Path]):
+        self.stats = RecordingStats()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self.node = self.call(start_node(registry, paths, self.stats))
+
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = 240) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+
+    def close(self) -> None:
+        self.call(self.node.stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+@dataclass
+class RecordingStats:
+    """A `StatsSink` that keeps everything."""
+
+    steps: list[StepStats] = field(default_factory=list)
+    requests: list[RequestStats] = field(default_factory=list)
+
+    def record_step(self, stats: StepStats) -> None:
+        self.steps.append(stats)
+
+    def record_request(self, stats: RequestStats) -> None:
+        self.requests.append(stats)
+
+
+@pytest.fixture(scope="session")
+def live_node(
+    demo_registry: Registry, demo_paths: dict[str, Path]
+) -> Iterator[Callable[..., AbstractContextManager[LiveNode]]]:
+    """Opens the demo registry as a node, with other engine arguments or card memory where given."""
+
+    @contextmanager
+    def open_node(memory: int = 1 << 30, **engine: Any) -> Iterator[LiveNode]:
+        card = replace(demo_registry.cards[0], device="cpu", memory=MemoryAmount(nbytes=memory))
+        models = tuple(
+            replace(model, memory=MemoryAmount(fraction=0.0), engine=replace(model.engine, **engine))
+            if model.kind == "llm"
+            else replace(model, memory=MemoryAmount(fraction=0.0))
+            for model in demo_registry.models
+        )
+        node = LiveNode(replace(demo_registry, cards=(card,), models=models), demo_paths)
+        try:
+            yield node
+        finally:
+            node.close()
+
+    yield open_node
+
+
+@pytest.fixture(scope="session")
+def demo_node(live_node: Callable[..., AbstractContextManager[LiveNode]]) -> Iterator[LiveNode]:
+    """The demo in full precision, shared by all tests that leave it as they found it."""
+    with live_node(dtype="float32", max_model_len=2048) as node:
+        yield node

@@ -163,8 +163,9 @@ class TokenChunk:
 class GenerationStream(Protocol):
     """The answers of one admitted request, in the order they come; ends when all `n` have finished.
 
-    Iterating raises `EngineError` if the engine fails midway. `abort` may be called at any time, any number of
-    times, from the event loop; it frees the request's blocks within one step. Always call it when done early.
+    Iterating raises `EngineError` if the engine fails midway. `abort` may be called at any time, any number
+    of times, from the event loop; it frees the request's blocks within one step. Always call it when done
+    early.
     """
 
     prompt_token_ids: Sequence[int]

@@ -39,7 +39,8 @@ def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
 async def start_node(
     registry: Registry, paths: dict[str, Path], stats: StatsSink, progress: LoadProgress | None = None
 ) -> LocalNode:
-    """Plan, allocate and load everything, then start the device loops. Call it on the event loop that serves."""
+    """Plan, allocate and load everything, then start the device loops. Call it on the event loop that
+    serves."""
     outbox = Outbox(asyncio.get_running_loop())
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
     cards, models = await asyncio.to_thread(

@@ -63,7 +63,8 @@ def model_needs(spec: ModelSpec, config: ModelConfig, path: Path, facts: CardFac
 
 
 def _decoder_workspace(spec: ModelSpec, config: DecoderConfig, dtype: torch.dtype) -> int:
-    """Peak activations of the largest step: two residual streams, q, k, v and output, gate-up and its product.
+    """Peak activations of the largest step: two residual streams, q, k, v and output, gate-up and its
+    product.
 
     Logits are float32, with a sorted copy and probabilities of each for sampling.
     """

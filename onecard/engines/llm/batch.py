@@ -16,9 +16,9 @@ from onecard.kernels.paged_attention import PagedBatch
 class StepInputs:
     """What a step runs and whose logits it wants, N rows in all.
 
-    `sampled[i]` gets its next token from logits row `sample_rows[i]`; `prompt_rows` are (sequence, first token,
-    first logits row, count) of prompts that want log-probabilities of their own tokens: the logits row of a token
-    is the one of the token before it.
+    `sampled[i]` gets its next token from logits row `sample_rows[i]`; `prompt_rows` are (sequence, first
+    token, first logits row, count) of prompts that want log-probabilities of their own tokens: the logits row
+    of a token is the one of the token before it.
     """
 
     forward: ForwardBatch
@@ -32,8 +32,8 @@ def build_inputs(
 ) -> StepInputs:
     """Gather one step's inputs from the scheduled sequences and their rows.
 
-    Token t of sequence i, at position p, is packed at row cu_seqlens_q[i] + (p - num_computed_tokens[i]) and its K/V go
-    to slot `block_tables[i, p // block_size] * block_size + p % block_size`.
+    Token t of sequence i, at position p, is packed at row cu_seqlens_q[i] + (p - num_computed_tokens[i]) and
+    its K/V go to slot `block_tables[i, p // block_size] * block_size + p % block_size`.
     """
     items = schedule.items
     for item in items:
@@ -87,7 +87,8 @@ def _token_ids(items: list[ScheduledSequence]) -> np.ndarray:
 def _select_logits(
     items: list[ScheduledSequence], cu_seqlens_q: np.ndarray
 ) -> tuple[list[int], list[Sequence], list[int], list[tuple[Sequence, int, int, int]]]:
-    """Which packed rows need logits: each sequence's last one if it samples, all of a prompt with logprobs."""
+    """Which packed rows need logits: each sequence's last one if it samples, all of a prompt with
+    logprobs."""
     logits_rows: list[int] = []
     sampled: list[Sequence] = []
     sample_rows: list[int] = []

@@ -17,6 +17,7 @@ from onecard.engines.llm.scheduler import Scheduler, SchedulerLimits
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.models.config import DecoderConfig
+from onecard.engines.models.decoder import DecoderForCausalLM
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
@@ -58,6 +59,7 @@ def build_llm(
     )
     card.pool.add_engine(spec.name, floor_pages, ceiling_pages, blocks)
     rows = RequestRows(spec.engine.max_num_seqs, -(-longest // layout.block_size))
+    assert isinstance(loaded.model, DecoderForCausalLM)
     runner = ModelRunner(loaded.model, layout.view(card.arena), rows, card.device)
     scheduler = Scheduler(
         KVCacheManager(blocks, layout.block_size, spec.name),

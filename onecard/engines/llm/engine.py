@@ -29,7 +29,8 @@ SEED_STRIDE = 0x9E3779B97F4A7C15
 
 
 class LLMEngine:
-    """Implements `api.TextGenerator`: tokenises, validates, and posts requests to the core on its device loop."""
+    """Implements `api.TextGenerator`: tokenises, validates, and posts requests to the core on its device
+    loop."""
 
     def __init__(
         self,

@@ -26,7 +26,8 @@ class KVCacheManager:
             hashes.append(parent)
 
     def find_cached(self, sequence: Sequence) -> list[int]:
-        """Blocks that already hold the K/V of the sequence's first tokens; at least one token is left to compute."""
+        """Blocks that already hold the K/V of the sequence's first tokens; at least one token is left to
+        compute."""
         if not self.enable_caching or sequence.request.sampling.prompt_logprobs is not None:
             return []
         self.extend_hashes(sequence)
@@ -70,7 +71,8 @@ class KVCacheManager:
             )
 
     def free(self, sequence: Sequence) -> None:
-        """Give all blocks back, the tail first: of a cached chain, the end is evicted before its beginning."""
+        """Give all blocks back, the tail first: of a cached chain, the end is evicted before its
+        beginning."""
         self.pool.free(sequence.block_table[::-1])
         sequence.block_table = []
         sequence.num_computed_tokens = 0

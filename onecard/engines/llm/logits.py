@@ -20,8 +20,8 @@ def wants_processing(params: SamplingParams) -> bool:
 class LogitsProcessor:
     """One answer's own edits of its logits row, in vLLM's order: bias, minimum length, penalties.
 
-    Repetition penalty (Keskar et al. 2019, CTRL) divides positive and multiplies negative logits of every token seen in
-    prompt or answer; presence and frequency penalties are OpenAI's, over the answer alone.
+    Repetition penalty (Keskar et al. 2019, CTRL) divides positive and multiplies negative logits of every
+    token seen in prompt or answer; presence and frequency penalties are OpenAI's, over the answer alone.
     """
 
     def __init__(self, params: SamplingParams, prompt: list[int], stop_ids: list[int], device: torch.device):

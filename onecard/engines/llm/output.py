@@ -30,6 +30,7 @@ class SequenceOutput:
     def append(self, token_id: int, logprob: TokenLogprob | None) -> TokenChunk:
         """The chunk for one more token. Once it has a finish reason, the answer is over."""
         self._num_tokens += 1
+        stop_reason: int | str | None
         reason, stop_reason, text = self._check_token(token_id)
         if reason is None:
             text, stop_string = self._check_text(self._detokenizer.append([token_id]))

@@ -41,8 +41,8 @@ class Request:
 class Sequence:
     """One answer being written. `token_ids` is the prompt and what has been sampled so far.
 
-    Invariant between steps: K/V of the first `num_computed_tokens` tokens exist in the blocks of `block_table`,
-    and `num_computed_tokens < len(token_ids)`: at least the last token is still to be run.
+    Invariant between steps: K/V of the first `num_computed_tokens` tokens exist in the blocks of
+    `block_table`, and `num_computed_tokens < len(token_ids)`: at least the last token is still to be run.
     """
 
     request: Request

@@ -1,10 +1,11 @@
 """Runs one step of a decoder model: inputs in, sampled tokens out."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import nn
 
+from onecard.engines.layers.forward_batch import ForwardBatch
 from onecard.engines.llm.batch import StepInputs, build_inputs
 from onecard.engines.llm.request import Sequence
 from onecard.engines.llm.rows import RequestRows
@@ -30,10 +31,19 @@ class StepOutput:
     prompt_logprobs: list[PromptLogprobs]
 
 
-class ModelRunner:
-    """`model` as in `models.decoder`; `kv_cache` the model's view of the arena."""
+class PagedModel(Protocol):
+    """What the runner needs of a model: packed tokens to hidden states `[T, H]`, rows of those to logits `[N,
+    V]`."""
 
-    def __init__(self, model: nn.Module, kv_cache: torch.Tensor, rows: RequestRows, device: torch.device):
+    def __call__(self, batch: ForwardBatch) -> torch.Tensor: ...
+
+    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
+
+
+class ModelRunner:
+    """Runs steps of `model` on `device`; `kv_cache` is the model's view of the arena."""
+
+    def __init__(self, model: PagedModel, kv_cache: torch.Tensor, rows: RequestRows, device: torch.device):
         self.model = model
         self.kv_cache = kv_cache
         self.rows = rows

@@ -1,9 +1,10 @@
 """Decides what the next step computes: running decodes, then prompts in chunks, then new requests.
 
 A step is a packed mix of sequences, each with the tokens it still has to run: one for a decode, a chunk for a
-prompt. Requests run in order of (priority, arrival). When blocks run out the newest running sequence is preempted:
-its blocks are freed (their contents stay in the prefix cache as long as nobody needs them) and it waits to be
-computed again. Touched by the device-loop thread only; knows no torch, so it is tested without a model.
+prompt. Requests run in order of (priority, arrival). When blocks run out the newest running sequence is
+preempted: its blocks are freed (their contents stay in the prefix cache as long as nobody needs them) and it
+waits to be computed again. Touched by the device-loop thread only; knows no torch, so it is tested without a
+model.
 """
 
 from bisect import insort
@@ -18,8 +19,12 @@ PROMPT_LOGPROBS_CHUNK = 128
 
 @dataclass(frozen=True)
 class SchedulerLimits:
-    """`max_num_seqs` running at once, `max_num_batched_tokens` a step, `long_prefill_token_threshold` tokens of one
-    prompt a step (0: no cap of its own), `resume_headroom` free blocks beside its own that a preempted sequence waits for."""
+    """What one step may hold.
+
+    `max_num_seqs` sequences run at once, `max_num_batched_tokens` are computed in a step, at most
+    `long_prefill_token_threshold` of one prompt (0: no cap of its own). A preempted sequence resumes only when
+    `resume_headroom` blocks are free beside its own, so that it isn't preempted again at once.
+    """
 
     max_num_seqs: int
     max_num_batched_tokens: int
@@ -138,7 +143,8 @@ class Scheduler:
         return num_cached < min(last_useful, len(hashes)) and hashes[num_cached] in in_flight
 
     def _admit(self, sequence: Sequence, cached: list[int], budget: int) -> bool:
-        """Start a waiting sequence if its whole prompt has room; a preempted one waits for headroom besides."""
+        """Start a waiting sequence if its whole prompt has room; a preempted one waits for headroom
+        besides."""
         needed = self.kv.blocks_for(sequence.num_tokens) - len(cached)
         headroom = self.limits.resume_headroom if sequence.num_preemptions and self.running else 0
         if self.running and self.kv.pool.num_free_blocks() < needed + headroom:

@@ -8,7 +8,8 @@ from onecard.engines.api import EngineError, TokenChunk, TokenLogprob
 
 
 class TokenStream:
-    """Implements `api.GenerationStream`. Lives on the event loop's thread; the device loop reaches it by deliveries.
+    """Implements `api.GenerationStream`. Lives on the event loop's thread; the device loop reaches it by
+    deliveries.
 
     `num_answers` answers share it; it ends after that many chunks with a finish reason, or with an error.
     """

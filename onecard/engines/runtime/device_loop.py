@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Call, Delivery, Inbox, Outbox
@@ -32,11 +32,11 @@ class StepEngine(Protocol):
 
     def has_work(self) -> bool: ...
 
-    def launch(self) -> object | None:
+    def launch(self) -> Any | None:
         """Schedule and enqueue one step. None: nothing can run now (it waits for memory, say)."""
         ...
 
-    def collect(self, step: object) -> list[Delivery]:
+    def collect(self, step: Any) -> list[Delivery]:
         """Wait for the step, update the engine's state, and return what its clients get."""
         ...
 

@@ -1,0 +1,221 @@
+import random
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from onecard.engines.llm.request import Status
+
+
+def lengths(schedule) -> list[int]:
+    return [item.num_tokens for item in schedule.items]
+
+
+def test_a_prompt_runs_in_chunks_of_the_budget_and_samples_at_its_end(world):
+    w = world()
+    request = w.request(list(range(40)))
+    assert [lengths(w.run()) for _ in range(4)] == [[16], [16], [8], [1]]
+    assert request.sequences[0].num_output_tokens == 2
+
+
+def test_decodes_come_first_and_prompts_fill_the_rest_of_the_budget(world):
+    w = world()
+    old = w.request(list(range(5)))
+    w.run()
+    w.request(list(range(100, 140)))
+    schedule = w.run()
+    assert lengths(schedule) == [1, 15]
+    assert schedule.num_decodes == 1
+    assert schedule.items[0].sequence is old.sequences[0]
+
+
+def test_a_long_prompt_is_capped_by_its_own_threshold(world):
+    w = world(long_prefill_token_threshold=6)
+    w.request(list(range(20)))
+    w.request(list(range(50, 60)))
+    assert lengths(w.run()) == [6, 6]
+
+
+def test_no_more_sequences_than_max_num_seqs_run_at_once(world):
+    w = world(max_num_seqs=2)
+    for i in range(4):
+        w.request([i, i, i])
+    assert len(w.run().items) == 2
+    assert len(w.scheduler.waiting) == 2
+
+
+def test_a_cached_prefix_is_not_computed_again(world):
+    w = world()
+    first = w.request(list(range(12)))
+    w.run()
+    w.scheduler.finish(first.sequences[0])
+    second = w.request([*range(12), 99, 98])
+    schedule = w.run()
+    assert lengths(schedule) == [2]
+    assert second.sequences[0].num_cached_tokens == 12
+    assert (schedule.prefix_queries, schedule.prefix_hits) == (14, 12)
+
+
+def test_a_fully_cached_prompt_still_computes_one_token(world):
+    w = world()
+    first = w.request(list(range(12)))
+    w.run()
+    w.scheduler.finish(first.sequences[0])
+    w.request(list(range(12)))
+    assert lengths(w.run()) == [4]
+
+
+def test_equal_prompts_that_arrive_together_are_computed_once(world):
+    w = world(max_num_batched_tokens=24)
+    requests = [w.request(list(range(12)), n=2) for _ in range(3)]
+    assert lengths(w.run()) == [12]
+    assert lengths(w.run()) == [1, 4, 4, 4, 4, 4]
+    sequences = [s for request in requests for s in request.sequences]
+    assert sum(s.num_cached_tokens for s in sequences) == 5 * 8
+    assert all(s.num_output_tokens for s in sequences)
+
+
+def test_an_aborted_leader_hands_the_prefix_on(world):
+    w = world(max_num_batched_tokens=8)
+    leader, follower = w.request(list(range(40))), w.request(list(range(40)))
+    assert lengths(w.run()) == [8]
+    w.scheduler.finish(leader.sequences[0])
+    while follower.sequences[0].num_output_tokens == 0:
+        assert w.run().items
+    assert follower.sequences[0].num_cached_tokens == 8
+
+
+def test_different_salts_share_no_prefix(world):
+    w = world()
+    first = w.request(list(range(12)))
+    w.run()
+    w.scheduler.finish(first.sequences[0])
+    second = w.request(list(range(12)))
+    second.cache_salt = b"tenant"
+    assert lengths(w.run()) == [12]
+
+
+def test_prompt_logprobs_skip_the_cache(world):
+    w = world()
+    first = w.request(list(range(12)))
+    w.run()
+    w.scheduler.finish(first.sequences[0])
+    w.request(list(range(12)), prompt_logprobs=0)
+    assert lengths(w.run()) == [12]
+
+
+def test_the_newest_is_preempted_and_resumes_where_it_was_in_line(world):
+    w = world(num_pages=4, caching=False)
+    old, new = w.request([1] * 14), w.request([2] * 13)
+    w.run()
+    w.run()
+    while not new.sequences[0].num_preemptions:
+        w.run()
+    assert old.sequences[0].status is Status.RUNNING
+    assert w.scheduler.waiting == [new.sequences[0]]
+    sampled = new.sequences[0].num_output_tokens
+    w.scheduler.finish(old.sequences[0])
+    w.run()
+    w.run()
+    assert new.sequences[0].status is Status.RUNNING
+    assert new.sequences[0].num_output_tokens > sampled
+    assert old.sequences[0].num_preemptions == 0
+
+
+def test_a_waiting_request_that_has_no_room_takes_nothing(world):
+    w = world(num_pages=3)
+    w.request([1] * 12)
+    w.run()
+    late = w.request([2] * 16)
+    w.run()
+    assert late.sequences[0].status is Status.WAITING
+    assert not late.sequences[0].block_table
+
+
+def test_lower_priority_numbers_go_first(world):
+    w = world(max_num_seqs=1)
+    w.request([1] * 4)
+    urgent = w.request([2] * 4)
+    w.scheduler.waiting.clear()
+    late = w.request([3] * 4)
+    urgent.priority = -1
+    w.scheduler.add(urgent)
+    w.run()
+    assert [s.request for s in w.scheduler.running] == [urgent]
+    assert [s.request for s in w.scheduler.waiting] == [late]
+
+
+@pytest.mark.parametrize("num_pages", [5, 9, 30])
+def test_every_request_finishes_however_small_the_arena(world, num_pages):
+    w = world(num_pages=num_pages, max_num_batched_tokens=8)
+    rng = random.Random(num_pages)
+    requests = [w.request([rng.randrange(50) for _ in range(rng.randint(1, 20))]) for _ in range(16)]
+    wanted = {id(r): rng.randint(1, 18) for r in requests}
+    for _ in range(4000):
+        if not w.scheduler.has_work():
+            break
+        w.run()
+        for request in requests:
+            sequence = request.sequences[0]
+            if sequence.status is Status.RUNNING and sequence.num_output_tokens >= wanted[id(request)]:
+                w.scheduler.finish(sequence)
+    assert not w.scheduler.has_work()
+    assert w.all_free()
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Arrivals, steps, aborts and preemptions in any order: the books always add up."""
+
+    make_world = None
+
+    @initialize(num_pages=st.integers(12, 40), budget=st.integers(1, 24), caching=st.booleans())
+    def begin(self, num_pages: int, budget: int, caching: bool) -> None:
+        assert SchedulerMachine.make_world is not None
+        self.w = SchedulerMachine.make_world(num_pages, caching, max_num_batched_tokens=budget)
+        self.sequences = []
+
+    @rule(prompt=st.lists(st.integers(0, 2), min_size=1, max_size=30), n=st.integers(1, 3))
+    def arrive(self, prompt: list[int], n: int) -> None:
+        self.sequences += self.w.request(prompt, n).sequences
+
+    @rule()
+    def step(self) -> None:
+        schedule = self.w.run()
+        assert schedule.num_tokens <= self.w.scheduler.limits.max_num_batched_tokens
+        assert [i.num_tokens == 1 for i in schedule.items] == sorted(
+            (i.num_tokens == 1 for i in schedule.items), reverse=True
+        )
+
+    @precondition(lambda self: self.w.scheduler.has_work())
+    @rule(data=st.data())
+    def end_one(self, data: st.DataObject) -> None:
+        live = [s for s in self.sequences if s.status is not Status.FINISHED]
+        self.w.scheduler.finish(data.draw(st.sampled_from(live)))
+
+    @precondition(lambda self: self.w.scheduler.running)
+    @rule()
+    def recall(self) -> None:
+        self.w.scheduler.preempt(self.w.scheduler.running[-1])
+
+    @invariant()
+    def books_add_up(self) -> None:
+        if hasattr(self, "w"):
+            self.w.check()
+            limits = self.w.scheduler.limits
+            assert len(self.w.scheduler.running) <= limits.max_num_seqs
+
+    def teardown(self) -> None:
+        if not hasattr(self, "w"):
+            return
+        for sequence in self.sequences:
+            if sequence.status is not Status.FINISHED:
+                self.w.scheduler.finish(sequence)
+        assert self.w.all_free()
+
+
+def test_any_order_of_events_keeps_the_books(world):
+    SchedulerMachine.make_world = staticmethod(world)
+    machine = SchedulerMachine.TestCase
+    machine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+    machine("runTest").runTest()
