@@ -30,7 +30,9 @@ def create_app(
     server = registry.server
     app = web.Application(middlewares=[observe, answer_errors], client_max_size=server.max_body_bytes)
     admission = Admission(server.max_queued_requests, metrics)
-    app[GATEWAY] = Gateway(node, server, metrics, ModelRouter(node), admission, keep_alive, body_timeout)
+    app[GATEWAY] = Gateway(
+        node, server, metrics, ModelRouter(node, metrics), admission, keep_alive, body_timeout
+    )
     app.on_response_prepare.append(add_request_id)
     app.add_routes(_routes())
     return app

@@ -9,10 +9,12 @@ from onecard.engines.api import (
     ModelInfo,
     ModelNotFoundError,
     Node,
+    ShuttingDownError,
     TextGenerator,
     Tokenizing,
     UnsupportedTaskError,
 )
+from onecard.gateway.context import GatewayMetrics
 from onecard.gateway.errors import shorten
 
 Task = Literal["generate text", "embed"]
@@ -23,8 +25,8 @@ ALL_KINDS = tuple(kind for kinds in KINDS_OF_TASK.values() for kind in kinds)
 class ModelRouter:
     """Looks models up on the node at every request, so models that come and go are seen at once."""
 
-    def __init__(self, node: Node):
-        self._node = node
+    def __init__(self, node: Node, metrics: GatewayMetrics):
+        self._node, self._metrics = node, metrics
 
     def generator(self, name: str | None) -> TextGenerator:
         """The model that answers prompts under `name`; 404 if there is none, 400 if it doesn't write text."""
@@ -39,8 +41,11 @@ class ModelRouter:
         return self._engine(name if name is not None else self._only(ALL_KINDS))
 
     def info(self, name: str) -> ModelInfo:
-        """What is known of the model that answers to `name` or to an alias."""
-        return self._engine(name).info
+        """What is known of the model that answers to `name` or to an alias, also while the node drains."""
+        found = self._find(name)
+        if found is None:
+            raise self._unknown(name)
+        return found
 
     def models(self) -> Sequence[ModelInfo]:
         return self._node.models()
@@ -61,11 +66,21 @@ class ModelRouter:
         try:
             return self._node.engine(name)
         except ModelNotFoundError:
-            raise ModelNotFoundError(
-                f"The model `{shorten(name)}` does not exist. Valid aliases: {', '.join(self._names())}.",
-                param="model",
-                code="model_not_found",
-            ) from None
+            raise self._unknown(name) from None
+        except ShuttingDownError:
+            if (found := self._find(name)) is not None:
+                self._metrics.rejected(found.name, "draining")
+            raise
+
+    def _find(self, name: str) -> ModelInfo | None:
+        return next((info for info in self._node.models() if name in (info.name, *info.aliases)), None)
+
+    def _unknown(self, name: str) -> ModelNotFoundError:
+        return ModelNotFoundError(
+            f"The model `{shorten(name)}` does not exist. Valid aliases: {', '.join(self._names())}.",
+            param="model",
+            code="model_not_found",
+        )
 
     def _only(self, kinds: tuple[str, ...]) -> str:
         able = [info.name for info in self._node.models() if info.kind in kinds]

@@ -75,10 +75,8 @@ def frame_head(identity: Identity, object_name: str) -> bytes:
 class UsageTail:
     """How a frame ends: with the usage so far, with `"usage": null` where it comes at the end, or without."""
 
-    def __init__(
-        self, streams: Sequence[GenerationStream], at_end: bool, running: bool, generates: bool = True
-    ):
-        self._streams, self._at_end, self._running, self._generates = streams, at_end, running, generates
+    def __init__(self, streams: Sequence[GenerationStream], at_end: bool, running: bool):
+        self._streams, self._at_end, self._running = streams, at_end, running
         self.fixed = b',"usage":null}\n\n' if at_end else b"}\n\n"
 
     def tail(self) -> bytes:
@@ -90,7 +88,7 @@ class UsageTail:
         return head + b"[]" + self._with_usage() if self._at_end else b""
 
     def _with_usage(self) -> bytes:
-        return b',"usage":' + orjson.dumps(usage(self._streams, self._generates)) + b"}\n\n"
+        return b',"usage":' + orjson.dumps(usage(self._streams)) + b"}\n\n"
 
 
 def ending(logprobs: Any, chunk: TokenChunk) -> bytes:

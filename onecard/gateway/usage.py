@@ -6,10 +6,10 @@ from typing import Any
 from onecard.engines.api import GenerationStream
 
 
-def usage(streams: Sequence[GenerationStream], generates: bool = True) -> dict[str, Any]:
-    """OpenAI's `usage` over all prompts of a request, so far. Not `generates`: only the prompt was wanted."""
+def usage(streams: Sequence[GenerationStream]) -> dict[str, Any]:
+    """OpenAI's `usage` over all prompts of a request, so far."""
     prompt = sum(len(stream.prompt_token_ids) for stream in streams)
-    completion = sum(stream.completion_tokens for stream in streams) if generates else 0
+    completion = sum(stream.completion_tokens for stream in streams)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

@@ -99,7 +99,10 @@ class FakeStream:
 
     async def __aiter__(self) -> AsyncIterator[TokenChunk]:
         sampling, words = self.request.sampling, self.engine.words
-        count = min(len(words), sampling.max_tokens or len(words))
+        if sampling.max_tokens == 0:
+            for index in range(sampling.n):
+                yield TokenChunk(index, "", finish_reason="length")
+        count = len(words) if sampling.max_tokens is None else min(len(words), sampling.max_tokens)
         for step in range(count):
             await self.engine.before_step(step)
             for index in range(sampling.n):
@@ -130,7 +133,6 @@ class FakeGenerator(FakeTokenizer):
         self.refuses: Callable[[GenerateRequest], Exception | None] = lambda request: None
         self.fails_at: dict[int, Exception] = {}
         self.gates: dict[int, asyncio.Event] = {}
-        self.draining = False
 
     async def before_step(self, step: int) -> None:
         if step in self.gates:
@@ -144,8 +146,6 @@ class FakeGenerator(FakeTokenizer):
 
     async def generate(self, request: GenerateRequest) -> FakeStream:
         self.requests.append(request)
-        if self.draining:
-            raise ShuttingDownError("The server is shutting down.")
         if (error := self.refuses(request)) is not None:
             raise error
         await asyncio.sleep(0)
@@ -203,6 +203,8 @@ class FakeNode:
         return [engine.info for engine in self.engines]
 
     def engine(self, name: str) -> TextGenerator | Embedder:
+        if self.state == "draining":
+            raise ShuttingDownError("The server is shutting down.")
         for engine in self.engines:
             if name in (engine.info.name, *engine.info.aliases):
                 return engine
@@ -216,7 +218,7 @@ class FakeNode:
         return NodeStatus(self.state, (card,), tuple(models))
 
     def begin_drain(self) -> None:
-        self.state, self.chat.draining = "draining", True
+        self.state = "draining"
 
     async def drained(self) -> None: ...
 

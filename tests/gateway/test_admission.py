@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from onecard.engines.api import QueueFullError
+from onecard.engines.api import QueueFullError, ShuttingDownError
 from onecard.gateway.admission import Admission
 
 CHAT = "/v1/chat/completions"
@@ -48,9 +48,19 @@ async def test_draining_is_503_with_retry_after(client, node, metrics):
     node.begin_drain()
     reply = await client.post(CHAT, BODY)
     assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
-    assert metrics.rejections == [("talker", "draining")]
+    assert (await client.post(CHAT, {**BODY, "model": "default"})).status == 503
+    assert metrics.rejections == [("talker", "draining")] * 2
+    assert (await client.get("/v1/models/default")).status == 200
+    assert (await client.get("/health")).status == 503
     gate.set()
     assert (await running).status == 200
+
+
+async def test_an_engine_that_shuts_down_counts_too(client, node, metrics):
+    node.chat.refuses = lambda request: ShuttingDownError("going")
+    reply = await client.post(CHAT, BODY)
+    assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+    assert metrics.rejections == [("talker", "draining")]
 
 
 async def test_the_engines_own_queue_limit_counts_too(client, node, metrics):

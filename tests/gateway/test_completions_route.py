@@ -91,7 +91,7 @@ async def test_echo_of_the_prompt_alone(client, node):
     choice = (await client.post(PATH, body, check=False)).body["choices"][0]
     assert (choice["text"], choice["finish_reason"]) == ("Hi", "length")
     assert choice["logprobs"]["tokens"] == ["H", "i"]
-    assert node.chat.requests[0].sampling.max_tokens == 1
+    assert node.chat.requests[0].sampling.max_tokens == 0
     chunks = await client.events(PATH, {**body, "stream_options": {"include_usage": True}}, check=False)
     assert [c["choices"][0]["text"] for c in chunks[:-1]] == ["Hi"]
     assert chunks[-1]["usage"]["completion_tokens"] == 0

@@ -57,9 +57,7 @@ class CompletionFrames:
     ):
         self._asked, self._streams, self._echoes = asked, streams, echoes
         self._head = sse.frame_head(identity, "text_completion")
-        self._usage = sse.UsageTail(
-            streams, asked.wants_usage, asked.wants_running_usage, generates=asked.max_tokens > 0
-        )
+        self._usage = sse.UsageTail(streams, asked.wants_usage, asked.wants_running_usage)
         count = len(streams) * asked.n
         self._starts = [self._head + b'[{"index":%d,"text":' % index for index in range(count)]
         self._logprobs = [CompletionLogprobs() for _ in range(count)]
@@ -72,8 +70,6 @@ class CompletionFrames:
         return self._usage.last_frame(self._head)
 
     def _chunk(self, stream: int, chunk: TokenChunk) -> bytes:
-        if not self._asked.max_tokens:
-            chunk = TokenChunk(chunk.index, "", finish_reason=chunk.finish_reason and "length")
         choice = stream * self._asked.n + chunk.index
         text, logprobs = chunk.text, self._logprobs[choice]
         if self._echo_due[choice]:
@@ -125,8 +121,7 @@ def _answer(
         for i, drawn in enumerate(answers)
         for k, answer in enumerate(_best(drawn, asked.n))
     ]
-    used = usage(streams, generates=asked.max_tokens > 0)
-    return {**identity.fields("text_completion"), "choices": choices, "usage": used}
+    return {**identity.fields("text_completion"), "choices": choices, "usage": usage(streams)}
 
 
 def _best(answers: Sequence[Answer], n: int) -> Sequence[Answer]:
@@ -136,9 +131,6 @@ def _best(answers: Sequence[Answer], n: int) -> Sequence[Answer]:
 def _choice(
     index: int, asked: CompletionRequest, answer: Answer, stream: GenerationStream, echo: Echo
 ) -> dict[str, Any]:
-    # With max_tokens 0, the one token that was computed for the prompt's log-probabilities is not shown.
-    if not asked.max_tokens:
-        answer = Answer(finish_reason="length")
     return {
         "index": index,
         "text": echo.text + answer.text,

@@ -67,7 +67,7 @@ class ChatRequest(Conversation, SamplingRequest):
 
     def to_engine(self, request_id: str, info: ModelInfo) -> GenerateRequest:
         """The engine's request for this one."""
-        limit = self.max_completion_tokens or self.max_tokens or info.default_sampling.get("max_tokens")
+        limit = self.max_completion_tokens or self.max_tokens
         sampling = self.sampling(
             info, n=self.n, max_tokens=limit, logprobs=self.top_logprobs if self.logprobs else None
         )

@@ -45,10 +45,9 @@ class CompletionRequest(SamplingRequest):
 
     def to_engine(self, request_id: str, info: ModelInfo) -> list[GenerateRequest]:
         """One engine request a prompt. Ids are `request_id-i` where there are several."""
-        # best_of ranks by log-probability; echo of the prompt alone still runs one step, which gives the
-        # prompt's log-probabilities, and drops the token.
+        # best_of ranks by log-probability.
         wanted = 0 if self.logprobs is None and self.draws > self.n else self.logprobs
-        sampling = self.sampling(info, n=self.draws, max_tokens=max(self.max_tokens, 1), logprobs=wanted)
+        sampling = self.sampling(info, n=self.draws, max_tokens=self.max_tokens, logprobs=wanted)
         if self.echo and self.logprobs is not None:
             sampling = replace(sampling, prompt_logprobs=max(self.logprobs, self.prompt_logprobs or 0))
         several = len(self.prompt) > 1
