@@ -39,9 +39,9 @@ def demo_registry() -> Registry:
 
 
 @pytest.fixture(scope="session")
-def demo_paths(demo_registry: Registry) -> Iterator[dict[str, Path]]:
+def demo_paths(demo_registry: Registry) -> dict[str, Path]:
     """The demo's models, fetched into onecard's cache if they aren't there."""
-    yield {model.name: fetch(model, _NoProgress()) for model in demo_registry.models}
+    return {model.name: fetch(model, _NoProgress()) for model in demo_registry.models}
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +99,7 @@ class RecordingStats:
 @pytest.fixture(scope="session")
 def live_node(
     demo_registry: Registry, demo_paths: dict[str, Path]
-) -> Iterator[Callable[..., AbstractContextManager[LiveNode]]]:
+) -> Callable[..., AbstractContextManager[LiveNode]]:
     """Opens the demo registry as a node, with other engine arguments or card memory where given."""
 
     @contextmanager
@@ -117,7 +117,7 @@ def live_node(
         finally:
             node.close()
 
-    yield open_node
+    return open_node
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,8 @@ class NoOutput:
 
 @dataclass
 class World:
-    """A scheduler on a page pool of its own; `run` plays the model: it computes a step and samples token 7."""
+    """A scheduler on a page pool of its own; `run` plays the model: it computes a step and samples token
+    7."""
 
     pages: PagePool
     pool: BlockPool

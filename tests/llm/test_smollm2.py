@@ -72,7 +72,8 @@ def reference(smollm2_path: Path) -> Callable[[list[int]], torch.Tensor]:
 
 
 def check_greedy(reference, prompt: list[int], answer_ids: list[int], noise: float) -> int:
-    """Every token is the reference's first choice, or as good as it within numeric noise; counts the latter."""
+    """Every token is the reference's first choice, or as good as it within numeric noise; counts the
+    latter."""
     logits = reference(prompt + answer_ids)[len(prompt) - 1 : -1]
     ties = 0
     for row, token in zip(logits, answer_ids, strict=True):

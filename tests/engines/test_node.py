@@ -1,0 +1,132 @@
+"""The demo's two models on one card, behind one node."""
+
+import asyncio
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from onecard.engines.api import (
+    EmbedRequest,
+    EngineFailedError,
+    GenerateRequest,
+    ModelNotFoundError,
+    SamplingParams,
+    ShuttingDownError,
+)
+from onecard.engines.factory import plan_registry
+
+pytestmark = pytest.mark.weights
+
+
+@pytest.fixture(scope="module")
+def live(live_node) -> Iterator:
+    with live_node(dtype="auto", max_model_len=1024, memory=900 << 20) as node:
+        yield node
+
+
+async def complete(engine, prompt: str, **params) -> str:
+    sampling = SamplingParams(**{"temperature": 0.0, "max_tokens": 12, **params})
+    stream = await engine.generate(GenerateRequest("r", prompt, sampling))
+    return "".join([chunk.text async for chunk in stream])
+
+
+def test_both_models_answer_and_aliases_reach_them(live):
+    llm, encoder = live.node.engine("default"), live.node.engine("minilm")
+    assert llm is live.node.engine("smollm2")
+    assert [info.name for info in live.node.models()] == ["smollm2", "minilm"]
+
+    async def both():
+        return await asyncio.gather(
+            complete(llm, "The capital of France is"),
+            encoder.embed(EmbedRequest("e", ("hello", "bonjour"))),
+        )
+
+    text, vectors = live.call(both())
+    assert "Paris" in text
+    assert vectors.vectors.shape == (2, 384)
+    assert np.allclose(np.linalg.norm(vectors.vectors, axis=1), 1, atol=1e-5)
+
+
+def test_an_unknown_model_is_named_with_the_known_ones(live):
+    with pytest.raises(ModelNotFoundError, match="`gpt-9` does not exist.*smollm2, default, minilm"):
+        live.node.engine("gpt-9")
+
+
+def test_the_status_is_the_plan_and_the_ledger(live):
+    status = live.node.status()
+    (card,) = status.cards
+    assert card.pages_total * card.page_bytes == card.arena_bytes
+    assert sum(m.weight_bytes for m in status.models) + card.arena_bytes <= card.budget_bytes == 900 << 20
+    llm = next(m for m in status.models if m.kind == "llm")
+    assert llm.kv_bytes_owned == (card.pages_total - card.pages_free) * card.page_bytes
+
+
+def test_planned_weight_bytes_are_what_loading_took(live, demo_registry, demo_paths):
+    (plan,) = plan_registry(demo_registry, demo_paths)
+    for model in live.node.status().models:
+        planned = plan.model(model.name).weight_bytes
+        assert abs(model.weight_bytes - planned) <= 0.02 * planned
+
+
+def test_a_step_that_raises_fails_its_requests_and_the_engine_goes_on(live, monkeypatch):
+    engine = live.node.engine("smollm2")
+    core = engine.core
+    before = live.call(complete(engine, "Once upon a time"))
+    run, calls = core._runner.run, []
+
+    def broken(schedule):
+        calls.append(len(schedule.items))
+        if len(calls) == 3:
+            raise RuntimeError("injected")
+        return run(schedule)
+
+    monkeypatch.setattr(core._runner, "run", broken)
+
+    async def two() -> list:
+        return await asyncio.gather(
+            complete(engine, "Once upon a time"), complete(engine, "In the year 2050"), return_exceptions=True
+        )
+
+    results = live.call(two())
+    assert all(isinstance(result, EngineFailedError) for result in results)
+    monkeypatch.setattr(core._runner, "run", run)
+    assert live.call(complete(engine, "Once upon a time")) == before
+    live.call(live.node.drained())
+    pool = core.scheduler.kv.pool
+    pool.check_integrity()
+    assert pool.num_used_blocks == 0
+
+
+def test_an_aborted_stream_ends_and_frees_its_blocks(live):
+    engine = live.node.engine("smollm2")
+
+    async def leave_early() -> int:
+        sampling = SamplingParams(temperature=0.0, max_tokens=500, ignore_eos=True)
+        stream = await engine.generate(GenerateRequest("r", "Once upon", sampling))
+        async for _ in stream:
+            break
+        stream.abort()
+        stream.abort()
+        assert [chunk async for chunk in stream][5:] == []
+        await live.node.drained()
+        return engine.core.scheduler.kv.pool.num_used_blocks
+
+    assert live.call(leave_early()) == 0
+
+
+def test_draining_refuses_new_requests_and_ends_when_the_running_ones_do(live_node):
+    with live_node(dtype="auto", max_model_len=256, memory=600 << 20) as own:
+        engine = own.node.engine("smollm2")
+
+        async def drain() -> str:
+            running = asyncio.create_task(complete(engine, "One, two,", max_tokens=30, ignore_eos=True))
+            await asyncio.sleep(0.1)
+            own.node.begin_drain()
+            with pytest.raises(ShuttingDownError):
+                own.node.engine("smollm2")
+            await own.node.drained()
+            return await asyncio.wait_for(running, 1)
+
+        assert own.call(drain())
+        assert own.node.status().state == "draining"
