@@ -66,7 +66,7 @@ class FakeTokenizer:
         return bytes(t for t in token_ids if t < 256).decode(errors="replace")
 
     def token_strings(self, token_ids: Sequence[int]) -> list[str]:
-        return [chr(t) if t < 256 else "<s>" for t in token_ids]
+        return [f"Ġ{chr(t)}" if t < 256 else "<s>" for t in token_ids]  # raw, as byte-level BPE spells it
 
 
 def render(prompt: ChatPrompt) -> str:
@@ -159,7 +159,7 @@ class FakeGenerator(FakeTokenizer):
             self, request, ids, None if isinstance(given, tuple) else await self.detokenize(ids)
         )
         if request.sampling.prompt_logprobs is not None:
-            texts = self.token_strings(ids)[1:]
+            texts = [chr(t) for t in ids[1:]]
             stream.prompt_logprobs = [
                 None,
                 *(logprob_of(text, -0.5, request.sampling.prompt_logprobs) for text in texts),

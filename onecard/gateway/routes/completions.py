@@ -98,15 +98,12 @@ async def _echo(
 ) -> Echo:
     if isinstance(prompt, str) and asked.truncate_prompt_tokens is None:
         text = prompt
-    elif stream.prompt_text is not None:
-        text = stream.prompt_text
     else:
         text = await engine.detokenize(stream.prompt_token_ids)
     if asked.logprobs is None:
         return Echo(text)
-    return Echo(
-        text, engine.token_strings(list(stream.prompt_token_ids[:1]))[0] if stream.prompt_token_ids else ""
-    )
+    # Not `token_strings`: those are spelt as in the vocabulary, with marks for spaces.
+    return Echo(text, await engine.detokenize(stream.prompt_token_ids[:1]))
 
 
 def _answer(
