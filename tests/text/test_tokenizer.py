@@ -200,7 +200,8 @@ def test_smollm2_encodes_as_transformers_does(
     smollm2: Tokenizer, smollm2_path: Path, texts: list[str]
 ) -> None:
     """But for numerals such as ½: transformers' GGUF reader knows no `smollm` pre-tokenizer, so it has to be
-    told that the model's own tokenizer splits them off.""" from transformers import AutoTokenizer
+    told that the model's own tokenizer splits them off."""
+    from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(str(smollm2_path.parent), gguf_file=smollm2_path.name)
     for text in texts:

@@ -181,7 +181,7 @@ class EncoderCore:
         return [partial(job.deliver_error, EngineFailedError(message)) for job in lost]
 
     def idle(self) -> None:
-        """Raises `RuntimeError` where a request was lost: nothing waits or runs, so none may be unfinished."""
+        """Raises `RuntimeError` where a request got lost: nothing waits or runs, yet one is unfinished."""
         if self._jobs and not self._in_flight and not self.has_work():
             raise RuntimeError(f"{self.name}: {len(self._jobs)} requests are neither queued nor running")
 

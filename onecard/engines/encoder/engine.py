@@ -46,9 +46,7 @@ class EncoderEngine:
         dimensions: int,
         stats: StatsSink,
     ):
-        """`dimensions`: length of the model's own vectors; `info.max_model_len` bounds a text, specials
-        included.
-        """
+        """`dimensions`: of the model's own vectors; `info.max_model_len` bounds a text with its specials."""
         self.info = info
         self.core = core
         self._loop = loop

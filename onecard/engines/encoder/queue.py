@@ -10,9 +10,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """A request's place in the queue. A smaller `priority` goes first; `waiting` counts its texts not yet
-    taken.
-    """
+    """A request's place in the queue: smaller `priority` first; `waiting` counts its texts not yet taken."""
 
     priority: int = 0
     cancelled: bool = False
