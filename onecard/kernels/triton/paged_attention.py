@@ -1,0 +1,27 @@
+"""Paged attention: prompts by tiles of queries, decodes by splits of the keys; both read blocks where they
+lie."""
+
+import math
+
+import torch
+
+from onecard.kernels.paged_attention.metadata import PagedBatch
+from onecard.kernels.triton.paged_decode import launch_decode
+from onecard.kernels.triton.paged_prefill import launch_prefill
+
+
+def launch(
+    q: torch.Tensor,
+    k_cache: torch.Tensor,
+    v_cache: torch.Tensor,
+    batch: PagedBatch,
+    scale: float,
+    sliding_window: int,
+) -> torch.Tensor:
+    """Two launches for a mixed batch. Grids depend on shapes only, so a captured graph holds for any
+    lengths.""" out = torch.zeros(q.shape, dtype=q.dtype, device=q.device) scale_log2 = scale *
+    math.log2(math.e) if batch.num_decodes:
+        launch_decode(q, k_cache, v_cache, batch, scale_log2, sliding_window, out)
+    if batch.num_decodes < batch.seq_lens.numel():
+        launch_prefill(q, k_cache, v_cache, batch, scale_log2, sliding_window, out)
+    return out

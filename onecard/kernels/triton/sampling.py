@@ -1,0 +1,140 @@
+"""Sampling without a sort: one row a program, thresholds by bisection, the token by chunked running sums.
+
+A logit's distance below the row's largest, divided by the temperature, is a non-negative float, and such
+floats order as their bits do: 31 halvings of an integer interval find the exact distance at which top-k's
+count or top-p's sum is reached. Each halving reads the row once; a row of 128K logits stays in a GPU's L2.
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+CHUNK = 4096
+INFINITY_BITS = 0x7F800000
+
+
+@triton.jit
+def _distance(logits, column, vocab, peak, temperature):
+    """How far below the largest logit, in units of the temperature; +inf past the row's end."""
+    value = tl.load(logits + column, mask=column < vocab, other=float("-inf"))
+    return tl.abs((peak - value) / temperature)
+
+
+@triton.jit
+def _kept(distance, top_k_bits, top_p_bits, farthest):
+    bits = distance.to(tl.int32, bitcast=True)
+    return (bits <= top_k_bits) & (bits <= top_p_bits) & (distance <= farthest)
+
+
+@triton.jit
+def _reached(
+    logits, vocab, peak, temperature, limit_bits, wanted, BY_COUNT: tl.constexpr, BLOCK: tl.constexpr
+):
+    """The smallest distance (as bits) within which tokens nearer than limit_bits count, or weigh,
+    `wanted`.""" low = tl.full((), -1, tl.int32) high = limit_bits while high - low > 1:
+        middle = low + (high - low) // 2
+        amount = tl.full((), 0.0, tl.float32)
+        for start in range(0, vocab, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            distance = _distance(logits, column, vocab, peak, temperature)
+            within = (distance.to(tl.int32, bitcast=True) <= middle) & (column < vocab)
+            if BY_COUNT:
+                amount += tl.sum(within.to(tl.float32), axis=0)
+            else:
+                amount += tl.sum(tl.where(within, tl.exp(-distance), 0.0), axis=0)
+        enough = amount >= wanted
+        high = tl.where(enough, middle, high)
+        low = tl.where(enough, low, middle)
+    return high
+
+
+@triton.jit
+def _kernel(
+    all_logits,
+    temperatures,
+    top_ks,
+    top_ps,
+    min_ps,
+    uniforms,
+    tokens,
+    vocab,
+    stride_row: tl.int64,
+    UNBOUNDED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    logits = all_logits + row * stride_row
+    peak = tl.full((), float("-inf"), tl.float32)
+    chosen = tl.full((), 0, tl.int32)
+    for start in range(0, vocab, BLOCK):
+        column = start + tl.arange(0, BLOCK)
+        values = tl.load(logits + column, mask=column < vocab, other=float("-inf"))
+        best = tl.max(values, axis=0)
+        chosen = tl.where(best > peak, start + tl.argmax(values, axis=0), chosen)
+        peak = tl.maximum(peak, best)
+    temperature = tl.load(temperatures + row)
+    if temperature > 0:
+        top_k, top_p = tl.load(top_ks + row), tl.load(top_ps + row)
+        top_k_bits = tl.full((), UNBOUNDED, tl.int32)
+        if (top_k > 0) & (top_k < vocab):
+            top_k_bits = _reached(
+                logits, vocab, peak, temperature, top_k_bits, top_k.to(tl.float32), True, BLOCK
+            )
+        top_p_bits = top_k_bits
+        farthest = -tl.log(tl.load(min_ps + row))
+        if top_p < 1:
+            total = tl.full((), 0.0, tl.float32)
+            for start in range(0, vocab, BLOCK):
+                column = start + tl.arange(0, BLOCK)
+                distance = _distance(logits, column, vocab, peak, temperature)
+                within = distance.to(tl.int32, bitcast=True) <= top_k_bits
+                total += tl.sum(tl.where(within, tl.exp(-distance), 0.0), axis=0)
+            top_p_bits = _reached(logits, vocab, peak, temperature, top_k_bits, top_p * total, False, BLOCK)
+        total = tl.full((), 0.0, tl.float32)
+        for start in range(0, vocab, BLOCK):
+            distance = _distance(logits, start + tl.arange(0, BLOCK), vocab, peak, temperature)
+            kept = _kept(distance, top_k_bits, top_p_bits, farthest)
+            total += tl.sum(tl.where(kept, tl.exp(-distance), 0.0), axis=0)
+        target = tl.load(uniforms + row) * total
+        running = tl.full((), 0.0, tl.float32)
+        first = tl.full((), vocab, tl.int32)
+        last = chosen
+        for start in range(0, vocab, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            distance = _distance(logits, column, vocab, peak, temperature)
+            kept = _kept(distance, top_k_bits, top_p_bits, farthest)
+            weights = tl.where(kept, tl.exp(-distance), 0.0)
+            passed = (running + tl.cumsum(weights, axis=0) > target) & (weights > 0)
+            first = tl.minimum(first, tl.min(tl.where(passed, column, vocab), axis=0))
+            last = tl.maximum(last, tl.max(tl.where(weights > 0, column, -1), axis=0))
+            running += tl.sum(weights, axis=0)
+        chosen = tl.where(first < vocab, first, last)  # rounding may leave the sum short of its target
+    tl.store(tokens + row, chosen.to(tl.int64))
+
+
+def launch(
+    logits: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    min_p: torch.Tensor,
+    uniform: torch.Tensor,
+) -> torch.Tensor:
+    rows, vocab = logits.shape
+    tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    if rows:
+        _kernel[(rows,)](
+            logits,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            uniform,
+            tokens,
+            vocab,
+            logits.stride(0),
+            UNBOUNDED=INFINITY_BITS,
+            BLOCK=min(CHUNK, triton.next_power_of_2(vocab)),
+            num_warps=8,
+        )
+    return tokens
