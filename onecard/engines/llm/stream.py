@@ -53,12 +53,6 @@ class TokenStream:
             self._filled.set()
         self._abort = None
 
-    def ready(self) -> list[TokenChunk]:
-        """All chunks that are there already; never waits. For a writer that sends several in one go."""
-        chunks = list(self._chunks)
-        self._chunks.clear()
-        return chunks
-
     def __aiter__(self) -> AsyncIterator[TokenChunk]:
         return self
 

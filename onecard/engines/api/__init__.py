@@ -1,0 +1,81 @@
+"""All that the gateway may see of the engines: requests, results, Protocols, errors, statistics.
+
+Nothing here imports torch. The gateway talks to a `Node`; a node hands out `TextGenerator`s and
+`Embedder`s; both raise subclasses of `EngineError`, whose `status` is the HTTP status to answer with.
+"""
+
+from onecard.engines.api.engine import (
+    Embedder,
+    EmbedRequest,
+    EmbedResult,
+    TextGenerator,
+)
+from onecard.engines.api.errors import (
+    ContextLengthError,
+    EngineError,
+    EngineFailedError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    QueueFullError,
+    ShuttingDownError,
+    UnsupportedTaskError,
+)
+from onecard.engines.api.generation import (
+    ChatPrompt,
+    FinishReason,
+    GenerateRequest,
+    GenerationStream,
+    SamplingParams,
+    TokenChunk,
+    TokenLogprob,
+)
+from onecard.engines.api.model import (
+    ModelInfo,
+    Tokenizing,
+)
+from onecard.engines.api.node import (
+    CardStatus,
+    ModelState,
+    ModelStatus,
+    Node,
+    NodeStatus,
+)
+from onecard.engines.api.stats import (
+    LoadProgress,
+    RequestStats,
+    StatsSink,
+    StepStats,
+)
+
+__all__ = [
+    "CardStatus",
+    "ChatPrompt",
+    "ContextLengthError",
+    "EmbedRequest",
+    "EmbedResult",
+    "Embedder",
+    "EngineError",
+    "EngineFailedError",
+    "FinishReason",
+    "GenerateRequest",
+    "GenerationStream",
+    "InvalidRequestError",
+    "LoadProgress",
+    "ModelInfo",
+    "ModelNotFoundError",
+    "ModelState",
+    "ModelStatus",
+    "Node",
+    "NodeStatus",
+    "QueueFullError",
+    "RequestStats",
+    "SamplingParams",
+    "ShuttingDownError",
+    "StatsSink",
+    "StepStats",
+    "TextGenerator",
+    "TokenChunk",
+    "TokenLogprob",
+    "Tokenizing",
+    "UnsupportedTaskError",
+]

@@ -1,0 +1,41 @@
+"""What the gateway calls: an engine that writes text, an engine that embeds."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from onecard.engines.api.generation import GenerateRequest, GenerationStream
+from onecard.engines.api.model import Tokenizing
+
+
+class TextGenerator(Tokenizing, Protocol):
+    async def generate(self, request: GenerateRequest) -> GenerationStream:
+        """Tokenise, validate, admit. Raises `EngineError` before anything has run."""
+        ...
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Texts or token-id lists to embed. `truncate_prompt_tokens=-1` cuts at the model's own maximum."""
+
+    request_id: str
+    inputs: tuple[str | tuple[int, ...], ...]
+    dimensions: int | None = None
+    truncate_prompt_tokens: int | None = None
+    add_special_tokens: bool = True
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """`vectors`: float32 `[len(inputs), dim]`, row i for input i."""
+
+    vectors: np.ndarray
+    prompt_tokens: int
+
+
+class Embedder(Tokenizing, Protocol):
+    async def embed(self, request: EmbedRequest) -> EmbedResult:
+        """Cancelling the awaiting task drops what has not run yet."""
+        ...

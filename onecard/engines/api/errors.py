@@ -1,0 +1,59 @@
+"""What can go wrong with a request, each with the HTTP status to answer with."""
+
+
+class EngineError(Exception):
+    """A request that can't be served. `param` names the field at fault, `code` is OpenAI's error code."""
+
+    status = 500
+    type = "InternalServerError"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None):
+        super().__init__(message)
+        self.message, self.param, self.code = message, param, code
+
+
+class InvalidRequestError(EngineError):
+    """The request asks for something that makes no sense or is not offered."""
+
+    status, type = 400, "BadRequestError"
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt plus answer are longer than the model's context. Clients match on the message and code."""
+
+    def __init__(self, max_model_len: int, prompt_tokens: int, max_tokens: int = 0):
+        asked = f"{max_tokens} in the completion" if max_tokens else "with at least 1 in the completion"
+        super().__init__(
+            f"This model's maximum context length is {max_model_len} tokens. However, you requested "
+            f"{prompt_tokens + max(max_tokens, 1)} tokens ({prompt_tokens} in the messages, {asked}). "
+            "Please reduce the length of the messages or completion.",
+            param="messages",
+            code="context_length_exceeded",
+        )
+
+
+class ModelNotFoundError(EngineError):
+    status, type = 404, "NotFoundError"
+
+
+class UnsupportedTaskError(EngineError):
+    """The model exists but doesn't do that (an embedding asked of a chat model)."""
+
+    status, type = 400, "BadRequestError"
+
+
+class QueueFullError(EngineError):
+    """Too many requests wait; the client should come again in `retry_after` seconds."""
+
+    status, type = 503, "ServiceUnavailableError"
+    retry_after = 1
+
+
+class ShuttingDownError(QueueFullError):
+    """The server is draining."""
+
+    retry_after = 5
+
+
+class EngineFailedError(EngineError):
+    """A step raised; the request is lost, the engine goes on."""

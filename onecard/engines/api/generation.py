@@ -1,0 +1,118 @@
+"""Text generation: a request, its sampling parameters, and the chunks of its answers."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+FinishReason = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are chosen. Names, defaults and meaning are vLLM's; already range-checked by the gateway.
+
+    `max_tokens=None` means: up to the model's context. `logprobs` is the number of alternatives to report
+    for each token (None: report none, 0: only the chosen token's). `seed=None` draws one.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    skip_special_tokens: bool = True
+
+
+@dataclass(frozen=True)
+class ChatPrompt:
+    """Messages to be rendered by the model's chat template. Content parts are flattened to text already."""
+
+    messages: tuple[dict[str, Any], ...]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    tools: tuple[dict[str, Any], ...] | None = None
+    documents: tuple[dict[str, Any], ...] | None = None
+    chat_template: str | None = None
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class GenerateRequest:
+    """One prompt, `sampling.n` answers. `prompt` is text, token ids, or messages."""
+
+    request_id: str
+    prompt: str | tuple[int, ...] | ChatPrompt
+    sampling: SamplingParams = SamplingParams()
+    add_special_tokens: bool = True
+    truncate_prompt_tokens: int | None = None
+    cache_salt: str | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """One token, its log-probability under the raw logits, and the most likely alternatives in its place."""
+
+    token_id: int
+    token: str
+    logprob: float
+    token_bytes: bytes
+    top: tuple["TokenLogprob", ...] = ()
+
+
+@dataclass(frozen=True)
+class TokenChunk:
+    """What one answer gained since the last chunk. `text` never ends inside a character.
+
+    `finish_reason` is set on an answer's last chunk only; `stop_reason` is the stop string or stop token id
+    that ended it (None: the model's own end token, or no stop).
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: FinishReason | None = None
+    stop_reason: int | str | None = None
+
+
+class GenerationStream(Protocol):
+    """The answers of one admitted request, in the order they come; ends when all `n` have finished.
+
+    Iterating raises `EngineError` if the engine fails midway. `abort` may be called at any time, any number
+    of times, from the event loop; it frees the request's blocks within one step. Always call it when done
+    early.
+    """
+
+    prompt_token_ids: Sequence[int]
+    prompt_text: str | None
+    """The rendered prompt (for `echo`); None when the client sent token ids and did not ask for text."""
+    prompt_logprobs: Sequence[TokenLogprob | None] | None
+    """Set before the first chunk when `sampling.prompt_logprobs` asked for them; the first entry is None."""
+
+    @property
+    def cached_tokens(self) -> int: ...
+
+    """Prompt tokens that came from the prefix cache; known from the first chunk on."""
+
+    @property
+    def completion_tokens(self) -> int: ...
+
+    """Tokens of all answers so far."""
+
+    def __aiter__(self) -> AsyncIterator[TokenChunk]: ...
+
+    def abort(self) -> None: ...

@@ -1,0 +1,69 @@
+"""Everything that is being served, and how it is doing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from onecard.engines.api.engine import Embedder, TextGenerator
+from onecard.engines.api.model import ModelInfo
+
+ModelState = Literal["loading", "ready", "failed"]
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One row of `onecard ps`. Bytes are from the ledger."""
+
+    name: str
+    kind: str
+    card: str
+    state: ModelState
+    weight_bytes: int
+    kv_bytes_used: int
+    kv_bytes_owned: int
+    floor_bytes: int
+    ceiling_bytes: int
+    running: int
+    waiting: int
+    finished: int
+
+
+@dataclass(frozen=True)
+class CardStatus:
+    name: str
+    device: str
+    total_bytes: int
+    budget_bytes: int
+    arena_bytes: int
+    page_bytes: int
+    pages_free: int
+    pages_total: int
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    state: Literal["starting", "ready", "draining", "failed"]
+    cards: tuple[CardStatus, ...]
+    models: tuple[ModelStatus, ...]
+
+
+class Node(Protocol):
+    """Everything that is being served. Built by `engines.factory`, started and stopped by the gateway."""
+
+    def models(self) -> Sequence[ModelInfo]: ...
+
+    def engine(self, name: str) -> TextGenerator | Embedder:
+        """By name or alias. Raises `ModelNotFoundError`."""
+        ...
+
+    def status(self) -> NodeStatus: ...
+
+    def begin_drain(self) -> None:
+        """From now on new requests raise `ShuttingDownError`; running ones finish."""
+        ...
+
+    async def drained(self) -> None:
+        """Returns when nothing runs or waits."""
+        ...
+
+    async def stop(self) -> None: ...
