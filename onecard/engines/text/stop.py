@@ -15,8 +15,8 @@ class StopResult:
 class StopChecker:
     """Feeds on pieces of text and lets through what can no longer become a stop string.
 
-    The match that is complete first wins, the longest of those that end at the same place: what a reader of the
-    whole text would see first, and the same however the text was cut.
+    The match that is complete first wins, the longest of those that end at the same place: what a reader
+    of the whole text would see first, and the same however the text was cut.
     """
 
     def __init__(self, stops: Sequence[str], include_stop_str_in_output: bool = False):
