@@ -5,9 +5,8 @@ PORT     ?= 8000
 REGISTRY ?= configs/demo.yaml
 ARGS     ?=
 
-# The first of these that runs and is new enough; `make PYTHON=/path/to/python` chooses another.
-PYTHON   ?= $(firstword $(foreach python,python3.11 python3.12 python3.13 python3,\
-              $(shell $(python) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(python))))
+# The first of these that runs and is new enough; `make PYTHON=/path/to/python ...` names another.
+PYTHON   ?= python3.11 python3.12 python3.13 python3
 CARD     := $(shell nvidia-smi -L 2>/dev/null | grep -q . && echo yes)
 
 VENV     := .venv
@@ -32,7 +31,7 @@ endif
 help: ## Say what each target does
 	@echo 'usage: make TARGET [HOST=$(HOST)] [PORT=$(PORT)] [REGISTRY=$(REGISTRY)] [ARGS=...]'
 	@echo
-	@sed -n 's/^\([a-z-]*%\{0,1\}\):[^#]*## \(.*\)/\1|\2/p' Makefile | sed 's/%/NAME/' | \
+	@sed -n 's/^\([a-z-]*%\{0,1\}\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | sed 's/%/NAME/' | \
 	  awk -F'|' '{printf "  %-14s %s\n", $$1, $$2}'
 
 demo: REGISTRY = configs/demo.yaml
@@ -82,14 +81,15 @@ clean: ## Remove all that make made here: environment, caches, build output (fet
 # --- the environment: each file says that its step is done, so a second run does nothing ---
 
 $(VENV)/.made:
-	@test -n "$(PYTHON)" || { echo 'onecard needs Python 3.11 or newer, and none was found on PATH.' \
-	  'Install one, or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo 'onecard needs Python 3.11 or' \
-	  "newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." >&2; exit 1; }
-	@echo "making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV) || { echo 'That Python has no venv module; on Debian and Ubuntu:' \
-	  'apt install python3-venv' >&2; exit 1; }
-	@touch $@
+	@for python in $(PYTHON); do \
+	  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || continue; \
+	  echo "making $(VENV) with $$($$python --version)"; \
+	  $$python -m venv $(VENV) && touch $@ && exit 0; \
+	  echo 'That Python has no venv module; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; \
+	done; \
+	echo 'onecard needs Python 3.11 or newer. Install one, or name it: make PYTHON=/path/to/python ...' >&2; \
+	for python in $(PYTHON); do echo "  $$python is $$($$python --version 2>/dev/null || echo missing)" >&2; done; \
+	exit 1
 
 $(VENV)/.torch: $(VENV)/.made
 	@echo 'installing PyTorch$(if $(CARD), with CUDA (some gigabytes), for the CPU (some 200 MB)) ...'

@@ -47,7 +47,8 @@ class Client:
         except urllib.error.HTTPError as error:
             raise CommandError(self._refusal(error)) from None
         except (urllib.error.URLError, OSError, http.client.HTTPException, ValueError) as error:
-            reason = getattr(error, "reason", error)
+            cause = getattr(error, "reason", error)
+            reason = getattr(cause, "strerror", None) or cause
             raise CommandError(
                 f"nothing answers at {self.url} ({reason}). Is `onecard serve` running? "
                 "If it listens elsewhere, say so with --url."

@@ -6,12 +6,11 @@ from onecard.gateway.cli.command import Command, add_registry
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
     from onecard.gateway.cli.pull import size_of
-    from onecard.gateway.cli.terminal import human_amount, human_bytes, table
+    from onecard.gateway.cli.terminal import human_amount, stdout, table
     from onecard.registry.loader import load_registry
     from onecard.registry.sources import is_fetched
+    from onecard.registry.units import format_bytes
 
     registry = load_registry(args.registry)
     rows = table(
@@ -33,11 +32,11 @@ def run(args: argparse.Namespace) -> int:
             registry.card_of(model).name,
             human_amount(model.memory),
             human_amount(model.burst),
-            human_bytes(size_of(path)) if path else "not fetched",
+            format_bytes(size_of(path)) if path else "not fetched",
             ", ".join(model.aliases),
             model.source,
         )
-    Console().print(rows)
+    stdout().print(rows)
     return 0
 
 

@@ -17,7 +17,7 @@ def run(args: argparse.Namespace) -> int:
     from onecard.engines.factory import plan_registry
     from onecard.gateway.cli.plan_view import print_plans
     from onecard.gateway.cli.startup import refusals
-    from onecard.gateway.cli.terminal import fetch_all
+    from onecard.gateway.cli.terminal import fetch_all, stdout
     from onecard.registry.loader import load_registry
 
     registry = load_registry(args.registry)
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps([plan.as_dict() for plan in plans], indent=2))
     else:
-        print_plans(Console(), plans)
+        print_plans(stdout(), plans)
     return 0
 
 

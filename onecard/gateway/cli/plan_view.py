@@ -1,7 +1,7 @@
 """A memory plan as a bar: who gets which part of a card.
 
-    card0  cpu  ███████▓▓▓▓▓▓▓▓▓▓░░░░░░░░░░░░░░░░░░░▒▒·····
-           weights, floor of each model | loanable | workspace | not ours
+    ███████▓▓▓▓▓▓▓▓▓▓██░░░░░░░░░░░░░░░░░░░▒▒····▚▚▚
+    weights and floor of each model | on loan | workspace | free | others
 
 The widths are bytes to scale, except that nothing that exists is drawn thinner than one cell.
 """
@@ -16,27 +16,15 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
-from onecard.gateway.cli.terminal import human_bytes, table
+from onecard.gateway.cli.terminal import table
+from onecard.registry.units import format_bytes
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
-WEIGHTS, FLOOR, LOANABLE, WORKSPACE, FREE = "█", "▓", "░", "▒", "·"
-
-
-class Facts(Protocol):
-    """What a card is (`engines.memory.plan.CardFacts`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def total_bytes(self) -> int: ...
-    @property
-    def budget_bytes(self) -> int: ...
+WEIGHTS, FLOOR, LOANABLE, WORKSPACE, FREE, OTHERS = "█", "▓", "░", "▒", "·", "▚"
 
 
 class Share(Protocol):
-    """What a model gets of a card."""
+    """What a model gets of a card (`engines.memory.plan.ModelPlan`)."""
 
     @property
     def name(self) -> str: ...
@@ -56,7 +44,21 @@ class Plan(Protocol):
     """A card's plan (`engines.memory.plan.CardPlan`)."""
 
     @property
-    def facts(self) -> Facts: ...
+    def card(self) -> str: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def total_bytes(self) -> int: ...
+    @property
+    def other_bytes(self) -> int: ...
+    @property
+    def unused_bytes(self) -> int: ...
+    @property
+    def budget_bytes(self) -> int: ...
+    @property
+    def workspace_bytes(self) -> int: ...
+    @property
+    def slack_bytes(self) -> int: ...
     @property
     def arena_bytes(self) -> int: ...
     @property
@@ -67,27 +69,34 @@ class Plan(Protocol):
     def waste(self) -> float: ...
     @property
     def models(self) -> Sequence[Share]: ...
+    @property
+    def notes(self) -> Sequence[str]: ...
 
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the bar."""
+    """A stretch of the bar and its line in the legend; `share` where it is a model's KV."""
 
     glyph: str
     colour: str
+    label: str
     nbytes: int
+    share: Share | None = None
 
 
 def parts_of(plan: Plan) -> list[Part]:
     """The bar from left to right; adds up to the card's bytes."""
     parts = []
     for share, colour in zip(plan.models, colours(plan), strict=True):
-        parts.append(Part(WEIGHTS, colour, share.weight_bytes))
-        parts.append(Part(FLOOR, colour, share.floor_pages * plan.page_bytes))
-    parts.append(Part(LOANABLE, "white", loanable_bytes(plan)))
-    parts.append(Part(WORKSPACE, "bright_black", workspace_bytes(plan)))
-    parts.append(Part(FREE, "bright_black", plan.facts.total_bytes - plan.facts.budget_bytes))
-    return [part for part in parts if part.nbytes > 0]
+        parts.append(Part(WEIGHTS, colour, f"{share.name} weights", share.weight_bytes))
+        parts.append(Part(FLOOR, colour, f"{share.name} KV", share.floor_pages * plan.page_bytes, share))
+    parts += [
+        Part(LOANABLE, "white", "KV on loan to whoever has work", loanable_bytes(plan)),
+        Part(WORKSPACE, "bright_black", "workspace and slack", plan.workspace_bytes + plan.slack_bytes),
+        Part(FREE, "bright_black", "not given to onecard", plan.unused_bytes),
+        Part(OTHERS, "bright_black", "in use by others", plan.other_bytes),
+    ]
+    return parts
 
 
 def colours(plan: Plan) -> list[str]:
@@ -97,11 +106,6 @@ def colours(plan: Plan) -> list[str]:
 def loanable_bytes(plan: Plan) -> int:
     """The part of the arena that no floor claims: whoever has work gets it."""
     return plan.arena_bytes - sum(share.floor_pages for share in plan.models) * plan.page_bytes
-
-
-def workspace_bytes(plan: Plan) -> int:
-    """Activations of the largest step, and slack."""
-    return plan.facts.budget_bytes - plan.arena_bytes - sum(share.weight_bytes for share in plan.models)
 
 
 def widths(sizes: Sequence[int], cells: int) -> list[int]:
@@ -121,7 +125,7 @@ class Bar:
     """A rich renderable that fills its line."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = parts
+        self._parts = [part for part in parts if part.nbytes > 0]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cells = widths([part.nbytes for part in self._parts], options.max_width)
@@ -132,37 +136,32 @@ class Bar:
 
 def print_plans(console: Console, plans: Sequence[Plan]) -> None:
     for plan in plans:
+        parts = parts_of(plan)
         console.print(_headline(plan))
-        console.print(Bar(parts_of(plan)))
-        console.print(_legend(plan))
+        console.print(Bar(parts))
+        console.print(_legend(plan, parts))
+        for note in plan.notes:
+            console.print(note, highlight=False)
 
 
 def _headline(plan: Plan) -> Text:
-    facts = plan.facts
     return Text.assemble(
-        (facts.name, "bold"),
-        f"  {facts.device}: {human_bytes(facts.budget_bytes)} of {human_bytes(facts.total_bytes)}, "
-        f"arena {human_bytes(plan.arena_bytes)} in {plan.num_pages:,} pages of {human_bytes(plan.page_bytes)}"
-        f" ({100 * plan.waste:.1f} % lost at page edges)",
+        (plan.card, "bold"),
+        f" on {plan.device}: {format_bytes(plan.budget_bytes)} of {format_bytes(plan.total_bytes)}; arena "
+        f"{format_bytes(plan.arena_bytes)}, {plan.num_pages:,} pages of {format_bytes(plan.page_bytes)}, "
+        f"{100 * plan.waste:.1f} % lost at page edges",
     )
 
 
-def _legend(plan: Plan) -> Table:
+def _legend(plan: Plan, parts: Sequence[Part]) -> Table:
     numbers = ("bytes", "tokens", "at most", "tokens at most")
-    rows = table("", "what", *numbers, right=numbers)
-    for share, colour in zip(plan.models, colours(plan), strict=True):
-        rows.add_row(Text(WEIGHTS, colour), f"{share.name} weights", human_bytes(share.weight_bytes))
-        if share.ceiling_pages:
-            rows.add_row(
-                Text(FLOOR, colour),
-                f"{share.name} KV, guaranteed",
-                human_bytes(share.floor_pages * plan.page_bytes),
-                f"{share.kv_tokens_floor:,}",
-                human_bytes(share.ceiling_pages * plan.page_bytes),
-                f"{share.kv_tokens_ceiling:,}",
-            )
-    rows.add_row(Text(LOANABLE, "white"), "KV on loan to whoever has work", human_bytes(loanable_bytes(plan)))
-    rows.add_row(Text(WORKSPACE, "bright_black"), "workspace and slack", human_bytes(workspace_bytes(plan)))
-    unused = plan.facts.total_bytes - plan.facts.budget_bytes
-    rows.add_row(Text(FREE, "bright_black"), "left to others", human_bytes(unused))
+    rows = table("", "", *numbers, right=numbers)
+    for part in parts:
+        glyph, size = Text(part.glyph, part.colour), format_bytes(part.nbytes)
+        if part.share is None and part.nbytes:
+            rows.add_row(glyph, part.label, size)
+        elif part.share is not None and part.share.ceiling_pages:
+            most = format_bytes(part.share.ceiling_pages * plan.page_bytes)
+            tokens, most_tokens = f"{part.share.kv_tokens_floor:,}", f"{part.share.kv_tokens_ceiling:,}"
+            rows.add_row(glyph, part.label, size, tokens, most, most_tokens)
     return rows

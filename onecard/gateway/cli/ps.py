@@ -27,16 +27,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_tables(status: dict[str, Any]) -> None:
-    from rich.console import Console
+    from onecard.gateway.cli.terminal import stdout
 
-    console = Console()
+    console = stdout()
     console.print(f"server: {status['state']}", highlight=False)
     console.print(_models(status["models"]))
     console.print(_cards(status["cards"]))
 
 
 def _models(rows: list[dict[str, Any]]) -> "Table":
-    from onecard.gateway.cli.terminal import human_bytes, table
+    from onecard.gateway.cli.terminal import table
+    from onecard.registry.units import format_bytes
 
     numbers = ("weights", "KV used", "KV owned", "floor", "ceiling", "running", "waiting", "finished")
     made = table("model", "kind", "card", "state", *numbers, right=numbers)
@@ -44,14 +45,15 @@ def _models(rows: list[dict[str, Any]]) -> "Table":
     for row in rows:
         made.add_row(
             *(row[key] for key in ("name", "kind", "card", "state")),
-            *(human_bytes(row[key]) for key in nbytes),
+            *(format_bytes(row[key]) for key in nbytes),
             *(f"{row[key]:,}" for key in ("running", "waiting", "finished")),
         )
     return made
 
 
 def _cards(rows: list[dict[str, Any]]) -> "Table":
-    from onecard.gateway.cli.terminal import human_bytes, table
+    from onecard.gateway.cli.terminal import table
+    from onecard.registry.units import format_bytes
 
     numbers = ("budget", "of", "arena", "page", "pages free")
     made = table("card", "device", *numbers, right=numbers)
@@ -59,7 +61,7 @@ def _cards(rows: list[dict[str, Any]]) -> "Table":
         made.add_row(
             row["name"],
             row["device"],
-            *(human_bytes(row[key]) for key in ("budget_bytes", "total_bytes", "arena_bytes", "page_bytes")),
+            *(format_bytes(row[key]) for key in ("budget_bytes", "total_bytes", "arena_bytes", "page_bytes")),
             f"{row['pages_free']:,} of {row['pages_total']:,}",
         )
     return made

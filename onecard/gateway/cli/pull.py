@@ -9,9 +9,10 @@ from onecard.gateway.cli.command import Command, add_registry
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from onecard.gateway.cli.terminal import fetch_all, human_bytes
+    from onecard.gateway.cli.terminal import fetch_all
     from onecard.registry.loader import load_registry
     from onecard.registry.sources import is_fetched
+    from onecard.registry.units import format_bytes
 
     console = Console(stderr=True)
     registry = load_registry(args.registry)
@@ -19,7 +20,7 @@ def run(args: argparse.Namespace) -> int:
     paths = fetch_all(registry.models, console)
     for name, path in paths.items():
         verb = "was there" if name in there else "fetched"
-        print(f"{name}: {verb}, {human_bytes(size_of(path))}, {path}")
+        print(f"{name}: {verb}, {format_bytes(size_of(path))}, {path}")
     return 0
 
 

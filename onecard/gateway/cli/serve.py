@@ -113,10 +113,11 @@ async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIt
     """Serve `app` on the bound socket; on leaving, handlers that still run get their last moments."""
     from aiohttp import web
 
-    from onecard.gateway.app import make_runner
     from onecard.gateway.cli.startup import refusals
 
-    runner = make_runner(app, shutdown_timeout=LAST_BYTES_SECONDS)
+    runner = web.AppRunner(
+        app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_BYTES_SECONDS
+    )
     await runner.setup()
     try:
         with refusals("can't listen"):

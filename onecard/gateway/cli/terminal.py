@@ -1,5 +1,6 @@
 """How things look in the terminal: sizes, tables, download bars."""
 
+import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,23 +21,21 @@ from rich.table import Table
 
 from onecard.registry.sources import fetch
 from onecard.registry.spec import MemoryAmount, ModelSpec
+from onecard.registry.units import format_bytes
 
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+PIPE_WIDTH = 200
+"""Columns for what goes to a file or a pipe, where nothing is gained by folding."""
 
 
-def human_bytes(nbytes: float) -> str:
-    """1536 -> '1.5 KiB'."""
-    power = 0
-    while abs(nbytes) >= 1024 and power < len(UNITS) - 1:
-        nbytes /= 1024
-        power += 1
-    return f"{nbytes:.0f} {UNITS[power]}" if power == 0 else f"{nbytes:.1f} {UNITS[power]}"
+def stdout() -> Console:
+    """Where results go; progress and notices go to stderr."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
 def human_amount(amount: MemoryAmount) -> str:
-    """As the registry says it: '50 %' or '6.0 GiB'."""
+    """As the registry says it: '50 %' or '6GiB'."""
     return (
-        human_bytes(amount.nbytes) if amount.nbytes is not None else f"{100 * (amount.fraction or 0):.0f} %"
+        format_bytes(amount.nbytes) if amount.nbytes is not None else f"{100 * (amount.fraction or 0):.0f} %"
     )
 
 
@@ -48,41 +47,47 @@ def table(*columns: str, right: Iterable[str] = ()) -> Table:
     return made
 
 
-def _bytes_bars(console: Console) -> Progress:
-    """Bars over bytes. On something that is no terminal, rich draws each bar once, when it ends."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=None),
-        DownloadColumn(binary_units=True),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        expand=True,
-    )
+class Bars:
+    """Bars over bytes. Nothing is drawn before there is a bar; off a terminal each is drawn once.
 
-
-class DownloadBars:
-    """A bar for each download; the `Progress` that `registry.sources.fetch` reports to.
-
-    Sources may call from a thread of their own, and some from several threads at once.
+    Whoever reports may do so from a thread of its own, and from several at once.
     """
 
     def __init__(self, console: Console) -> None:
-        self._bars = _bytes_bars(console)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            DownloadColumn(binary_units=True),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            expand=True,
+        )
         self._lock = threading.Lock()
-        self._current: TaskID | None = None
 
     def __enter__(self) -> Self:
-        self._bars.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
+        if self._bars.tasks:
+            self._bars.stop()
+
+    def _add(self, name: str, total: int | None) -> TaskID:
+        self._bars.start()  # does nothing the second time
+        return self._bars.add_task(name, total=total)
+
+
+class DownloadBars(Bars):
+    """A bar for each download; the `Progress` that `registry.sources.fetch` reports to."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
+        self._current: TaskID | None = None
 
     def start(self, name: str, total_bytes: int | None) -> None:
         with self._lock:
             self._stop_current()
-            self._current = self._bars.add_task(name, total=total_bytes)
+            self._current = self._add(name, total_bytes)
 
     def advance(self, n: int) -> None:
         with self._lock:
@@ -99,25 +104,17 @@ class DownloadBars:
             self._current = None
 
 
-class LoadBars:
+class LoadBars(Bars):
     """A bar for each model whose weights are being loaded; the `LoadProgress` that engines report to."""
 
     def __init__(self, console: Console) -> None:
-        self._bars = _bytes_bars(console)
-        self._lock = threading.Lock()
+        super().__init__(console)
         self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bars.stop()
 
     def __call__(self, model: str, done_bytes: int, total_bytes: int) -> None:
         with self._lock:
             if model not in self._tasks:
-                self._tasks[model] = self._bars.add_task(f"loading {model}", total=total_bytes)
+                self._tasks[model] = self._add(f"loading {model}", total_bytes)
             self._bars.update(self._tasks[model], completed=done_bytes, total=total_bytes)
 
 

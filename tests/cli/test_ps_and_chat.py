@@ -1,0 +1,229 @@
+"""`ps` and `chat` against a small server that says what a test wants said."""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from cli_helpers import FakeServer, Outcome, delta
+
+from onecard.gateway.cli.client import Client
+
+Run = Callable[..., Outcome]
+CHAT = "/v1/chat/completions"
+
+STATUS = {
+    "state": "ready",
+    "cards": [
+        {
+            "name": "card0",
+            "device": "cuda:0",
+            "total_bytes": 80 << 30,
+            "budget_bytes": 72 << 30,
+            "arena_bytes": 48 << 30,
+            "page_bytes": 32 << 20,
+            "pages_free": 1200,
+            "pages_total": 1536,
+        }
+    ],
+    "models": [
+        {
+            "name": "chat",
+            "kind": "llm",
+            "card": "card0",
+            "state": "ready",
+            "weight_bytes": 15 << 30,
+            "kv_bytes_used": 3 << 30,
+            "kv_bytes_owned": 10 << 30,
+            "floor_bytes": 8 << 30,
+            "ceiling_bytes": 48 << 30,
+            "running": 12,
+            "waiting": 3,
+            "finished": 12345,
+        }
+    ],
+}
+
+
+def pipe_in(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text))
+
+
+def type_in(monkeypatch: pytest.MonkeyPatch, *lines: str | type[BaseException]) -> None:
+    """A person at a terminal types these lines, then Ctrl-D; an exception stands for its key."""
+    typed: Iterator[str | type[BaseException]] = iter([*lines, EOFError])
+
+    def read(prompt: str) -> str:
+        line = next(typed)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    monkeypatch.setattr("builtins.input", read)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+
+
+# --- ps ----------------------------------------------------------------------------------------------
+
+
+def test_ps_shows_models_and_cards(onecard: Run, server: FakeServer) -> None:
+    server.json("/admin/status", STATUS)
+    ran = onecard("ps", "--url", server.url)
+    assert ran.code == 0
+    model = next(line.split() for line in ran.out.splitlines() if line.strip().startswith("chat"))
+    numbers = ["15GiB", "3GiB", "10GiB", "8GiB", "48GiB", "12", "3", "12,345"]
+    assert model == ["chat", "llm", "card0", "ready", *numbers]
+    assert "1,200 of 1,536" in ran.out
+    assert "server: ready" in ran.out
+
+
+def test_ps_json_is_the_servers_answer(onecard: Run, server: FakeServer) -> None:
+    server.json("/admin/status", STATUS)
+    assert json.loads(onecard("ps", "--url", server.url, "--json").out) == STATUS
+
+
+def test_ps_where_nothing_listens(onecard: Run) -> None:
+    ran = onecard("ps", "--url", "http://127.0.0.1:9")
+    assert ran.code == 1
+    assert "nothing answers at http://127.0.0.1:9 (Connection refused)" in ran.err
+    assert "--url" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["not a url", "localhost:8000"])
+def test_ps_with_a_url_that_is_none(onecard: Run, url: str) -> None:
+    ran = onecard("ps", "--url", url)
+    assert ran.code == 1
+    assert url in ran.err
+
+
+def test_ps_of_another_kind_of_server(onecard: Run, server: FakeServer) -> None:
+    ran = onecard("ps", "--url", server.url)
+    assert ran.code == 1
+    assert "doesn't look like a onecard server (HTTP 404)" in ran.err
+
+
+def test_a_server_that_wants_a_key(onecard: Run, server: FakeServer) -> None:
+    server.json("/admin/status", {"error": {"message": "no key"}}, status=401)
+    ran = onecard("ps", "--url", server.url)
+    assert ran.code == 1
+    assert "--api-key" in ran.err
+
+
+def test_the_key_is_sent_as_a_bearer_token(onecard: Run, server: FakeServer) -> None:
+    seen: list[str] = []
+
+    async def handler(request: Any) -> Any:
+        from aiohttp import web
+
+        seen.append(request.headers["Authorization"])
+        return web.json_response(STATUS)
+
+    server.handlers["/admin/status"] = handler
+    assert onecard("ps", "--url", server.url + "/v1/", "--api-key", "sesame").code == 0
+    assert seen == ["Bearer sesame"]
+
+
+# --- chat --------------------------------------------------------------------------------------------
+
+
+def test_a_piped_question_gets_one_answer(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.stream(
+        CHAT, {"choices": [{"index": 0, "delta": {"role": "assistant"}}]}, delta("Blue"), delta(" light.")
+    )
+    pipe_in(monkeypatch, "Why is the\nsky blue?\n")
+    ran = onecard(
+        "chat", "m", "--url", server.url, "--system", "Be terse.", "--temperature", "0", "--max-tokens", "9"
+    )
+    assert (ran.code, ran.out) == (0, "Blue light.\n")
+    (body,) = server.bodies
+    assert body == {
+        "model": "m",
+        "messages": [
+            {"role": "system", "content": "Be terse."},
+            {"role": "user", "content": "Why is the\nsky blue?"},
+        ],
+        "stream": True,
+        "temperature": 0.0,
+        "max_tokens": 9,
+    }
+
+
+def test_what_is_not_asked_for_is_the_models_own(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.stream(CHAT, delta("ok"))
+    pipe_in(monkeypatch, "hi")
+    onecard("chat", "m", "--url", server.url)
+    assert server.bodies[0].keys() == {"model", "messages", "stream"}
+
+
+def test_an_empty_pipe_is_refused(onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe_in(monkeypatch, "\n")
+    ran = onecard("chat", "m", "--url", server.url)
+    assert ran.code == 1
+    assert "stdin is empty" in ran.err
+    assert not server.bodies
+
+
+def test_the_conversation_is_remembered_until_reset(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.stream(CHAT, delta("yes"))
+    type_in(monkeypatch, "one", "", "two", "/reset", "three", "/exit", "never")
+    assert onecard("chat", "m", "--url", server.url).code == 0
+    said = [[(m["role"], m["content"]) for m in body["messages"]] for body in server.bodies]
+    assert said == [
+        [("user", "one")],
+        [("user", "one"), ("assistant", "yes"), ("user", "two")],
+        [("user", "three")],
+    ]
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.stream(CHAT, delta("half"), delta(" an answer"))
+    real, turns = Client.stream, iter([True, False])
+
+    def interrupted(self: Client, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        events = real(self, path, body)
+        yield next(events)
+        if next(turns):
+            raise KeyboardInterrupt
+        yield from events
+
+    monkeypatch.setattr(Client, "stream", interrupted)
+    type_in(monkeypatch, "tell", KeyboardInterrupt, "go on")
+    ran = onecard("chat", "m", "--url", server.url)
+    assert ran.code == 0
+    assert "half (stopped)" in ran.out
+    assert "half an answer" in ran.out
+    assert [m["content"] for m in server.bodies[1]["messages"]] == ["tell", "half", "go on"]
+
+
+def test_a_refused_question_is_taken_back_and_the_chat_goes_on(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.json(CHAT, {"error": {"message": "The model `m` does not exist."}}, status=404)
+    type_in(monkeypatch, "first", "second")
+    ran = onecard("chat", "m", "--url", server.url)
+    assert ran.code == 0
+    assert ran.err.count("The model `m` does not exist. (HTTP 404)") == 2
+    assert [m["content"] for m in server.bodies[1]["messages"]] == ["second"]
+
+
+def test_an_error_in_the_middle_of_a_stream_is_said(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.stream(
+        CHAT, delta("so"), {"error": {"message": "the engine failed", "type": "InternalServerError"}}
+    )
+    pipe_in(monkeypatch, "hi")
+    ran = onecard("chat", "m", "--url", server.url)
+    assert ran.code == 1
+    assert "the engine failed" in ran.err

@@ -1,0 +1,145 @@
+"""`check`, `list`, `pull`, `plan` and `collect-env` on registries that are right and wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_helpers import Outcome, write_registry
+
+Run = Callable[..., Outcome]
+
+
+def test_check_a_right_registry(onecard: Run, registry_file: Path) -> None:
+    ran = onecard("check", str(registry_file))
+    assert ran.code == 0
+    assert "tiny (embedding), far (llm)" in ran.out
+    assert not ran.err
+
+
+def test_check_names_file_line_key_and_the_nearest_valid_key(onecard: Run, tmp_path: Path) -> None:
+    path = write_registry(tmp_path, "models:\n  - name: a\n    kind: llm\n    sorce: ./a\n")
+    ran = onecard("check", str(path))
+    assert ran.code == 1
+    assert not ran.out
+    assert f"{path}:4" in ran.err
+    assert "sorce" in ran.err
+    assert "source" in ran.err
+
+
+@pytest.mark.parametrize("command", ["check", "list", "plan", "pull", "serve"])
+def test_a_missing_file_is_one_sentence(onecard: Run, command: str, tmp_path: Path) -> None:
+    ran = onecard(command, str(tmp_path / "none.yaml"))
+    assert ran.code == 1
+    assert "none.yaml" in ran.err
+    assert ran.err.startswith(f"onecard {command}: ")
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_list_says_what_is_here_and_what_is_not(onecard: Run, registry_file: Path) -> None:
+    ran = onecard("list", str(registry_file))
+    assert ran.code == 0
+    tiny, far = (
+        next(line for line in ran.out.splitlines() if f" {name} " in line) for name in ("tiny", "far")
+    )
+    assert "KiB" in tiny
+    assert "64MiB" in tiny
+    assert "small, wee" in tiny
+    assert "not fetched" in far
+    assert "25 %" in far
+    assert "pypi:onecard-test-weights==1.0/far/model.gguf" in far
+
+
+def test_pull_what_is_here_already(onecard: Run, local_registry: Path, tiny_embedder: Path) -> None:
+    ran = onecard("pull", str(local_registry))
+    assert ran.code == 0
+    assert ran.out.startswith("tiny: was there, ")
+    assert str(tiny_embedder) in ran.out
+
+
+def test_pull_draws_a_bar_and_says_fetched(
+    onecard: Run, local_registry: Path, tiny_embedder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fetch(model, progress):  # type: ignore[no-untyped-def]
+        progress.start("weights.gguf", 100)
+        progress.advance(60)
+        progress.start("weights.gguf", 100)
+        progress.advance(100)
+        progress.done()
+        return tiny_embedder
+
+    monkeypatch.setattr("onecard.gateway.cli.terminal.fetch", fetch)
+    monkeypatch.setattr("onecard.registry.sources.is_fetched", lambda model: None)
+    ran = onecard("pull", str(local_registry))
+    assert ran.out.startswith("tiny: fetched, ")
+    assert "weights.gguf" in ran.err
+    assert "100/100 bytes" in ran.err
+
+
+def test_plan_draws_a_bar(onecard: Run, local_registry: Path) -> None:
+    ran = onecard("plan", str(local_registry))
+    assert ran.code == 0, ran.err
+    assert "card0 on cpu: 512MiB of" in ran.out
+    assert "tiny weights" in ran.out
+    assert "█" in ran.out
+
+
+def test_plan_as_json(onecard: Run, local_registry: Path) -> None:
+    ran = onecard("plan", str(local_registry), "--json")
+    (plan,) = json.loads(ran.out)
+    assert plan["budget_bytes"] == 512 << 20
+    assert plan["models"][0]["name"] == "tiny"
+    assert plan["models"][0]["weight_bytes"] > 0
+
+
+@pytest.mark.parametrize("command", ["plan", "serve"])
+def test_what_does_not_fit_is_refused_with_a_sentence(
+    onecard: Run, command: str, tmp_path: Path, tiny_embedder: Path
+) -> None:
+    path = write_registry(
+        tmp_path,
+        f"""
+        server: {{port: 0}}
+        cards: [{{name: card0, device: cpu, memory: 16KiB}}]
+        models: [{{name: tiny, kind: embedding, source: {tiny_embedder}}}]
+        """,
+    )
+    ran = onecard(command, str(path))
+    assert ran.code == 1
+    assert ran.err.startswith(f"onecard {command}: can't plan: ")
+    assert "Traceback" not in ran.err
+
+
+def test_a_model_that_onecard_does_not_know_is_refused(onecard: Run, tmp_path: Path) -> None:
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd/config.json").write_text('{"architectures": ["OddModel"], "model_type": "odd"}')
+    (tmp_path / "odd/model.safetensors").write_bytes(b"")
+    path = write_registry(
+        tmp_path, "cards: [{name: c, memory: 1GiB}]\nmodels: [{name: odd, kind: llm, source: ./odd}]"
+    )
+    ran = onecard("plan", str(path))
+    assert ran.code == 1
+    assert "OddModel" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_debug_lets_the_traceback_through(
+    onecard: Run, local_registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(registry: object, paths: object) -> None:
+        raise KeyError("tensor")
+
+    monkeypatch.setattr("onecard.engines.factory.plan_registry", explode)
+    ran = onecard("plan", str(local_registry))
+    assert ran.err == "onecard plan: can't plan: KeyError: 'tensor' (set ONECARD_DEBUG=1 for the traceback)\n"
+    monkeypatch.setenv("ONECARD_DEBUG", "1")
+    with pytest.raises(KeyError):
+        onecard("plan", str(local_registry))
+
+
+def test_collect_env_says_what_a_bug_report_needs(onecard: Run) -> None:
+    ran = onecard("collect-env")
+    for wanted in ("torch: ", "CPU capability: ", "cores usable: ", "memory: ", "backend: ", "cache: "):
+        assert f"  {wanted}" in ran.out
+    sections = json.loads(onecard("collect-env", "--json").out)
+    assert sections["versions"]["aiohttp"][0].isdigit()

@@ -1,0 +1,242 @@
+"""`serve`: what it refuses, what it says, how it stops; at the end, the demo's own registry, live."""
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from cli_helpers import Outcome
+
+from onecard.engines.api import StepStats
+from onecard.gateway.cli.ready import announcement, base_url, curl
+from onecard.gateway.cli.startup import bind
+from onecard.gateway.traffic_log import StatsFan, TrafficLog
+from onecard.registry.spec import ModelSpec, Registry, ServerSpec
+
+Run = Callable[..., Outcome]
+
+
+# --- failing to start --------------------------------------------------------------------------------
+
+
+def test_a_port_in_use_is_found_before_anything_is_fetched(onecard: Run, registry_file: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ran = onecard("serve", str(registry_file), "--port", str(port))
+    assert ran.code == 1
+    assert ran.err.startswith(f"onecard serve: can't listen on 127.0.0.1:{port} (Address already in use).")
+    assert "--port" in ran.err
+    assert len(ran.err.splitlines()) == 1
+
+
+def test_a_host_that_is_none(onecard: Run, registry_file: Path) -> None:
+    ran = onecard("serve", str(registry_file), "--host", "no host at all")
+    assert ran.code == 1
+    assert "'no host at all' is no address to listen on" in ran.err
+
+
+def test_weights_that_are_missing(onecard: Run, tmp_path: Path) -> None:
+    path = tmp_path / "registry.yaml"
+    path.write_text("server: {port: 0}\nmodels: [{name: a, kind: llm, source: ./nowhere}]")
+    ran = onecard("serve", str(path))
+    assert ran.code == 1
+    assert "nowhere" in ran.err
+    assert "Traceback" not in ran.err
+
+
+def test_weights_that_are_broken(onecard: Run, tmp_path: Path) -> None:
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF" + bytes(60))
+    path = tmp_path / "registry.yaml"
+    path.write_text(
+        "server: {port: 0}\ncards: [{name: c, memory: 1GiB}]\n"
+        "models: [{name: a, kind: llm, source: ./broken.gguf}]"
+    )
+    ran = onecard("serve", str(path))
+    assert ran.code == 1
+    assert ran.err.startswith("onecard serve: can't plan: ")
+    assert "Traceback" not in ran.err
+
+
+def test_bound_sockets_refuse_until_they_listen() -> None:
+    with bind("127.0.0.1", 0) as listener:
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(listener.getsockname(), timeout=2)
+        listener.listen()
+        socket.create_connection(listener.getsockname(), timeout=2).close()
+
+
+# --- what it says ------------------------------------------------------------------------------------
+
+
+def registry(*models: ModelSpec, keys: tuple[str, ...] = (), host: str = "127.0.0.1") -> Registry:
+    return Registry(server=ServerSpec(host=host, api_keys=keys), models=models)
+
+
+def test_the_line_to_try_asks_the_first_language_model() -> None:
+    line = curl(
+        registry(ModelSpec("v", "embedding"), ModelSpec("a", "llm"), ModelSpec("b", "llm")), "http://h:1"
+    )
+    assert line.startswith("curl http://h:1/v1/chat/completions -H 'Content-Type: application/json' -d ")
+    assert json.loads(line.split(" -d ")[1].strip("'"))["model"] == "a"
+    assert "Authorization" not in line
+
+
+def test_the_line_to_try_without_a_language_model() -> None:
+    assert "/v1/embeddings" in curl(registry(ModelSpec("v", "embedding")), "http://h:1")
+
+
+def test_the_line_to_try_shows_no_key() -> None:
+    line = curl(registry(ModelSpec("a", "llm"), keys=("sesame",)), "http://h:1")
+    assert '"Authorization: Bearer $ONECARD_API_KEY"' in line
+    assert "sesame" not in line
+
+
+def test_addresses_to_reach_it_at() -> None:
+    assert base_url("0.0.0.0", 80) == "http://127.0.0.1:80"
+    assert base_url("::", 80) == "http://[::1]:80"
+    assert base_url("box", 80) == "http://box:80"
+    assert "ready on http://127.0.0.1:4711: a, v" in announcement(
+        registry(ModelSpec("a"), ModelSpec("v"), host="0.0.0.0"), 4711
+    )
+
+
+def test_the_log_line_tells_what_an_interval_did() -> None:
+    now = [100.0]
+    log = TrafficLog(clock=lambda: now[0])
+    fan = StatsFan([log])
+    fan.record_step(
+        StepStats(
+            "chat", 2, 1, 0.25, prompt_tokens=150, generation_tokens=2, prefix_queries=200, prefix_hits=50
+        )
+    )
+    fan.record_step(StepStats("chat", 3, 0, 0.5, generation_tokens=3))
+    now[0] += 10
+    assert log.flush() == [
+        "chat: Avg prompt throughput: 15.0 tokens/s, Avg generation throughput: 0.5 tokens/s, "
+        "Running: 3 reqs, Waiting: 0 reqs, KV cache usage: 50.0%, Prefix cache hit rate: 25.0%"
+    ]
+    now[0] += 10
+    assert log.flush() == [], "nothing happened, nothing is said"
+
+
+# --- stopping ----------------------------------------------------------------------------------------
+
+SIGNALS = """
+import asyncio, logging, sys
+from onecard.gateway.cli.signals import StopSignals
+logging.basicConfig(level="INFO")
+async def main():
+    signals = StopSignals(lambda: print("restored", flush=True))
+    print("up", flush=True)
+    if sys.argv[1] == "serving":
+        await signals.wait()
+        print("draining", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def start_signals(phase: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen([sys.executable, "-c", SIGNALS, phase], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "up\n"
+    return process
+
+
+def test_the_first_signal_drains_and_the_second_exits_at_once() -> None:
+    with start_signals("serving") as process:
+        assert process.stdout is not None
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "draining\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 128 + signal.SIGTERM
+        assert process.stdout.read() == "restored\n"
+
+
+def test_a_signal_while_loading_exits_at_once() -> None:
+    with start_signals("loading") as process:
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 128 + signal.SIGINT
+
+
+# --- live --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def live(
+    demo_paths: dict[str, Path], repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Live"]:
+    log = tmp_path_factory.mktemp("serve") / "log"
+    with log.open("w") as stderr:
+        command = [sys.executable, "-m", "onecard", "serve", "configs/demo.yaml", "--port", "0"]
+        process = subprocess.Popen(
+            command, cwd=repository, stderr=stderr, env=os.environ | {"COLUMNS": "120"}
+        )
+    try:
+        yield Live(process, log)
+    finally:
+        process.kill()
+        process.wait()
+
+
+class Live:
+    """The demo's registry, served by a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.process, self._log = process, log
+        deadline = time.monotonic() + 120
+        while not (ready := re.search(r"ready on (\S+):\s", self.said())):
+            assert process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.1)
+        self.url = ready[1]
+
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(self.url + path, timeout=30) as response:
+            return str(response.read().decode())
+
+
+@pytest.mark.weights
+def test_the_demo_is_served_and_drained(live: Live, onecard: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = live.said()
+    for wanted in (
+        "smollm2 weights",
+        "minilm weights",
+        "loading smollm2",
+        "loading minilm",
+        "try it:",
+        "curl ",
+    ):
+        assert wanted in said
+
+    monkeypatch.setattr(sys, "stdin", io.StringIO("Say hello."))
+    answered = onecard("chat", "default", "--url", live.url, "--max-tokens", "8", "--temperature", "0")
+    assert answered.code == 0
+    assert answered.out.strip()
+
+    models = json.loads(onecard("ps", "--url", live.url, "--json").out)["models"]
+    assert {m["name"]: (m["state"], m["finished"]) for m in models} == {
+        "smollm2": ("ready", 1),
+        "minilm": ("ready", 0),
+    }
+    page = live.get("/metrics")
+    assert 'vllm:request_success_total{engine="0",finished_reason="length",model_name="smollm2"} 1.0' in page
+    assert re.search(r'onecard_memory_bytes\{card="card0",kind="weights",model_name="minilm"\} [1-9]', page)
+    assert re.search(r'vllm:cache_config_info\{.*num_gpu_blocks="[1-9]\d*"\} 1.0', page)
+
+    live.process.send_signal(signal.SIGTERM)
+    assert live.process.wait(20) == 0
+    assert "stopped" in live.said()
