@@ -30,8 +30,9 @@ class _Checks:
     positions: Mapping[str, Position]
     problems: Problems
 
-    def refuse(self, key: str, message: str) -> None:
-        if not self.problems.has(key):
+    def refuse(self, key: str, message: str, *depends: str) -> None:
+        """Adds a problem of `key`, unless it or a key that the message depends on has one."""
+        if not any(map(self.problems.has, (key, *depends))):
             self.problems.add(self.position(key), key, message)
 
     def position(self, key: str) -> Position:
@@ -101,6 +102,7 @@ class _Checks:
                 f"{at}.memory",
                 f"the floor ({written(model.memory)}) is above the ceiling `burst` ({written(model.burst)}); "
                 f"lower `memory` or raise `burst`",
+                f"{at}.burst",
             )
 
     def _engine(self, model: ModelSpec, at: str) -> None:
@@ -112,6 +114,7 @@ class _Checks:
                 f"{at}.engine.max_num_batched_tokens",
                 f"a step of {engine.max_num_batched_tokens} tokens can't hold max_num_seqs "
                 f"({engine.max_num_seqs}) sequences; raise it or lower max_num_seqs",
+                f"{at}.engine.max_num_seqs",
             )
         if engine.chat_template is not None and not Path(engine.chat_template).is_file():
             self.refuse(f"{at}.engine.chat_template", f"there is no file `{engine.chat_template}`")

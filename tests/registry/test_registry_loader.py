@@ -251,6 +251,11 @@ models:
     ]
 
 
+def test_what_follows_from_a_mistake_is_not_one_more(mistakes: Mistakes) -> None:
+    (found,) = mistakes(MODEL + "    engine: {max_num_seqs: many, max_num_batched_tokens: 8}\n")
+    assert "models[0].engine.max_num_seqs" in found
+
+
 @pytest.mark.parametrize(
     ("memory", "floors", "fits"),
     [
