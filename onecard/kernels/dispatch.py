@@ -25,7 +25,6 @@ import os
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
-from conftest import DEVICE, Paged, build_paged
+from paged_cases import DEVICE, Paged, build_paged
 
 from onecard.kernels.activation import silu_and_mul
 from onecard.kernels.dispatch import Op
@@ -149,7 +150,7 @@ def varlen_oracle(
     causal: bool = False,
 ) -> torch.Tensor:
     ends = cu_seqlens.tolist()
-    parts = [slice(a, b) for a, b in zip(ends, ends[1:], strict=False)]
+    parts = [slice(a, b) for a, b in pairwise(ends)]
     return torch.cat([attend_oracle(q[p], k[p], v[p], scale, causal) for p in parts])
 
 
@@ -329,8 +330,8 @@ ATTENTION = (varlen_attention, paged_attention)
 
 
 def can_run(case: Case, implementation: str, dtype: torch.dtype) -> bool:
-    """Triton's interpreter multiplies the bit patterns of bfloat16 in `tl.dot`; the CPU path needs CPU
-    tensors.""" if DEVICE == "cpu":
+    """The interpreter multiplies bfloat16's bit patterns in `tl.dot`; the CPU path needs CPU tensors."""
+    if DEVICE == "cpu":
         return not (implementation == "triton" and dtype == torch.bfloat16 and case.op in ATTENTION)
     return implementation != "cpu"
 

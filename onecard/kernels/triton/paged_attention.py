@@ -18,9 +18,10 @@ def launch(
     scale: float,
     sliding_window: int,
 ) -> torch.Tensor:
-    """Two launches for a mixed batch. Grids depend on shapes only, so a captured graph holds for any
-    lengths.""" out = torch.zeros(q.shape, dtype=q.dtype, device=q.device) scale_log2 = scale *
-    math.log2(math.e) if batch.num_decodes:
+    """Two launches for a mixed batch. Grids depend on shapes only: a captured graph holds for any lengths."""
+    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    scale_log2 = scale * math.log2(math.e)
+    if batch.num_decodes:
         launch_decode(q, k_cache, v_cache, batch, scale_log2, sliding_window, out)
     if batch.num_decodes < batch.seq_lens.numel():
         launch_prefill(q, k_cache, v_cache, batch, scale_log2, sliding_window, out)

@@ -14,10 +14,17 @@ INFINITY_BITS = 0x7F800000
 
 
 @triton.jit
+def _logits(logits, column, vocab):
+    """A chunk of the row; -inf for NaN, and past the row's end."""
+    values = tl.load(logits + column, mask=column < vocab, other=float("-inf"))
+    return tl.where(values == values, values, float("-inf"))
+
+
+@triton.jit
 def _distance(logits, column, vocab, peak, temperature):
     """How far below the largest logit, in units of the temperature; +inf past the row's end."""
-    value = tl.load(logits + column, mask=column < vocab, other=float("-inf"))
-    return tl.abs((peak - value) / temperature)
+    distance = tl.abs((peak - _logits(logits, column, vocab)) / temperature)
+    return tl.where(distance == distance, distance, float("inf"))
 
 
 @triton.jit
@@ -30,8 +37,10 @@ def _kept(distance, top_k_bits, top_p_bits, farthest):
 def _reached(
     logits, vocab, peak, temperature, limit_bits, wanted, BY_COUNT: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """The smallest distance (as bits) within which tokens nearer than limit_bits count, or weigh,
-    `wanted`.""" low = tl.full((), -1, tl.int32) high = limit_bits while high - low > 1:
+    """The smallest distance (as bits) within which tokens not beyond limit_bits count, or weigh, `wanted`."""
+    low = tl.full((), -1, tl.int32)
+    high = limit_bits
+    while high - low > 1:
         middle = low + (high - low) // 2
         amount = tl.full((), 0.0, tl.float32)
         for start in range(0, vocab, BLOCK):
@@ -68,7 +77,7 @@ def _kernel(
     chosen = tl.full((), 0, tl.int32)
     for start in range(0, vocab, BLOCK):
         column = start + tl.arange(0, BLOCK)
-        values = tl.load(logits + column, mask=column < vocab, other=float("-inf"))
+        values = _logits(logits, column, vocab)
         best = tl.max(values, axis=0)
         chosen = tl.where(best > peak, start + tl.argmax(values, axis=0), chosen)
         peak = tl.maximum(peak, best)
