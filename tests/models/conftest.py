@@ -43,7 +43,7 @@ class PagedRunner:
 
     @torch.inference_mode()
     def step(self, plan: dict[str, int]) -> dict[str, torch.Tensor]:
-        """Compute the next `plan[name]` tokens of each sequence named; logits of all of them, `[n, vocab]` each."""
+        """Compute the next `plan[name]` tokens of each sequence named; logits of each, `[n, vocab]`."""
         order = sorted(plan, key=lambda name: plan[name] != 1)
         batch = self._pack(order, plan)
         logits = self.model.compute_logits(self.model.forward(batch)[batch.logits_rows])

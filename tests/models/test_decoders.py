@@ -139,7 +139,7 @@ def test_logits_equal_transformers(case: str, tmp_path: Path, paged_runner: Any)
 def test_longrope_takes_the_factors_for_the_served_length(
     length: int, tmp_path: Path, paged_runner: Any
 ) -> None:
-    """Up to the pretraining length the short factors, beyond it the long ones: as transformers for such a text."""
+    """Up to the pretraining length the short factors, beyond it the long ones."""
     factors = {"short_factor": [1.0, 1.1, 1.3, 1.5], "long_factor": [1.0, 2.0, 4.0, 8.0]}
     config, model_class = rope("longrope", factor=4.0, original_max_position_embeddings=16, **factors)
     config.max_position_embeddings = length

@@ -36,7 +36,7 @@ def gguf_name(name: str) -> str:
 
 
 def interleaved(rows: np.ndarray, heads: int) -> np.ndarray:
-    """llama.cpp's order: of each head, row 0 of the first half, row 0 of the second, row 1 of the first, ..."""
+    """llama.cpp's order of a head: row 0 of its first half, row 0 of its second, row 1 of its first, ..."""
     per_head = rows.reshape(heads, -1, *rows.shape[1:])
     half = per_head.shape[1] // 2
     out = np.empty_like(per_head)

@@ -168,7 +168,7 @@ def layer_windows(raw: Mapping[str, Any]) -> tuple[int, ...]:
         return tuple(window if i >= first else 0 for i in range(layers))
     if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
         raise ConfigError(
-            f"layer_types must name full_attention or sliding_attention for each of {layers} layers, not {types}"
+            f"layer_types must be full_attention or sliding_attention for each of {layers} layers: {types}"
         )
     return tuple(window if kind == "sliding_attention" else 0 for kind in types)
 

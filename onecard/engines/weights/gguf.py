@@ -35,7 +35,7 @@ _IN_LAYER = {
 _CONFIGURATION = {"rope_freqs.weight"}
 """Tensors that hold settings; the config has them."""
 
-_SLAB = 1 << 18
+_SLAB = 1 << 17
 """Weights that are dequantised together: the arithmetic's many temporaries then stay in the processor's
 cache.
 """
