@@ -1,5 +1,6 @@
 """Attention of packed sequences over themselves: encoders, without padding."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -46,6 +47,36 @@ def _(
             )
             out[start:end] = rows[0].transpose(0, 1)
     return out
+
+
+@varlen_attention.cpu
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    scale: float,
+    causal: bool = False,
+) -> torch.Tensor:
+    out = torch.empty(q.shape, dtype=q.dtype)
+    for rows, length in _equal_runs(cu_seqlens.tolist()):
+        heads = (x[rows].unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
+        result = F.scaled_dot_product_attention(*heads, is_causal=causal, scale=scale)
+        out[rows] = result.transpose(1, 2).flatten(0, 1)
+    return out
+
+
+def _equal_runs(starts: list[int]) -> Iterator[tuple[slice, int]]:
+    """Rows of neighbours of equal length, and that length: one call each, if the caller sorts by length."""
+    first = 0
+    for i, (start, end) in enumerate(pairwise(starts)):
+        length = end - start
+        last = i + 2 == len(starts) or starts[i + 2] - end != length
+        if last and length:
+            yield slice(starts[first], end), length
+        if last:
+            first = i + 1
 
 
 @varlen_attention.triton

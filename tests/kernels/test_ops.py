@@ -322,6 +322,7 @@ CASES = [
     Case(kv_store, "skips", kv_store_case, kv_store_oracle, written=(2, 3)),
     Case(varlen_attention, "ragged", varlen_case(16, False, [3, 19, 1]), varlen_oracle),
     Case(varlen_attention, "causal-odd-dim", varlen_case(24, True, [18, 2]), varlen_oracle),
+    Case(varlen_attention, "equal-lengths", varlen_case(16, True, [1, 4, 4, 4, 0, 0, 2, 2]), varlen_oracle),
     Case(varlen_attention, "empty-sequence", varlen_case(16, False, [2, 0, 5]), varlen_oracle),
     *(Case(paged_attention, name, make, oracle) for name, (make, oracle) in PAGED_CASES.items()),
     Case(sample, "mixed", sample_case, sample_oracle, dtypes=(torch.float32,)),
