@@ -3,8 +3,8 @@
     python benchmarks/kernels.py [--threads 2] [--only paged_attention]
 
 `share` is the part reached of what this machine was measured to do just before: its copy bandwidth for
-operations that move bytes, its matrix-product rate for those that compute. Caches are larger than the processor's
-own and layers are visited in turn, so K and V come from memory as they do when a model runs.
+operations that move bytes, its matrix-product rate for those that compute. Caches are larger than the
+processor's own and layers are visited in turn, so K and V come from memory as they do when a model runs.
 """
 
 import argparse

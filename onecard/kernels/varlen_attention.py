@@ -61,8 +61,8 @@ def _(
 ) -> torch.Tensor:
     out = torch.empty(q.shape, dtype=q.dtype)
     for rows, length in _equal_runs(cu_seqlens.tolist()):
-        heads = (x[rows].unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
-        result = F.scaled_dot_product_attention(*heads, is_causal=causal, scale=scale)
+        queries, keys, values = (x[rows].unflatten(0, (-1, length)).transpose(1, 2) for x in (q, k, v))
+        result = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal, scale=scale)
         out[rows] = result.transpose(1, 2).flatten(0, 1)
     return out
 

@@ -90,7 +90,8 @@ def _kernel(
                 logits, vocab, peak, temperature, top_k_bits, top_k.to(tl.float32), True, BLOCK
             )
         top_p_bits = top_k_bits
-        farthest = -tl.log(tl.load(min_ps + row))
+        min_p = tl.load(min_ps + row)
+        farthest = tl.where(min_p > 0, -tl.log(tl.maximum(min_p, 1e-30)), float("inf"))
         if top_p < 1:
             total = tl.full((), 0.0, tl.float32)
             for start in range(0, vocab, BLOCK):
