@@ -239,7 +239,7 @@ class BlockPool:
             self._pages.file(oldest)
 
     def _others_cache_less(self, page: OwnedPage) -> bool:
-        """Whether another engine holds a cached page that may go and is worth less than this one when full."""
+        """Whether a cached page of another engine may go and is worth less than this one when full."""
         pool = self._page_pool
         if not pool.room(self.name):
             return False

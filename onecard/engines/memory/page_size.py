@@ -25,23 +25,29 @@ def blocks_in_page(page: int, page_bytes: int, block_bytes: int) -> range:
     return range(first, max(first, (page + 1) * page_bytes // block_bytes))
 
 
-def _cycle(page_bytes: int, block_bytes: int, num_pages: int | None) -> range:
-    """Pages after which boundaries fall on the block grid in the same way again."""
-    period = block_bytes // math.gcd(page_bytes, block_bytes)
-    return range(period if num_pages is None else min(period, num_pages))
+def _period(page_bytes: int, block_bytes: int) -> int:
+    """Pages after which page boundaries cut the block grid in the same way again."""
+    return block_bytes // math.gcd(page_bytes, block_bytes)
 
 
 def min_blocks_in_page(page_bytes: int, block_bytes: int, num_pages: int | None = None) -> int:
-    """The fewest blocks that any page holds: what a page is sure to give."""
-    cycle = _cycle(page_bytes, block_bytes, num_pages)
-    return min((len(blocks_in_page(p, page_bytes, block_bytes)) for p in cycle), default=0)
+    """The fewest blocks that any page (of the first `num_pages`) holds: what a page is sure to give."""
+    if num_pages is None or num_pages >= _period(page_bytes, block_bytes):
+        # Some page starts this far from the next block, and none farther.
+        gap = block_bytes - math.gcd(page_bytes, block_bytes)
+        return max(0, (page_bytes - gap) // block_bytes)
+    return min((len(blocks_in_page(p, page_bytes, block_bytes)) for p in range(num_pages)), default=0)
 
 
 def edge_waste(page_bytes: int, block_bytes: int, num_pages: int | None = None) -> float:
     """Share of the bytes of an arena (of `num_pages`, or endless) that a layout loses at page edges, 0..1."""
-    cycle = _cycle(page_bytes, block_bytes, num_pages)
-    used = sum(len(blocks_in_page(p, page_bytes, block_bytes)) for p in cycle) * block_bytes
-    return 1.0 - used / (len(cycle) * page_bytes) if cycle else 0.0
+    if page_bytes < block_bytes:
+        return 1.0
+    period = _period(page_bytes, block_bytes)
+    pages = period if num_pages is None else num_pages
+    cut = pages - -(-pages // period)
+    used = (pages * page_bytes // block_bytes - cut) * block_bytes
+    return 1.0 - used / (pages * page_bytes) if pages else 0.0
 
 
 def packed_waste(page_bytes: int, block_bytes: int) -> float:
@@ -77,5 +83,6 @@ def choose_page_bytes(block_sizes: Sequence[int], arena_bytes: int) -> int:
         edges = max(edge_waste(page, block, max(1, arena_bytes // page)) for block in block_sizes)
         return edges + (arena_bytes % page + len(block_sizes) * page / 2) / max(arena_bytes, 1)
 
-    fitting = {p for p in _candidates(block_sizes, smallest) if min_blocks_in_page(p, largest)}
-    return min(fitting or {largest}, key=lambda page: (waste(page), page))
+    candidates = set(_candidates(block_sizes, smallest))
+    fitting = {p for p in candidates if all(min_blocks_in_page(p, block) for block in block_sizes)}
+    return min(fitting or {2 * largest}, key=lambda page: (waste(page), page))

@@ -206,7 +206,7 @@ def _page_bytes(facts: CardFacts, paged: Sequence[ModelNeeds], room: int, asked:
     if paged and room < page:
         raise PlanError(
             f"{facts.name}: {human(room)} are left for the KV cache, less than one page of "
-            f"{human(page)}: raise the card's `memory:` by at least {at_least(page - room)}"
+            f"{human(page)}: {_more_card(page - room)}"
         )
     return page
 
@@ -247,7 +247,7 @@ def _check_floors(facts: CardFacts, models: Sequence[ModelPlan], num_pages: int,
         f"{facts.name}: beyond the weights, the floors guarantee {floors} of KV cache, but "
         f"{human(num_pages * page)} are left of the budget of {human(facts.budget_bytes)} after "
         f"weights, workspace and slack: lower `memory:` of these models by "
-        f"{at_least((promised - num_pages) * page)} in all, or raise the card's `memory:`"
+        f"{at_least((promised - num_pages) * page)} in all, or {_more_card((promised - num_pages) * page)}"
     )
 
 
@@ -260,13 +260,19 @@ def _check_longest_request(
     if pages <= num_pages:
         remedy = f"raise its `burst:` to at least {at_least(need.weight_bytes + pages * page)}"
     else:
-        remedy = f"raise the card's `memory:` by at least {at_least((pages - num_pages) * page)}"
+        remedy = _more_card((pages - num_pages) * page)
     fits = f"set `max_model_len:` to at most {model.kv_tokens_ceiling} or " if model.kv_tokens_ceiling else ""
     raise PlanError(
         f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of "
         f"{human(page)}, but beyond its weights of {human(need.weight_bytes)} it can have "
         f"{model.ceiling_pages} ({model.kv_tokens_ceiling} tokens) on {facts.name}: {fits}{remedy}"
     )
+
+
+def _more_card(arena_bytes: int) -> str:
+    """What to do for so many more bytes of arena: slack takes its share of them."""
+    budget = arena_bytes * SLACK_SHARE // (SLACK_SHARE - 1) + 1
+    return f"raise the card's `memory:` by at least {at_least(budget)}"
 
 
 def _notes(models: Sequence[ModelPlan]) -> list[str]:

@@ -1,0 +1,271 @@
+"""Random lives of three engines with different blocks in one pool, checked against a model at each step."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from onecard.engines.memory.block_pool import BlockPool
+from onecard.engines.memory.page_pool import PagePool
+from onecard.engines.memory.page_size import blocks_in_page
+from onecard.engines.memory.prefix_hash import chain_root, hash_block
+
+PAGE_BYTES = 64 * 1024
+NUM_PAGES = 7
+BLOCK_SIZE = 2
+BLOCK_BYTES = {"bf16": 12 * 1024, "fp32": 30 * 1024, "even": 8 * 1024}
+COSTS = {"bf16": 3.0, "fp32": 20.0, "even": 1.0}
+
+
+@dataclass
+class Request:
+    """What a scheduler knows of a sequence: its tokens, its blocks, the hashes of the full ones."""
+
+    tokens: list[int]
+    blocks: list[int]
+    hashes: list[bytes]
+
+
+@dataclass
+class Tenant:
+    """A scheduler in small. `contents` is the model of the memory: what was last written to each block."""
+
+    name: str
+    floor: int
+    ceiling: int
+    pool: BlockPool
+    running: list[Request] = field(default_factory=list)
+    waiting: list[Request] = field(default_factory=list)
+    contents: dict[int, tuple[int, ...]] = field(default_factory=dict)
+
+    def preempt_newest(self) -> bool:
+        if not self.running:
+            return False
+        request = self.running.pop()
+        self.waiting.append(request)
+        self.pool.free(request.blocks[::-1])
+        request.blocks = []
+        return True
+
+    def chain(self, tokens: list[int]) -> list[bytes]:
+        hashes, parent = [], chain_root(self.name)
+        for start in range(0, len(tokens) - BLOCK_SIZE + 1, BLOCK_SIZE):
+            parent = hash_block(parent, tokens[start : start + BLOCK_SIZE])
+            hashes.append(parent)
+        return hashes
+
+    def start(self, tokens: list[int]) -> bool:
+        """Prefix hits, then new blocks, then every full block cached: all or nothing."""
+        hashes = self.chain(tokens)
+        hits = []
+        for i, block_hash in enumerate(hashes):
+            block = self.pool.lookup(block_hash, tokens[i * BLOCK_SIZE : (i + 1) * BLOCK_SIZE])
+            if block is None:
+                break
+            assert self.contents[block] == tuple(tokens[: (i + 1) * BLOCK_SIZE]), "a hit on other content"
+            hits.append(block)
+        self.pool.touch(hits)
+        missing = -(-len(tokens) // BLOCK_SIZE) - len(hits)
+        new = self.get(missing)
+        if new is None:
+            self.pool.free(hits[::-1])
+            return False
+        request = Request(tokens, hits + new, hashes)
+        for i in range(len(hits), len(request.blocks)):
+            self.write(request, i)
+        self.running.append(request)
+        return True
+
+    def grow(self, request: Request, token: int) -> bool:
+        if len(request.tokens) % BLOCK_SIZE == 0:
+            new = self.get(1)
+            if new is None:
+                return False
+            request.blocks += new
+        request.tokens = [*request.tokens, token]
+        request.hashes = self.chain(request.tokens)
+        self.write(request, len(request.blocks) - 1)
+        return True
+
+    def get(self, n: int) -> list[int] | None:
+        """New blocks, with what must hold of them, granted or refused."""
+        page_pool, used = self.pool._page_pool, self.pool.num_used_blocks
+        promised, estimate = page_pool.floor(self.name), self.pool.num_free_blocks()
+        others = {t: page_pool.owned(t) for t in page_pool.engines if t != self.name}
+        blocks = self.pool.get_new_blocks(n)
+        held = {b for r in self.running for b in r.blocks}
+        if blocks is None:
+            assert n > estimate, "refused what num_free_blocks promised"
+            assert used + n > promised * self.pool.blocks_per_page - self.fragments(), (
+                "refused what the floor guarantees"
+            )
+            assert self.pool.num_used_blocks == used
+            return None
+        assert len(set(blocks)) == n
+        assert not set(blocks) & held, "handed out a block in use"
+        for name, before in others.items():
+            account = page_pool._accounts[name]
+            if page_pool.owned(name) < before:
+                kept = min(account.floor, account.reclaimer.demand_pages())
+                assert page_pool.owned(name) >= kept, "took a borrower below its floor"
+        return blocks
+
+    def fragments(self) -> int:
+        """Blocks that partly used pages can't give: at most a page's worth each."""
+        return (self.pool.num_active_pages() + 1) * (self.pool.blocks_per_page + 1)
+
+    def write(self, request: Request, i: int) -> None:
+        end = min((i + 1) * BLOCK_SIZE, len(request.tokens))
+        self.contents[request.blocks[i]] = tuple(request.tokens[:end])
+        if end == (i + 1) * BLOCK_SIZE:
+            parent = request.hashes[i - 1] if i else chain_root(self.name)
+            tokens = request.tokens[end - BLOCK_SIZE : end]
+            self.pool.cache_full_block(request.blocks[i], request.hashes[i], tokens, parent)
+
+    def end(self, request: Request) -> None:
+        self.running.remove(request)
+        self.pool.free(request.blocks[::-1])
+
+
+tenants = st.sampled_from(sorted(BLOCK_BYTES))
+# Prompts of two families, so that prefixes are often shared, and of lengths that soon fill the pool.
+tokens = st.builds(
+    lambda family, n: [(i % 5) * family for i in range(n)], st.integers(1, 2), st.integers(1, 40)
+)
+index = st.integers(0, 1 << 16)
+
+
+class PoolMachine(RuleBasedStateMachine):
+    """Rules are what schedulers do; invariants are those of the design."""
+
+    @initialize(
+        floors=st.tuples(*[st.integers(0, 3)] * 2, st.integers(0, 1)),
+        extra=st.tuples(*[st.sampled_from([7, 4, 1])] * 3),
+        reserve=st.integers(0, 2),
+    )
+    def open(self, floors, extra, reserve):
+        self.time = 0.0
+        self.page_pool = PagePool(NUM_PAGES, PAGE_BYTES, self.clock)
+        self.tenants = {}
+        for (name, block_bytes), floor, more in zip(BLOCK_BYTES.items(), floors, extra):
+            tenant = Tenant(name, floor, min(NUM_PAGES, max(1, floor + more)), None)
+            tenant.pool = BlockPool(
+                name,
+                self.page_pool,
+                lambda page, block_bytes=block_bytes: blocks_in_page(page, PAGE_BYTES, block_bytes),
+                cost_per_block=COSTS[name],
+                reserve_pages=reserve,
+                waiting_blocks=lambda t=tenant: sum(-(-len(r.tokens) // BLOCK_SIZE) for r in t.waiting),
+                preempt_newest=tenant.preempt_newest,
+            )
+            self.page_pool.add_engine(name, tenant.floor, tenant.ceiling, tenant.pool)
+            self.tenants[name] = tenant
+
+    def clock(self):
+        self.time += 1.0
+        return self.time
+
+    @rule(name=tenants, tokens=tokens)
+    def start(self, name, tokens):
+        self.tenants[name].start(tokens)
+
+    @rule(name=tenants, base=index, keep=st.integers(1, 50), more=tokens)
+    def start_with_shared_prefix(self, name, base, keep, more):
+        tenant = self.tenants[name]
+        if tenant.running:
+            shared = tenant.running[base % len(tenant.running)].tokens[:keep]
+            tenant.start([*shared, *more])
+
+    @rule(name=tenants, which=index, token=st.integers(0, 1), times=st.integers(1, 5))
+    def decode(self, name, which, token, times):
+        tenant = self.tenants[name]
+        if tenant.running:
+            request = tenant.running[which % len(tenant.running)]
+            for _ in range(times):
+                while request in tenant.running and not tenant.grow(request, token):
+                    tenant.preempt_newest()
+
+    @rule(name=tenants, which=index, all_of_them=st.booleans())
+    def finish(self, name, which, all_of_them):
+        tenant = self.tenants[name]
+        for _ in range(len(tenant.running) if all_of_them else min(1, len(tenant.running))):
+            tenant.end(tenant.running[which % len(tenant.running)])
+
+    @rule(name=tenants)
+    def resume(self, name):
+        tenant = self.tenants[name]
+        if tenant.waiting and tenant.start(tenant.waiting[-1].tokens):
+            tenant.waiting.pop()
+
+    @rule(name=tenants, what=st.sampled_from(["cancel", "idle", "reset"]))
+    def keep_house(self, name, what):
+        tenant = self.tenants[name]
+        if what == "cancel":
+            tenant.waiting.clear()
+        elif what == "idle":
+            tenant.pool.release_idle_pages()
+        else:
+            tenant.pool.reset_prefix_cache()
+            first = [(r.hashes[0], r.tokens[:BLOCK_SIZE]) for r in tenant.running if r.hashes]
+            assert not any(tenant.pool.lookup(*known) for known in first)
+
+    @rule(name=tenants)
+    def claim_the_floor(self, name):
+        """An engine with nothing running gets its whole floor, whatever the others do."""
+        tenant = self.tenants[name]
+        while tenant.running:
+            tenant.end(tenant.running[0])
+        tenant.waiting.clear()
+        whole_floor = tenant.floor * tenant.pool.blocks_per_page
+        if whole_floor:
+            assert tenant.start([i % 7 for i in range(whole_floor * BLOCK_SIZE)]), "the floor is guaranteed"
+            assert self.page_pool.owned(name) >= min(tenant.floor, tenant.pool.demand_pages())
+
+    def drain(self):
+        """After all requests end and all caches are evicted every page is free."""
+        for tenant in self.tenants.values():
+            while tenant.running:
+                tenant.end(tenant.running[-1])
+            tenant.waiting.clear()
+            tenant.pool.reset_prefix_cache()
+            tenant.pool.release_idle_pages()
+            tenant.contents.clear()
+        assert self.page_pool.free_pages == NUM_PAGES
+
+    @invariant()
+    def books_add_up(self):
+        self.page_pool.check_integrity()
+        owned = {name: self.page_pool.pages_of(name) for name in self.tenants}
+        assert self.page_pool.free_pages + sum(map(len, owned.values())) == NUM_PAGES
+        for name, tenant in self.tenants.items():
+            tenant.pool.check_integrity()
+            assert len(owned[name]) <= tenant.ceiling
+            self.requests_hold_their_blocks(tenant, owned[name])
+        assert sum(map(len, owned.values())) == len(frozenset().union(*owned.values()))
+
+    def requests_hold_their_blocks(self, tenant, pages):
+        held = [b for r in tenant.running for b in r.blocks]
+        assert tenant.pool.num_used_blocks == len(set(held))
+        for block in set(held):
+            assert tenant.pool._refs[block] == held.count(block)
+            first = block * BLOCK_BYTES[tenant.name]
+            last = first + BLOCK_BYTES[tenant.name] - 1
+            assert first // PAGE_BYTES == last // PAGE_BYTES, "a block across a page boundary"
+            assert first // PAGE_BYTES in pages, "a block in somebody else's page"
+        for request in tenant.running:
+            for i, block in enumerate(request.blocks):
+                shared = min((i + 1) * BLOCK_SIZE, len(request.tokens))
+                assert tenant.contents[block][:shared] == tuple(request.tokens[:shared]), (
+                    "content overwritten"
+                )
+
+    def teardown(self):
+        if hasattr(self, "tenants"):
+            self.drain()
+
+
+TestPoolMachine = PoolMachine.TestCase
+TestPoolMachine.settings = settings(
+    max_examples=250, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+)
