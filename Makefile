@@ -9,18 +9,19 @@ ARGS     ?=
 PYTHON   ?= python3.11 python3.12 python3.13 python3
 CARD     := $(shell nvidia-smi -L 2>/dev/null | grep -q . && echo yes)
 
+SCHEMA   := configs/registry.schema.json
 VENV     := .venv
 BIN      := $(VENV)/bin
 PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # Torch goes first: whatever comes after finds it there and pulls no other build. Without a card it is the CPU
-# build where its index can be reached; set TORCH_CPU_INDEX= to leave that index out.
+# build where its index can be reached (only torch itself is asked for there); TORCH_CPU_INDEX= leaves it out.
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 ifeq ($(CARD),yes)
 TORCH    := "torch>=2.11"
 EXTRAS   := [cuda]
 else
-TORCH    := torch==2.13.0 $(if $(TORCH_CPU_INDEX),--extra-index-url $(TORCH_CPU_INDEX) --retries 1 --timeout 20)
+TORCH    := torch==2.13.0 $(if $(TORCH_CPU_INDEX),--no-deps --retries 1 --extra-index-url $(TORCH_CPU_INDEX))
 EXTRAS   :=
 endif
 
@@ -66,10 +67,11 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed (ruff)
 	$(BIN)/ruff check --fix .
 
 schema: $(VENV)/.dev ## Write the registry's JSON schema anew from the specs
-	$(BIN)/python -m onecard.registry.schema
+	@$(BIN)/python -m onecard.registry.schema >$(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
 
 schema-check: $(VENV)/.dev ## Is the registry's JSON schema what the specs say?
-	$(BIN)/python -m onecard.registry.schema --check
+	@$(BIN)/python -m onecard.registry.schema | diff -u $(SCHEMA) - || \
+	  { echo '$(SCHEMA) is not what onecard/registry/spec.py says: run make schema' >&2; exit 1; }
 
 bench-%: $(VENV)/.dev ## Run benchmarks/NAME.py (llm, embeddings, gateway)
 	$(BIN)/python benchmarks/$*.py $(ARGS)
