@@ -12,6 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle
 
 import torch
@@ -92,20 +93,12 @@ def elementwise(device: torch.device, dtype: torch.dtype) -> Iterator[Run]:
         k_cache, v_cache = arena[:, 3, 0], arena[:, 3, 1]
         slots = torch.randperm(64 * BLOCK_SIZE, device=device)[:tokens]
         calls: list[tuple[str, Callable[[], object], int]] = [
-            ("rms_norm", lambda x=x, w=weight: rms_norm(x, w, 1e-5), 2 * x.nbytes),
-            ("add_rms_norm", lambda x=x, r=residual, w=weight: add_rms_norm(x, r, w, 1e-5), 4 * x.nbytes),
-            ("layer_norm", lambda x=x, r=residual, w=weight: layer_norm(x, w, w, 1e-5, r), 3 * x.nbytes),
-            ("silu_and_mul", lambda x=gate_up: silu_and_mul(x), gate_up.nbytes * 3 // 2),
-            (
-                "rotary",
-                lambda q=q, k=k, p=positions, c=cos_sin: rotary(q, k, p, c),
-                2 * (q.nbytes + k.nbytes),
-            ),
-            (
-                "kv_store",
-                lambda k=k, v=v, kc=k_cache, vc=v_cache, s=slots: kv_store(k, v, kc, vc, s),
-                2 * (k.nbytes + v.nbytes),
-            ),
+            ("rms_norm", partial(rms_norm, x, weight, 1e-5), 2 * x.nbytes),
+            ("add_rms_norm", partial(add_rms_norm, x, residual, weight, 1e-5), 4 * x.nbytes),
+            ("layer_norm", partial(layer_norm, x, weight, weight, 1e-5, residual), 3 * x.nbytes),
+            ("silu_and_mul", partial(silu_and_mul, gate_up), gate_up.nbytes * 3 // 2),
+            ("rotary", partial(rotary, q, k, positions, cos_sin), 2 * (q.nbytes + k.nbytes)),
+            ("kv_store", partial(kv_store, k, v, k_cache, v_cache, slots), 2 * (k.nbytes + v.nbytes)),
         ]
         for name, call, moved in calls:
             yield Run(name, f"{tokens} tokens", call, bytes=moved)
@@ -153,7 +146,7 @@ def attention(device: torch.device, dtype: torch.dtype) -> Iterator[Run]:
         yield Run(
             "varlen_attention",
             f"{sequences} x {length}",
-            lambda q=q, k=k, v=v, e=ends, n=length: varlen_attention(q, k, v, e, n, 32**-0.5),
+            partial(varlen_attention, q, k, v, ends, length, 32**-0.5),
             flops=4 * 12 * 32 * sequences * length**2,
         )
 
@@ -178,7 +171,7 @@ def sampling(device: torch.device) -> Iterator[Run]:
             yield Run(
                 "sample",
                 f"{rows} rows {name}",
-                lambda x=logits, k=knobs, o=off, u=uniform: sample(x, *k, o, u),
+                partial(sample, logits, *knobs, off, uniform),
                 bytes=logits.nbytes,
             )
 
