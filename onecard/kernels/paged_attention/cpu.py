@@ -1,8 +1,8 @@
 """Paged attention on a CPU: decodes read the arena in place, prompts go through torch's flash kernel.
 
 Decode, microseconds a layer at 9 query heads over 3 K/V heads of 64, float32, 30 layers visited in turn, on
-2 threads (1 in brackets) of a server CPU with AVX-512. A: gather and `scaled_dot_product_attention`, a sequence
-at a time. B: a gather and a masked flash call for each group of about equal length. C: this file.
+2 threads (1 in brackets) of a server CPU with AVX-512. A: gather and `scaled_dot_product_attention` by
+sequence. B: a gather and a masked flash call for each group of about equal length. C: this file.
 
     sequences x tokens          A              B             C
      1 x  128              87   (45)        57           34    (41)
