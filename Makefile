@@ -78,7 +78,7 @@ bench-%: $(VENV)/.dev ## Run benchmarks/NAME.py (llm, embeddings, gateway)
 
 clean: ## Remove all that make made here: environment, caches, build output (fetched models stay)
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find onecard tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # --- the environment: each file says that its step is done, so a second run does nothing ---
 

@@ -18,7 +18,15 @@ class GatewayMetrics(Protocol):
 
     def render(self) -> bytes: ...
 
-    def http(self, handler: str, method: str, status: int, seconds: float) -> None: ...
+    def http(
+        self,
+        handler: str,
+        method: str,
+        status: int,
+        seconds: float,
+        request_bytes: int | None = None,
+        response_bytes: int | None = None,
+    ) -> None: ...
 
     def rejected(self, model_name: str, reason: str) -> None: ...
 

@@ -25,14 +25,16 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id and report how it went; a client that hung up counts as 499."""
     asked = request.headers.get("X-Request-Id", "")
     request[REQUEST_ID] = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
-    started, status = time.perf_counter(), CLIENT_GONE
+    started, status, sent = time.perf_counter(), CLIENT_GONE, None
     try:
         response = await handler(request)
-        status = response.status
+        status, sent = response.status, _body_bytes(response)
         return response
     finally:
         seconds = time.perf_counter() - started
-        request.app[GATEWAY].metrics.http(_route_name(request), request.method, status, seconds)
+        request.app[GATEWAY].metrics.http(
+            _route_name(request), request.method, status, seconds, request.content_length, sent
+        )
 
 
 @web.middleware
@@ -57,6 +59,11 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """Signal: every answer, streams too, names its request."""
     response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+
+
+def _body_bytes(response: web.StreamResponse) -> int | None:
+    # A stream has been written by now; a plain answer's body is written after the middleware.
+    return response.content_length if isinstance(response, web.Response) else response.body_length
 
 
 def _route_name(request: web.Request) -> str:

@@ -229,12 +229,22 @@ class FakeMetrics:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str, int, float]] = []
         self.rejections: list[tuple[str, str]] = []
+        self.sizes: list[tuple[int | None, int | None]] = []
 
     def render(self) -> bytes:
         return b"vllm:num_requests_running 0.0\n"
 
-    def http(self, handler: str, method: str, status: int, seconds: float) -> None:
+    def http(
+        self,
+        handler: str,
+        method: str,
+        status: int,
+        seconds: float,
+        request_bytes: int | None = None,
+        response_bytes: int | None = None,
+    ) -> None:
         self.requests.append((handler, method, status, seconds))
+        self.sizes.append((request_bytes, response_bytes))
 
     def rejected(self, model_name: str, reason: str) -> None:
         self.rejections.append((model_name, reason))
