@@ -44,6 +44,13 @@ def test_a_host_that_is_none(onecard: Run, registry_file: Path) -> None:
     assert "'no host at all' is no address to listen on" in ran.err
 
 
+def test_a_port_that_is_none(onecard: Run, registry_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        onecard("serve", str(registry_file), "--port", "99999")
+    assert end.value.code == 2
+    assert "'99999' is no port: write a number from 0 to 65535" in capsys.readouterr().err
+
+
 def test_weights_that_are_missing(onecard: Run, tmp_path: Path) -> None:
     path = tmp_path / "registry.yaml"
     path.write_text("server: {port: 0}\nmodels: [{name: a, kind: llm, source: ./nowhere}]")

@@ -14,7 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from onecard.engines.factory import plan_registry
     from onecard.gateway.cli.plan_view import print_plans
     from onecard.gateway.cli.startup import refusals
     from onecard.gateway.cli.terminal import fetch_all, stdout
@@ -22,6 +21,8 @@ def run(args: argparse.Namespace) -> int:
 
     registry = load_registry(args.registry)
     paths = fetch_all(registry.models, Console(stderr=True))
+    from onecard.engines.factory import plan_registry  # seconds of imports: not before the first bars
+
     with refusals("can't plan"):
         plans = plan_registry(registry, paths)
     if args.json:

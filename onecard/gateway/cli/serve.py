@@ -26,11 +26,17 @@ LAST_BYTES_SECONDS = 5.0
 """What connections get to take their last bytes once no engine works for them any more."""
 
 
+def port_number(text: str) -> int:
+    if text.isdecimal() and int(text) <= 65535:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no port: write a number from 0 to 65535")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_registry(parser)
     parser.add_argument("--host", help="address to listen on (default: the registry's server.host)")
     parser.add_argument(
-        "--port", type=int, help="port to listen on, 0 for any (default: the registry's server.port)"
+        "--port", type=port_number, help="port to listen on, 0 for any (default: the registry's server.port)"
     )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
 
@@ -38,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from onecard.engines.factory import plan_registry
     from onecard.gateway.cli.plan_view import print_plans
     from onecard.gateway.cli.startup import bind, refusals
     from onecard.gateway.cli.terminal import fetch_all
@@ -49,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     registry = _with_address(load_registry(args.registry), args.host, args.port)
     with bind(registry.server.host, registry.server.port) as listener:
         paths = fetch_all(registry.models, console)
+        from onecard.engines.factory import plan_registry  # seconds of imports: not before the first bars
+
         with refusals("can't plan"):
             plans = plan_registry(registry, paths)
         print_plans(console, plans)
