@@ -19,6 +19,8 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from onecard.engines.layers import linear_methods
+
 VOCAB = 160
 SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
@@ -171,9 +173,27 @@ def test_transformers_4_spelling_is_the_same_config(case: str, tmp_path: Path) -
     assert parse_config(old) == parse_config(raw)
 
 
+@pytest.mark.parametrize("case", ["llama", "llama-tied", "qwen2"])
+def test_plain_linears_give_the_same_logits(
+    case: str, tmp_path: Path, paged_runner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is packed, as on a card, a tied head reads the embedding table itself."""
+    monkeypatch.setattr(linear_methods, "works", lambda _: False)
+    model = save_random(*CASES[case], tmp_path)
+    runner = paged_runner(tmp_path)
+    assert (runner.model.lm_head is None) == model.config.tie_word_embeddings
+    tokens = prompt(30, 1)
+    runner.add("a", tokens)
+    got = torch.cat([runner.step({"a": count})["a"] for count in (20, 9, 1)])
+    torch.testing.assert_close(got, expected_logits(model, tokens), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("case", ["qwen3", "llama-tied"])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.02), ("bfloat16", 0.15)])
-def test_narrow_weights_stay_close(dtype: str, tolerance: float, tmp_path: Path, paged_runner: Any) -> None:
-    model = save_random(*CASES["qwen3"], tmp_path)
+def test_narrow_weights_stay_close(
+    case: str, dtype: str, tolerance: float, tmp_path: Path, paged_runner: Any
+) -> None:
+    model = save_random(*CASES[case], tmp_path)
     tokens = prompt(30, 1)
     runner = paged_runner(tmp_path, dtype)
     runner.add("a", tokens)

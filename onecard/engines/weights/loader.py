@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from onecard.engines.layers.linear import Linear
-from onecard.engines.layers.linear_methods import FLOAT16_MAX
+from onecard.engines.layers.linear_methods import FLOAT16_MAX, fits_float16
 from onecard.engines.layers.precision import precision_for
 from onecard.engines.models.config import ModelConfig
 from onecard.engines.models.decoder import DecoderForCausalLM
@@ -178,9 +178,7 @@ class _Filler:
 
 
 def _check_range(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:
-    if dtype != torch.float16 or tensor.dtype == torch.float16 or not tensor.numel():
-        return
-    if not tensor.abs().max() <= FLOAT16_MAX:
+    if dtype == torch.float16 and tensor.dtype != torch.float16 and not fits_float16(tensor):
         raise LoadError(
             f"{name} holds values beyond float16's {FLOAT16_MAX:.0f}; set dtype to bfloat16 or float32"
         )
