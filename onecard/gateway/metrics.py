@@ -7,7 +7,7 @@ because `record_step` runs once a step and `labels()` costs more than the update
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, generate_latest
 
-from onecard.engines.api import FinishReason, RequestStats, StepStats
+from onecard.engines.api import FinishReason, ModelStatus, RequestStats, StepStats
 from onecard.gateway.metrics_families import MODEL_LABELS, EngineFamilies, HttpFamilies
 from onecard.gateway.metrics_node import NodeCollector, NodeStatusSource
 
@@ -77,6 +77,12 @@ class ModelMetrics:
             self.ttft.observe(seconds)
         for seconds in stats.inter_token_seconds:
             self.itl.observe(seconds)
+
+    def now(self, status: ModelStatus) -> None:
+        """What is true at a scrape: the last step may be long ago, and requests have left without one since."""
+        self.running.set(status.running)
+        self.waiting.set(status.waiting)
+        self.kv_usage.set(status.kv_bytes_used / status.ceiling_bytes if status.ceiling_bytes else 0.0)
 
     def request(self, stats: RequestStats) -> None:
         self.success[stats.finish_reason].inc()
@@ -170,6 +176,9 @@ class Metrics:
 
     def render(self) -> bytes:
         """The whole page in Prometheus' text format 0.0.4."""
+        if self._node.source is not None:
+            for model in self._node.source().models:
+                self._model(model.name).now(model)
         return generate_latest(self._registry)
 
     def _model(self, name: str) -> ModelMetrics:

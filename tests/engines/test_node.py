@@ -49,7 +49,7 @@ def test_both_models_answer_and_aliases_reach_them(live):
 
 
 def test_an_unknown_model_is_named_with_the_known_ones(live):
-    with pytest.raises(ModelNotFoundError, match="`gpt-9` does not exist.*smollm2, default, minilm"):
+    with pytest.raises(ModelNotFoundError, match=r"`gpt-9` does not exist.*smollm2, default, minilm"):
         live.node.engine("gpt-9")
 
 

@@ -139,6 +139,18 @@ def test_memory_comes_from_the_node_at_scrape(metrics: Metrics) -> None:
     assert value(metrics, "onecard_model_state", model_name="chat", state="failed") == 0
 
 
+def test_running_and_waiting_are_those_of_the_scrape(metrics: Metrics) -> None:
+    """The last request may have left without another step to report it (an abort, an embedding)."""
+    metrics.record_step(StepStats(model="chat", num_running=1, num_waiting=5, kv_usage=0.9))
+    status = ModelStatus("chat", "llm", "card0", "ready", 100, 64, 384, 200, 640, 0, 0, 7)
+    metrics.bind(lambda: NodeStatus("ready", (), (status,)))
+    metrics.render()
+    of = {"model_name": "chat", "engine": "0"}
+    assert value(metrics, "vllm:num_requests_running", **of) == 0
+    assert value(metrics, "vllm:num_requests_waiting", **of) == 0
+    assert value(metrics, "vllm:kv_cache_usage_perc", **of) == 0.1
+
+
 def test_nothing_of_the_node_before_bind() -> None:
     assert not [s for s in samples(Metrics(["chat"])) if s.name.startswith("onecard_memory")]
 

@@ -65,7 +65,9 @@ def row(*values: float) -> torch.Tensor:
     return torch.tensor(values, dtype=torch.float32)
 
 
-def process(params: SamplingParams, logits: torch.Tensor, prompt: list[int], answer: list[int]) -> list[float]:
+def process(
+    params: SamplingParams, logits: torch.Tensor, prompt: list[int], answer: list[int]
+) -> list[float]:
     assert wants_processing(params)
     processor = LogitsProcessor(params, prompt, [0], torch.device("cpu"))
     for token in answer:

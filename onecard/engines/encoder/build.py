@@ -18,7 +18,8 @@ from onecard.registry.spec import ModelSpec
 
 
 def max_model_len(spec: ModelSpec, config: EncoderConfig, sentences: SentenceConfig) -> int:
-    """The shortest of what the registry asks, what the model's makers advise, and what its positions allow."""
+    """The shortest of what the registry asks, what the model's makers advise, and what its positions
+    allow."""
     limits = (spec.engine.max_model_len, sentences.max_seq_length, config.max_position_embeddings)
     return min(limit for limit in limits if limit is not None)
 

@@ -22,8 +22,8 @@ class SchedulerLimits:
     """What one step may hold.
 
     `max_num_seqs` sequences run at once, `max_num_batched_tokens` are computed in a step, at most
-    `long_prefill_token_threshold` of one prompt (0: no cap of its own). A preempted sequence resumes only when
-    `resume_headroom` blocks are free beside its own, so that it isn't preempted again at once.
+    `long_prefill_token_threshold` of one prompt (0: no cap of its own). A preempted sequence resumes only
+    when `resume_headroom` blocks are free beside its own, so that it isn't preempted again at once.
     """
 
     max_num_seqs: int
