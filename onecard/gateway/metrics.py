@@ -79,7 +79,7 @@ class ModelMetrics:
             self.itl.observe(seconds)
 
     def now(self, status: ModelStatus) -> None:
-        """What is true at a scrape: the last step may be long ago, and requests have left without one since."""
+        """What is true at a scrape: requests may have left since the last step."""
         self.running.set(status.running)
         self.waiting.set(status.waiting)
         self.kv_usage.set(status.kv_bytes_used / status.ceiling_bytes if status.ceiling_bytes else 0.0)

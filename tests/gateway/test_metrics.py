@@ -29,7 +29,7 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def node_status() -> NodeStatus:
     card = CardStatus("card0", "cpu", 1000, 900, 640, 64, pages_free=4, pages_total=10)
-    model = ModelStatus("chat", "llm", "card0", "ready", 100, 64, 384, 200, 900, 2, 1, 7)
+    model = ModelStatus("chat", "llm", "card0", "ready", 100, 225, 384, 200, 900, 2, 1, 7)
     return NodeStatus("ready", (card,), (model,))
 
 
@@ -129,7 +129,7 @@ def test_every_model_starts_at_zero_and_models_stay_apart(metrics: Metrics) -> N
 
 def test_memory_comes_from_the_node_at_scrape(metrics: Metrics) -> None:
     of = {"card": "card0", "model_name": "chat"}
-    kinds = {"weights": 100, "kv_used": 64, "kv_owned": 384, "floor": 200, "ceiling": 900}
+    kinds = {"weights": 100, "kv_used": 225, "kv_owned": 384, "floor": 200, "ceiling": 900}
     for kind, nbytes in kinds.items():
         assert value(metrics, "onecard_memory_bytes", kind=kind, **of) == nbytes
     assert value(metrics, "onecard_pages", card="card0", state="free") == 4
