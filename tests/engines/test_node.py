@@ -116,7 +116,7 @@ def test_an_aborted_stream_ends_and_frees_its_blocks(live):
 
 
 def test_draining_refuses_new_requests_and_ends_when_the_running_ones_do(live_node):
-    with live_node(dtype="auto", max_model_len=256, memory=600 << 20) as own:
+    with live_node(dtype="auto", max_model_len=256, memory=720 << 20) as own:
         engine = own.node.engine("smollm2")
 
         async def drain() -> str:

@@ -251,7 +251,7 @@ def test_no_page_is_lost_when_200_requests_hang_up_at_random(live_node):
         for start in range(0, 200, 40):
             await asyncio.gather(*(ask_and_leave(engine, start + i) for i in range(40)))
 
-    with live_node(dtype="auto", max_model_len=512, max_num_seqs=32, memory=600 << 20) as live:
+    with live_node(dtype="auto", max_model_len=512, max_num_seqs=32, memory=720 << 20) as live:
         engine = live.node.engine("smollm2")
         live.call(flood(engine))
         assert all_pages_free(live, engine)
