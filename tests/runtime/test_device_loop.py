@@ -119,3 +119,14 @@ async def test_calls_run_in_the_order_they_were_posted():
     await until(lambda: len(seen) == 200)
     assert seen == list(range(200))
     loop.stop()
+
+
+async def test_an_engine_that_cannot_recover_is_taken_off_and_the_others_go_on():
+    received: list = []
+    bad = CountingEngine("bad", received, left=3, broken=2)
+    bad.fail = lambda error: 1 / 0
+    good = CountingEngine("good", received, left=3)
+    loop = await start(bad, good)
+    await until(lambda: len(received) == 3)
+    assert {name for name, _, _ in received} == {"good"}
+    loop.stop()

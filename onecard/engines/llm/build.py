@@ -55,7 +55,7 @@ def build_llm(
         card.pool,
         lambda page: layout.blocks_in_page(page, card.pool.page_bytes),
         spec.engine.enable_prefix_caching,
-        cost_per_block=2.0 * loaded.weight_bytes * layout.block_size,
+        cost_per_block=2.0 * config.num_matrix_parameters * layout.block_size,
     )
     card.pool.add_engine(spec.name, floor_pages, ceiling_pages, blocks)
     rows = RequestRows(spec.engine.max_num_seqs, -(-longest // layout.block_size))

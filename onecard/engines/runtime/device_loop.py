@@ -134,7 +134,16 @@ class DeviceLoop:
             deliveries = engine.collect(step)
         except Exception as error:
             logger.exception("a step of %s failed", engine.name)
-            deliveries = engine.fail(error)
+            deliveries = self._fail(engine, error)
         self._fair_share.charge(engine.name, time.perf_counter() - started)
         self._outbox.send(deliveries)
         return True
+
+    def _fail(self, engine: StepEngine, error: Exception) -> list[Delivery]:
+        """An engine that can't even give up its requests is beyond help; the card's others still go on."""
+        try:
+            return engine.fail(error)
+        except Exception:
+            logger.critical("%s can't recover and is taken off the loop", engine.name, exc_info=True)
+            del self._engines[engine.name]
+            return []
