@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from onecard.engines.api import QueueFullError, ShuttingDownError
-from onecard.gateway.context import GatewayMetrics
+from onecard.gateway.reporting import GatewayMetrics
 
 
 class Ticket:

@@ -4,8 +4,9 @@ from aiohttp import web
 
 from onecard.engines.api import Node
 from onecard.gateway.admission import Admission
-from onecard.gateway.context import GATEWAY, Gateway, GatewayMetrics
+from onecard.gateway.context import GATEWAY, Gateway
 from onecard.gateway.middleware import add_request_id, answer_errors, observe
+from onecard.gateway.reporting import GatewayMetrics
 from onecard.gateway.router import ModelRouter
 from onecard.gateway.routes import chat, completions, embeddings, health, models, status, tokenize
 from onecard.registry.spec import Registry

@@ -14,8 +14,8 @@ from onecard.engines.api import (
     Tokenizing,
     UnsupportedTaskError,
 )
-from onecard.gateway.context import GatewayMetrics
 from onecard.gateway.errors import shorten
+from onecard.gateway.reporting import GatewayMetrics
 
 Task = Literal["generate text", "embed"]
 KINDS_OF_TASK: dict[Task, tuple[str, ...]] = {"generate text": ("llm", "vlm"), "embed": ("embedding",)}

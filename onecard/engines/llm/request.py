@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from onecard.engines.api import SamplingParams
+from onecard.engines.api import SamplingParams, TokenChunk, TokenLogprob
+from onecard.engines.llm.logits import LogitsProcessor
+from onecard.engines.llm.stream import TokenStream
 
-if TYPE_CHECKING:
-    from onecard.engines.llm.logits import LogitsProcessor
-    from onecard.engines.llm.output import SequenceOutput
-    from onecard.engines.llm.stream import TokenStream
+
+class AnswerWriter(Protocol):
+    """Turns an answer's tokens into what its client gets; `output.SequenceOutput` is one."""
+
+    def append(self, token_id: int, logprob: TokenLogprob | None) -> TokenChunk: ...
 
 
 class Status(Enum):
@@ -27,7 +30,7 @@ class Request:
     sampling: SamplingParams
     max_tokens: int
     arrival_time: float
-    stream: "TokenStream"
+    stream: TokenStream
     priority: int = 0
     cache_salt: bytes = b""
     sequences: list["Sequence"] = field(default_factory=list)
@@ -49,8 +52,8 @@ class Sequence:
     index: int
     seed: int
     token_ids: list[int]
-    output: "SequenceOutput"
-    processor: "LogitsProcessor | None" = None
+    output: AnswerWriter
+    processor: LogitsProcessor | None = None
     status: Status = Status.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int = 0
