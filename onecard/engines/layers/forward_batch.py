@@ -28,9 +28,8 @@ class ForwardBatch:
 class EncodeBatch:
     """One step of a one-shot packed model (BERT, later ViT): T tokens of B texts, packed, no padding.
 
-    input_ids `[T]` int64, positions `[T]` int64 (from 0 in each text), token_type_ids `[T]` int64 or
-    None (all 0),
-    cu_seqlens `[B + 1]` int32, max_seqlen the longest text.
+    input_ids `[T]` int64, positions `[T]` int64 (from 0 in each text), cu_seqlens `[B + 1]` int32, max_seqlen
+    the longest text, token_type_ids `[T]` int64 or None (all 0).
     """
 
     input_ids: torch.Tensor
