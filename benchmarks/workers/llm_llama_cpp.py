@@ -1,6 +1,6 @@
 """llama.cpp through llama-cpp-python's low-level functions: all sequences in one batch, greedy.
 
-It multiplies the file's own 4-bit weights, so it reads about an eighth of float32's bytes: not like for like.
+It multiplies the file's own 4-bit weights, so it reads about a sixth of float32's bytes: not like for like.
 Needs nothing of this project: it runs under whatever interpreter has llama-cpp-python.
 """
 
