@@ -43,9 +43,12 @@ async def start_node(
     serves."""
     outbox = Outbox(asyncio.get_running_loop())
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
-    cards, models = await asyncio.to_thread(
-        _build_all, registry, paths, outbox, executor, stats, progress or (lambda *_: None)
-    )
+    build = partial(_build_all, registry, paths, outbox, executor, stats, progress or (lambda *_: None))
+    # A thread of its own that ends: while a second thread with an OpenMP team lives, the teams of a CPU's
+    # device loop wait for each other in the kernel instead of spinning, and every parallel operation takes
+    # twice as long.
+    with ThreadPoolExecutor(1, thread_name_prefix="loader") as loader:
+        cards, models = await asyncio.get_running_loop().run_in_executor(loader, build)
     for card in cards:
         card.loop.start()
     order = [spec.name for spec in registry.models]

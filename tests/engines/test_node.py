@@ -1,6 +1,7 @@
 """The demo's two models on one card, behind one node."""
 
 import asyncio
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -46,6 +47,13 @@ def test_both_models_answer_and_aliases_reach_them(live):
     assert "Paris" in text
     assert vectors.vectors.shape == (2, 384)
     assert np.allclose(np.linalg.norm(vectors.vectors, axis=1), 1, atol=1e-5)
+
+
+def test_the_thread_that_loaded_is_gone(live):
+    """Its OpenMP team would halve the speed of the device loop's."""
+    names = [thread.name for thread in threading.enumerate()]
+    assert not any(name.startswith("loader") for name in names)
+    assert "device-loop-card0" in names
 
 
 def test_an_unknown_model_is_named_with_the_known_ones(live):

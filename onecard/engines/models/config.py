@@ -47,7 +47,8 @@ class DecoderConfig:
 
     @property
     def num_matrix_parameters(self) -> int:
-        """Weights that every token is multiplied with in the layers: half the FLOPs of computing its K and V."""
+        """Weights that every token is multiplied with in the layers: half the FLOPs of computing its K and
+        V."""
         heads = 2 * self.num_attention_heads + 2 * self.num_key_value_heads
         per_layer = self.hidden_size * (heads * self.head_dim + 3 * self.intermediate_size)
         return self.num_hidden_layers * per_layer

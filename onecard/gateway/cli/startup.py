@@ -36,6 +36,15 @@ def explain(error: Exception) -> str:
     return named if ours else f"{named} (set {DEBUG_VARIABLE}=1 for the traceback)"
 
 
+def calm_openmp() -> None:
+    """Let OpenMP's threads spin shortly, then sleep. To be called before torch is imported.
+
+    GNU OpenMP spins for milliseconds at every barrier by default: on a machine that does anything else
+    beside, a step then waits for threads that have lost their core. An idle machine loses nothing measurable.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket bound to `host:port`, not listening yet: a port in use is found before weights are loaded."""
     try:
