@@ -35,5 +35,9 @@ def curl(registry: Registry, url: str) -> str:
 def _question(model: ModelSpec) -> tuple[str, dict[str, object]]:
     if model.kind == "llm":
         messages = [{"role": "user", "content": "What is the capital of France?"}]
-        return "/v1/chat/completions", {"model": model.name, "messages": messages, "max_tokens": 50}
+        return "/v1/chat/completions", {
+            "model": model.name,
+            "messages": messages,
+            "temperature": 0,
+        }
     return "/v1/embeddings", {"model": model.name, "input": "Paris is the capital of France."}
