@@ -10,7 +10,8 @@ from onecard.engines.encoder.sentence_config import load_sentence_config
 from onecard.engines.llm.build import kv_layout
 from onecard.engines.llm.build import max_model_len as decoder_max_model_len
 from onecard.engines.memory.plan import CardFacts, ModelNeeds, PlanError
-from onecard.engines.models.config import DecoderConfig, EncoderConfig, ModelConfig, load_config
+from onecard.engines.models.config import DecoderConfig, EncoderConfig, ModelConfig
+from onecard.engines.models.registry import load_config
 from onecard.engines.weights.loader import activation_dtype, weight_bytes
 from onecard.registry.spec import ModelSpec
 

@@ -14,7 +14,8 @@ from onecard.engines.encoder.core import EncoderCore
 from onecard.engines.encoder.engine import EncoderEngine
 from onecard.engines.encoder.queue import TokenBudgetQueue
 from onecard.engines.encoder.sentence_config import load_sentence_config
-from onecard.engines.models.config import EncoderConfig, load_config
+from onecard.engines.models.config import EncoderConfig
+from onecard.engines.models.registry import load_config
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
 from onecard.engines.weights.loader import load_model

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from onecard.engines.layers.forward_batch import EncodeBatch, ForwardBatch
-from onecard.engines.models.config import DecoderConfig, load_config
+from onecard.engines.models.config import DecoderConfig
 from onecard.engines.models.decoder import DecoderForCausalLM
+from onecard.engines.models.registry import load_config
 from onecard.engines.weights.loader import load_model
 from onecard.kernels.paged_attention import PagedBatch
 

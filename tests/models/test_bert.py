@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
 from onecard.engines.layers.forward_batch import EncodeBatch
-from onecard.engines.models.config import load_config
+from onecard.engines.models.registry import load_config
 from onecard.engines.weights.loader import load_model
 
 SIZES: dict[str, Any] = {

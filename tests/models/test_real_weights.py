@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import BertModel, LlamaConfig, LlamaForCausalLM
 
-from onecard.engines.models.config import DecoderConfig, load_config
+from onecard.engines.models.config import DecoderConfig
+from onecard.engines.models.registry import load_config
 from onecard.engines.weights.gguf import hugging_face_name
 from onecard.engines.weights.loader import load_model, weight_bytes
 

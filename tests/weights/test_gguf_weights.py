@@ -18,11 +18,13 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from onecard.engines.models.config import ConfigError, DecoderConfig, load_config
-from onecard.engines.weights.checkpoint import LoadError, open_checkpoint
+from onecard.engines.models.config import ConfigError, DecoderConfig
+from onecard.engines.models.registry import load_config
+from onecard.engines.weights.checkpoint import LoadError
 from onecard.engines.weights.gguf import GgufCheckpoint
 from onecard.engines.weights.gguf_file import GgufError, GgufFile
 from onecard.engines.weights.loader import load_model
+from onecard.engines.weights.open_checkpoint import open_checkpoint
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,

@@ -9,10 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from onecard.engines.models.config import ConfigError, load_config
+from onecard.engines.models.config import ConfigError
+from onecard.engines.models.registry import load_config
 from onecard.engines.weights.allocator import HeapAllocator
-from onecard.engines.weights.checkpoint import LoadError, open_checkpoint
+from onecard.engines.weights.checkpoint import LoadError
 from onecard.engines.weights.loader import LoadedModel, load_model, weight_bytes
+from onecard.engines.weights.open_checkpoint import open_checkpoint
 
 CPU = torch.device("cpu")
 

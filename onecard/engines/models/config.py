@@ -1,13 +1,10 @@
 """What a checkpoint says of its architecture, in one form for every source.
 
-`load_config` reads a Hugging Face folder's config.json (transformers 4 and 5 spellings) or the metadata of a
-GGUF file; weights are not read.
+The dataclasses, and what the architectures' own `parse` functions share; `registry.load_config` picks one.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from onecard.engines.layers.rotary import ROPE_TYPES, RopeParameters
@@ -72,28 +69,6 @@ class EncoderConfig:
 
 
 ModelConfig = DecoderConfig | EncoderConfig
-
-
-def load_config(path: Path) -> ModelConfig:
-    """The config of a Hugging Face folder or a .gguf file.
-
-    Raises `FileNotFoundError` where there is none, `ConfigError` for an architecture or setting that isn't
-    served.
-    """
-    from onecard.engines.models.registry import parse_config  # the registry's files build on this one
-
-    if path.suffix == ".gguf":
-        from onecard.engines.weights.gguf_config import transformers_config
-
-        return parse_config(transformers_config(path))
-    file = path / "config.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{path} is neither a .gguf file nor a folder with a config.json")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{file} is not valid JSON: {error}") from error
-    return parse_config(raw)
 
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")

@@ -1,7 +1,9 @@
 """Which class runs which architecture."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +36,26 @@ ENCODER_HEADS = {
     "BertForSequenceClassification": "BertModel",
 }
 """Checkpoints with a head on top that serve as the encoder below it."""
+
+
+def load_config(path: Path) -> ModelConfig:
+    """The config of a Hugging Face folder or a .gguf file.
+
+    Raises `FileNotFoundError` where there is none, `ConfigError` for an architecture or setting that isn't
+    served.
+    """
+    if path.suffix == ".gguf":
+        from onecard.engines.weights.gguf_config import transformers_config
+
+        return parse_config(transformers_config(path))
+    file = path / "config.json"
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} is neither a .gguf file nor a folder with a config.json")
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"{file} is not valid JSON: {error}") from error
+    return parse_config(raw)
 
 
 def parse_config(raw: Mapping[str, Any]) -> ModelConfig:

@@ -20,8 +20,9 @@ from onecard.engines.models.config import ModelConfig
 from onecard.engines.models.decoder import DecoderForCausalLM
 from onecard.engines.models.registry import build_model
 from onecard.engines.weights.allocator import HeapAllocator, WeightAllocator
-from onecard.engines.weights.checkpoint import Checkpoint, LoadError, open_checkpoint
+from onecard.engines.weights.checkpoint import Checkpoint, LoadError
 from onecard.engines.weights.mapping import Destination, place
+from onecard.engines.weights.open_checkpoint import open_checkpoint
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of the checkpoint that have been read, and all of them."""
