@@ -1,13 +1,29 @@
-"""Tiles small enough for Triton's interpreter."""
+"""On a CPU, tiles small enough for Triton's interpreter; on a card the kernels run as they are served."""
+
+from pathlib import Path
 
 import pytest
 import torch
+
+HERE = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where there is a card these tests run on it, and `-m gpu` finds them."""
+    if torch.cuda.is_available():
+        for item in items:
+            if item.path.is_relative_to(HERE):
+                item.add_marker(pytest.mark.gpu)
 
 
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter pays by the program: let short inputs cross the borders of tiles, splits and chunks."""
     pytest.importorskip("triton", reason="Triton is not installed")
+    torch.manual_seed(0)
+    if torch.cuda.is_available():
+        return
     from onecard.kernels.triton import paged_decode, paged_prefill, sampling, varlen_attention
 
     monkeypatch.setattr(varlen_attention, "QUERY_TILE", 16)
@@ -17,4 +33,3 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_decode, "KEY_TILE", 16)
     monkeypatch.setattr(paged_decode, "MAX_SPLITS", 3)
     monkeypatch.setattr(sampling, "CHUNK", 128)
-    torch.manual_seed(0)

@@ -8,6 +8,8 @@ import torch
 from onecard.kernels.paged_attention import PagedBatch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+IMPLEMENTATIONS = ("reference", "triton") if DEVICE == "cuda" else ("reference", "cpu", "triton")
+"""What can run on the device; Triton's kernels run compiled on a card, else in its interpreter."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from paged_cases import DEVICE, Paged, build_paged
+from paged_cases import DEVICE, IMPLEMENTATIONS, Paged, build_paged
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from onecard.kernels.kv_store import kv_store
@@ -15,6 +15,8 @@ from onecard.kernels.paged_attention import PagedBatch, paged_attention
 
 FAR = 2**31
 """The first element that 32 bits can't address."""
+MAX_SPLITS = 32
+"""Into how many the decode kernel divides a sequence's keys at most."""
 
 
 class LargestAllocation(TorchDispatchMode):
@@ -51,11 +53,14 @@ def test_cache_is_neither_copied_nor_expanded(
     paged = build_paged(queries, lengths, kv_heads, dim, num_blocks=4096)
     q = torch.randn(sum(queries), heads, dim, device=DEVICE)
     before = paged.k_cache.data_ptr(), paged.v_cache.data_ptr()
+    attend = getattr(paged_attention, f"run_{implementation}")
     with LargestAllocation() as largest:
-        getattr(paged_attention, f"run_{implementation}")(q, paged.k_cache, paged.v_cache, paged.batch, 0.125)
+        attend(q, paged.k_cache, paged.v_cache, paged.batch, 0.125)
     assert (paged.k_cache.data_ptr(), paged.v_cache.data_ptr()) == before
     block = 2 * 2 * 4 * kv_heads * dim * 4
     widest = max(max(lengths) * dim * 4 + block, 3 * q.nbytes + block)
+    if implementation == "triton":  # what the splits of the keys come to, whatever the lengths
+        widest = max(widest, MAX_SPLITS * q.nbytes)
     assert largest.bytes <= widest
 
 
@@ -105,7 +110,7 @@ def test_addresses_have_64_bits(implementation: str) -> None:
     assert torch.equal(paged.v_cache[7, 2], k[0] * 2)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("window", [0, 5])
 def test_stale_bytes_never_count(implementation: str, window: int) -> None:
     """The answer is the same whether unused slots hold NaN, infinity or zeros."""
@@ -123,7 +128,7 @@ def test_stale_bytes_never_count(implementation: str, window: int) -> None:
     assert torch.equal(results[0], results[2])
 
 
-@pytest.mark.parametrize("implementation", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_padded_rows_store_nothing_and_read_zeros(implementation: str) -> None:
     paged = build_paged([1, 1, 1], [6, 0, 0], 2, 16)
     assert paged.batch.slot_mapping[1:].tolist() == [-1, -1]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from paged_cases import DEVICE
+from paged_cases import DEVICE, IMPLEMENTATIONS
 
 from onecard.kernels.sampling import CANDIDATES, sample, uniforms
 
@@ -78,7 +78,7 @@ def test_distribution(temperature: float, top_k: int, top_p: float, min_p: float
     assert chi_square_is_plausible(counts, expected * rows)
 
 
-@pytest.mark.parametrize("implementation", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_a_row_depends_on_nothing_else(implementation: str) -> None:
     run = getattr(sample, f"run_{implementation}")
     logits = torch.randn(6, 200, device=DEVICE) * 2
@@ -103,7 +103,7 @@ def test_candidates_agree_with_a_sort(top_k: int, top_p: float) -> None:
     assert torch.equal(sample.run_cpu(*args), sample.run_reference(*args))
 
 
-@pytest.mark.parametrize("implementation", ["reference", "cpu", "triton"])
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_sick_logits_stay_inside_the_vocabulary(implementation: str) -> None:
     logits = torch.full((3, 150), float("nan"), device=DEVICE)
     logits[1] = float("-inf")
