@@ -75,12 +75,12 @@ class World:
 
 @pytest.fixture
 def world() -> Callable[..., World]:
-    def make(num_pages: int = 50, caching: bool = True, **limits) -> World:
+    def make(num_pages: int = 50, caching: bool = True, floor: int | None = None, **limits) -> World:
         pages = PagePool(num_pages, 1024)
         pool = BlockPool(
             "m", pages, lambda page: range(page * BLOCKS_PER_PAGE, (page + 1) * BLOCKS_PER_PAGE), caching
         )
-        pages.add_engine("m", num_pages, num_pages, pool)
+        pages.add_engine("m", num_pages if floor is None else floor, num_pages, pool)
         settings = {"max_num_seqs": 8, "max_num_batched_tokens": 16, **limits}
         return World(
             pages, pool, Scheduler(KVCacheManager(pool, BLOCK_SIZE, "m"), SchedulerLimits(**settings))

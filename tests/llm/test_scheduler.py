@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from onecard.engines.llm.request import Status
+from onecard.engines.memory.block_pool import BlockPool
 
 
 def lengths(schedule) -> list[int]:
@@ -131,6 +132,19 @@ def test_a_waiting_request_that_has_no_room_takes_nothing(world):
     w.run()
     assert late.sequences[0].status is Status.WAITING
     assert not late.sequences[0].block_table
+
+
+def test_a_prompt_that_another_model_leaves_no_room_for_waits_instead_of_running_in_part(world):
+    w = world(num_pages=10, floor=0, max_num_batched_tokens=8)
+    other = BlockPool("other", w.pages, lambda page: range(page, page + 1))
+    w.pages.add_engine("other", 0, 10, other)
+    taken = other.get_new_blocks(6)
+    request = w.request([1] * 40)
+    assert not w.run().items
+    assert w.pool.num_used_blocks == 0
+    other.free(taken)
+    assert lengths(w.run()) == [8]
+    assert request.sequences[0].status is Status.RUNNING
 
 
 def test_lower_priority_numbers_go_first(world):

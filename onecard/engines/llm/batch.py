@@ -55,7 +55,9 @@ def build_inputs(
 
     def to_device(array: np.ndarray) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+        if device.type == "cpu" or not array.size:  # there are no zero bytes to pin
+            return tensor.to(device)
+        return tensor.pin_memory().to(device, non_blocking=True)
 
     logits_rows, sampled, sample_rows, prompt_rows = _select_logits(items, cu_seqlens_q)
     forward = ForwardBatch(

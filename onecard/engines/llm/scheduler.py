@@ -147,7 +147,7 @@ class Scheduler:
         besides."""
         needed = self.kv.blocks_for(sequence.num_tokens) - len(cached)
         headroom = self.limits.resume_headroom if sequence.num_preemptions and self.running else 0
-        if self.running and self.kv.pool.num_free_blocks() < needed + headroom:
+        if self.kv.pool.num_free_blocks() < needed + headroom:
             return False
         self.kv.start(sequence, cached)
         if self.kv.allocate_slots(sequence, self._chunk(sequence, budget)):
