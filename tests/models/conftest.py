@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,12 +32,14 @@ class PagedRunner:
     config: DecoderConfig
     num_blocks: int = 96
     block_size: int = 4
+    device: str = "cpu"
     sequences: dict[str, _Sequence] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         config = self.config
         shape = (config.num_hidden_layers, 2, self.block_size, config.num_key_value_heads, config.head_dim)
-        self.kv_cache = torch.full((self.num_blocks, *shape), float("nan"))
+        dtype = self.model.embed_tokens.compute
+        self.kv_cache = torch.full((self.num_blocks, *shape), float("nan"), dtype=dtype, device=self.device)
         self.free = random.Random(7).sample(range(self.num_blocks), self.num_blocks)
 
     def add(self, name: str, tokens: Sequence[int]) -> None:
@@ -68,31 +71,47 @@ class PagedRunner:
         width = max(len(sequence.blocks) for sequence in running)
         lengths = [sequence.computed for sequence in running]
         paged = PagedBatch(
-            cu_seqlens_q=torch.tensor(starts, dtype=torch.int32),
-            seq_lens=torch.tensor(lengths, dtype=torch.int32),
-            block_tables=torch.tensor(
-                [s.blocks + [self.num_blocks * 9] * (width - len(s.blocks)) for s in running],
-                dtype=torch.int32,
+            cu_seqlens_q=self._tensor(starts, torch.int32),
+            seq_lens=self._tensor(lengths, torch.int32),
+            block_tables=self._tensor(
+                [s.blocks + [self.num_blocks * 9] * (width - len(s.blocks)) for s in running], torch.int32
             ),
-            slot_mapping=torch.tensor(slots),
+            slot_mapping=self._tensor(slots),
             max_seqlen_q=max(plan.values()),
             max_seqlen_k=max(lengths),
             num_decodes=sum(plan[name] == 1 for name in order),
         )
-        rows = torch.arange(len(input_ids))
-        return ForwardBatch(torch.tensor(input_ids), torch.tensor(positions), paged, self.kv_cache, rows)
+        rows = torch.arange(len(input_ids), device=self.device)
+        return ForwardBatch(self._tensor(input_ids), self._tensor(positions), paged, self.kv_cache, rows)
+
+    def _tensor(self, values: Any, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype, device=self.device)
+
+
+@pytest.fixture(
+    params=[
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA card")],
+        ),
+    ]
+)
+def device(request: pytest.FixtureRequest) -> str:
+    """Where a test runs: on the CPU, and again on the card where there is one."""
+    return request.param
 
 
 @pytest.fixture
 def paged_runner() -> Callable[..., PagedRunner]:
-    """`paged_runner(path, dtype="auto", **sizes)`: the checkpoint's model on a fresh cache."""
+    """`paged_runner(path, dtype="auto", device="cpu", **sizes)`: the checkpoint's model on a fresh cache."""
 
-    def make(path: Path, dtype: str = "auto", **sizes: int) -> PagedRunner:
+    def make(path: Path, dtype: str = "auto", device: str = "cpu", **sizes: int) -> PagedRunner:
         config = load_config(path)
         assert isinstance(config, DecoderConfig)
-        model = load_model(path, config, torch.device("cpu"), dtype).model
+        model = load_model(path, config, torch.device(device), dtype).model
         assert isinstance(model, DecoderForCausalLM)
-        return PagedRunner(model, config, **sizes)
+        return PagedRunner(model, config, device=device, **sizes)
 
     return make
 

@@ -36,9 +36,9 @@ def _kernel(
 
 
 def launch(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.dim() > 3 or x.stride(-1) != 1:
         x = x.contiguous().flatten(0, -2)
-    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     heads = x.shape[1] if x.dim() == 3 else 1
     stride_head = x.stride(1) if x.dim() == 3 else 0
     stride_row = x.stride(0) if x.dim() > 1 else 0
