@@ -5,6 +5,7 @@ from aiohttp import web
 from onecard.engines.api import Node
 from onecard.gateway.admission import Admission
 from onecard.gateway.context import GATEWAY, Gateway
+from onecard.gateway.cors import add_cors_headers
 from onecard.gateway.middleware import add_request_id, answer_errors, observe
 from onecard.gateway.reporting import GatewayMetrics
 from onecard.gateway.router import ModelRouter
@@ -34,7 +35,7 @@ def create_app(
     app[GATEWAY] = Gateway(
         node, server, metrics, ModelRouter(node, metrics), admission, keep_alive, body_timeout
     )
-    app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.extend([add_request_id, add_cors_headers])
     app.add_routes(_routes())
     return app
 

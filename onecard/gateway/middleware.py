@@ -11,6 +11,7 @@ from aiohttp import web
 from onecard.engines.api import EngineError
 from onecard.gateway.auth import authorise
 from onecard.gateway.context import GATEWAY, REQUEST_ID
+from onecard.gateway.cors import preflight
 from onecard.gateway.errors import GatewayError, error_response, from_http
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever is raised into OpenAI's error body. Nothing inner leaves the server."""
     try:
+        if (answer := preflight(request)) is not None:
+            return answer
         authorise(request)
         return await handler(request)
     except EngineError as error:

@@ -61,6 +61,12 @@ class ServerSpec:
         example="[${ONECARD_API_KEY:-}]",
         drop_empty=True,
     )
+    allowed_origins: tuple[str, ...] = key(
+        (),
+        "Web pages that may call from a browser (CORS) besides those of this machine; `*`: all.",
+        example="[https://chat.example.org]",
+        drop_empty=True,
+    )
     max_queued_requests: int = key(
         512, "Requests that may wait for all models together; one more is answered 503.", minimum=1
     )
