@@ -210,6 +210,26 @@ def test_bad_token_ids_are_refused(demo_node):
         demo_node.call(answer(engine, [1, 10**7]))
 
 
+def test_truncation_to_the_context_leaves_room_for_the_answer(demo_node):
+    engine = demo_node.node.engine("smollm2")
+    limit = engine.info.max_model_len
+    long = tuple(range(100, 100 + limit + 88))
+
+    async def prompt_of(max_tokens: int | None, keep: int = -1) -> tuple[int, ...]:
+        request = GenerateRequest(
+            "r", long, SamplingParams(temperature=0.0, max_tokens=max_tokens), truncate_prompt_tokens=keep
+        )
+        stream = await engine.generate(request)
+        stream.abort()
+        return tuple(stream.prompt_token_ids)
+
+    assert demo_node.call(prompt_of(20)) == long[20 - limit :]
+    assert demo_node.call(prompt_of(None)) == long[1 - limit :]
+    assert demo_node.call(prompt_of(20, keep=3)) == long[-3:]
+    with pytest.raises(InvalidRequestError, match="maximum context length"):
+        demo_node.call(prompt_of(limit))
+
+
 def test_16_requests_finish_with_the_right_text_in_an_arena_too_small_for_them(live_node, demo_node):
     prompts = [f"Count from {i} to {i + 30}, with commas." for i in range(16)]
     params = {"max_tokens": 48, "ignore_eos": True}

@@ -96,11 +96,15 @@ class LLMEngine:
         token_ids = encoded.token_ids
         limit = request.truncate_prompt_tokens
         if limit is not None:
-            limit = self.info.max_model_len - 1 if limit < 0 else limit
-            token_ids = token_ids[-limit:] if limit else []
+            limit = self._longest_prompt(request.sampling.max_tokens) if limit < 0 else limit
+            token_ids = token_ids[-limit:]
         if not token_ids:
             raise InvalidRequestError("The prompt is empty: send at least one token.", param="prompt")
         return token_ids, encoded.text
+
+    def _longest_prompt(self, max_tokens: int | None) -> int:
+        """What the context holds beside the answer; at least 1: too long an answer is refused as such."""
+        return max(self.info.max_model_len - (1 if max_tokens is None else max_tokens), 1)
 
     def _settle_max_tokens(self, num_prompt: int, asked: int | None, prompt: object) -> int:
         """How many tokens an answer may have, so that prompt and answer fit the context."""
