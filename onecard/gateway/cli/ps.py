@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from onecard.gateway.cli.command import Command, add_server
@@ -33,6 +34,8 @@ def _print_tables(status: dict[str, Any]) -> None:
     console.print(f"server: {status['state']}", highlight=False)
     console.print(_models(status["models"]))
     console.print(_cards(status["cards"]))
+    if looks := [(card["name"], card["health"]) for card in status["cards"] if card.get("health")]:
+        console.print(_health(looks))
 
 
 def _models(rows: list[dict[str, Any]]) -> "Table":
@@ -67,11 +70,47 @@ def _cards(rows: list[dict[str, Any]]) -> "Table":
     return made
 
 
+def _health(looks: list[tuple[str, dict[str, Any]]]) -> "Table":
+    from onecard.gateway.cli.terminal import table
+    from onecard.registry.units import format_bytes
+
+    numbers = ("used", "total", "utilization", "temperature", "power")
+    made = table("card", *numbers, "throttled by", "other processes", right=numbers)
+    for name, seen in looks:
+        made.add_row(
+            name,
+            *(_told(seen[key], format_bytes) for key in ("used_bytes", "total_bytes")),
+            _told(seen["utilization"], "{:.0%}".format),
+            _told(seen["temperature_c"], "{} °C".format),
+            _told(seen["power_w"], "{:.0f} W".format),
+            _told(seen["throttle_reasons"], ", ".join) or "nothing",
+            _told(seen["foreign_processes"], _others) or "none",
+        )
+    return made
+
+
+def _told(value: Any, show: Callable[[Any], str]) -> str:
+    return "?" if value is None else show(value)
+
+
+def _others(processes: list[dict[str, Any]]) -> str:
+    """Names are anybody's: square brackets in them are no markup."""
+    from rich.markup import escape
+
+    from onecard.registry.units import format_bytes
+
+    return ", ".join(
+        f"{escape(p['name'] or 'unnamed')} ({p['pid']}): {_told(p['used_bytes'], format_bytes)}"
+        for p in processes
+    )
+
+
 COMMAND = Command(
     summary="what runs on a server: state, bytes, requests",
     description="Ask a running server for its models, the memory they hold and the requests they work on.",
     epilog="""\
 KV used: by requests now; KV owned: with cached prefixes and loans; floor: guaranteed; ceiling: at most.
+The last table is what the card itself says (NVML; for a CPU, the operating system); ?: it doesn't tell.
 
   onecard ps
   onecard ps --url http://gpu-box:8000 --api-key "$KEY"

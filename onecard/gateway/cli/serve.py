@@ -121,10 +121,15 @@ async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIt
     """Serve `app` on the bound socket; on leaving, handlers that still run get their last moments."""
     from aiohttp import web
 
+    from onecard.gateway import http_log
     from onecard.gateway.cli.startup import refusals
 
     runner = web.AppRunner(
-        app, handler_cancellation=True, access_log=None, shutdown_timeout=LAST_BYTES_SECONDS
+        app,
+        handler_cancellation=True,
+        access_log=None,
+        logger=http_log.log,
+        shutdown_timeout=LAST_BYTES_SECONDS,
     )
     await runner.setup()
     try:
