@@ -1,6 +1,7 @@
 """From a registry and its fetched files to a node that serves: the composition root of the engines."""
 
 import asyncio
+import logging
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import partial
@@ -15,15 +16,19 @@ from onecard.engines.llm.build import build_llm
 from onecard.engines.llm.engine import LLMEngine
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.card import card_facts
+from onecard.engines.memory.nvml import open_monitor
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import CardPlan, ModelPlan, plan_card
 from onecard.engines.models.config import DecoderConfig, EncoderConfig, ModelConfig
 from onecard.engines.needs import model_needs, read_config
 from onecard.engines.node import Card, LocalNode, ServedModel
 from onecard.engines.runtime.card_handle import CardHandle
+from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.inbox import Outbox
 from onecard.registry.spec import CardSpec, ModelSpec, Registry
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
 
@@ -50,7 +55,7 @@ async def start_node(
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as loader:
         cards, models = await asyncio.get_running_loop().run_in_executor(loader, build)
     for card in cards:
-        card.loop.start()
+        card.start()
     order = [spec.name for spec in registry.models]
     return LocalNode(cards, sorted(models, key=lambda model: order.index(model.info.name)))
 
@@ -97,7 +102,9 @@ def _open_card(
     arena = DeviceArena(plan.arena_bytes, plan.page_bytes, device)
     pool = PagePool(plan.num_pages, plan.page_bytes)
     loop = DeviceLoop(plan.card, outbox, partial(_prepare_thread, device))
-    return Card(plan, arena, pool, loop), CardHandle(device, arena, pool, loop, executor, stats)
+    planned = plan.weight_bytes + plan.arena_bytes + plan.workspace_bytes
+    watch = CardWatch(plan.card, open_monitor(device, logger), planned)
+    return Card(plan, arena, pool, loop, watch), CardHandle(device, arena, pool, loop, executor, stats)
 
 
 def _prepare_thread(device: torch.device) -> None:

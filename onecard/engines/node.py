@@ -18,6 +18,7 @@ from onecard.engines.api import (
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import CardPlan
+from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.device_loop import DeviceLoop
 
 DRAIN_POLL_SECONDS = 0.02
@@ -25,12 +26,13 @@ DRAIN_POLL_SECONDS = 0.02
 
 @dataclass(frozen=True)
 class Card:
-    """One card: its plan, its memory, its loop."""
+    """One card: its plan, its memory, its loop, and who looks after it."""
 
     plan: CardPlan
     arena: DeviceArena
     pool: PagePool
     loop: DeviceLoop
+    watch: CardWatch
 
     def status(self) -> CardStatus:
         return CardStatus(
@@ -42,7 +44,16 @@ class Card:
             page_bytes=self.plan.page_bytes,
             pages_free=self.pool.free_pages,
             pages_total=self.plan.num_pages,
+            health=self.watch.latest,
         )
+
+    def start(self) -> None:
+        self.loop.start()
+        self.watch.start()
+
+    def stop(self) -> None:
+        self.loop.stop()
+        self.watch.stop()
 
 
 class ModelReport(Protocol):
@@ -98,4 +109,4 @@ class LocalNode:
             await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     async def stop(self) -> None:
-        await asyncio.gather(*(asyncio.to_thread(card.loop.stop) for card in self._cards))
+        await asyncio.gather(*(asyncio.to_thread(card.stop) for card in self._cards))

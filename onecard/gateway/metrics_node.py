@@ -1,4 +1,5 @@
-"""Gauges read from the node at scrape time: bytes by model, pages by card, the state of each model.
+"""Gauges read from the node at scrape time: bytes by model, pages by card, the state of each model, the
+health of each card.
 
 The ledger already knows these numbers, so nothing is counted twice: a scrape asks for one `NodeStatus`.
 """
@@ -6,10 +7,11 @@ The ledger already knows these numbers, so nothing is counted twice: a scrape as
 from collections.abc import Callable, Iterable
 from typing import get_args
 
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from onecard.engines.api import CardStatus, ModelState, ModelStatus, NodeStatus
+from onecard.gateway.metrics_health import health_families
 
 NodeStatusSource = Callable[[], NodeStatus]
 
@@ -20,19 +22,20 @@ class NodeCollector(Collector):
     def __init__(self) -> None:
         self.source: NodeStatusSource | None = None
 
-    def describe(self) -> Iterable[GaugeMetricFamily]:
+    def describe(self) -> Iterable[Metric]:
         """The families without samples: a registry asks for names before there is a node."""
         return self._families(NodeStatus("starting", (), ()))
 
-    def collect(self) -> Iterable[GaugeMetricFamily]:
+    def collect(self) -> Iterable[Metric]:
         return self._families(self.source()) if self.source else ()
 
-    def _families(self, status: NodeStatus) -> list[GaugeMetricFamily]:
+    def _families(self, status: NodeStatus) -> list[Metric]:
         return [
             _model_bytes(status.models),
             _card_bytes(status.cards),
             _pages(status.cards),
             _model_states(status.models),
+            *health_families(status.cards),
         ]
 
 

@@ -14,7 +14,7 @@ from onecard.gateway.cli.client import Client
 Run = Callable[..., Outcome]
 CHAT = "/v1/chat/completions"
 
-STATUS = {
+STATUS: dict[str, Any] = {
     "state": "ready",
     "cards": [
         {
@@ -77,6 +77,60 @@ def test_ps_shows_models_and_cards(onecard: Run, server: FakeServer) -> None:
     assert model == ["chat", "llm", "card0", "ready", *numbers]
     assert "1,200 of 1,536" in ran.out
     assert "server: ready" in ran.out
+
+
+HEALTH = {
+    "source": "nvml",
+    "used_bytes": 62 << 30,
+    "free_bytes": 18 << 30,
+    "total_bytes": 80 << 30,
+    "utilization": 0.87,
+    "memory_utilization": 0.42,
+    "temperature_c": 61,
+    "power_w": 402.5,
+    "power_limit_w": 700.0,
+    "sm_clock_mhz": 1755,
+    "memory_clock_mhz": 2619,
+    "throttle_reasons": ["sw_power_cap"],
+    "ecc_uncorrected": 0,
+    "processes": [{"pid": 7, "name": "x[red]y", "used_bytes": 9 << 30}],
+    "own_bytes": 53 << 30,
+    "foreign_processes": [{"pid": 7, "name": "x[red]y", "used_bytes": 9 << 30}],
+}
+
+
+def status_with(health: dict[str, Any] | None) -> dict[str, Any]:
+    return {**STATUS, "cards": [{**STATUS["cards"][0], "health": health}]}
+
+
+def last_line(ran: Outcome) -> list[str]:
+    return [part.strip() for part in ran.out.rstrip().splitlines()[-1].split("  ") if part.strip()]
+
+
+def test_ps_shows_what_the_card_says(onecard: Run, server: FakeServer) -> None:
+    server.json("/admin/status", status_with(HEALTH))
+    ran = onecard("ps", "--url", server.url)
+    assert last_line(ran) == [
+        "card0", "62GiB", "80GiB", "87%", "61 °C", "402 W", "sw_power_cap", "x[red]y (7): 9GiB",
+    ]  # fmt: skip
+    assert json.loads(onecard("ps", "--url", server.url, "--json").out) == status_with(HEALTH)
+
+
+def test_ps_of_a_card_that_is_quiet(onecard: Run, server: FakeServer) -> None:
+    server.json("/admin/status", status_with({**HEALTH, "throttle_reasons": [], "foreign_processes": []}))
+    assert last_line(onecard("ps", "--url", server.url))[-2:] == ["nothing", "none"]
+
+
+def test_ps_of_a_card_that_tells_nothing(onecard: Run, server: FakeServer) -> None:
+    server.json("/admin/status", status_with({**dict.fromkeys(HEALTH), "source": "none"}))
+    assert last_line(onecard("ps", "--url", server.url)) == ["card0", *"???????"]
+
+
+def test_ps_before_the_first_look_at_a_card(onecard: Run, server: FakeServer) -> None:
+    server.json("/admin/status", status_with(None))
+    ran = onecard("ps", "--url", server.url)
+    assert ran.code == 0
+    assert "temperature" not in ran.out
 
 
 def test_ps_json_is_the_servers_answer(onecard: Run, server: FakeServer) -> None:

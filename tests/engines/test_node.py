@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -53,12 +54,20 @@ def test_the_thread_that_loaded_is_gone(live):
     """Its OpenMP team would halve the speed of the device loop's."""
     names = [thread.name for thread in threading.enumerate()]
     assert not any(name.startswith("loader") for name in names)
-    assert "device-loop-card0" in names
+    assert {"device-loop-card0", "card-watch-card0"} <= set(names)
 
 
 def test_an_unknown_model_is_named_with_the_known_ones(live):
     with pytest.raises(ModelNotFoundError, match=r"`gpt-9` does not exist.*smollm2, default, minilm"):
         live.node.engine("gpt-9")
+
+
+def test_the_card_is_looked_at(live):
+    deadline = time.monotonic() + 10
+    while (health := live.node.status().cards[0].health) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert health.source == "psutil"
+    assert 0 < health.own_bytes < health.total_bytes
 
 
 def test_the_status_is_the_plan_and_the_ledger(live):

@@ -15,6 +15,7 @@ from aiohttp import web
 from jsonschema import Draft202012Validator
 
 from onecard.engines.api import (
+    CardHealth,
     CardStatus,
     ChatPrompt,
     Embedder,
@@ -211,7 +212,7 @@ class FakeNode:
         raise ModelNotFoundError(name)
 
     def status(self) -> NodeStatus:
-        card = CardStatus("card0", "cpu", 100, 90, 80, 8, 5, 10)
+        card = CardStatus("card0", "cpu", 100, 90, 80, 8, 5, 10, CardHealth("psutil", used_bytes=60))
         models = [
             ModelStatus(i.name, i.kind, "card0", "ready", 10, 1, 2, 3, 4, 5, 6, 7) for i in self.models()
         ]

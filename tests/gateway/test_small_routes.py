@@ -105,6 +105,8 @@ async def test_admin_status(client):
     reply = await client.get("/admin/status")
     assert reply.body["state"] == "ready"
     assert reply.body["cards"][0]["pages_free"] == 5
+    health = reply.body["cards"][0]["health"]
+    assert (health["source"], health["used_bytes"], health["temperature_c"]) == ("psutil", 60, None)
     assert [row["name"] for row in reply.body["models"]] == ["talker", "embedder"]
 
 

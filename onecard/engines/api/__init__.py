@@ -29,6 +29,11 @@ from onecard.engines.api.generation import (
     TokenChunk,
     TokenLogprob,
 )
+from onecard.engines.api.health import (
+    CardHealth,
+    CardProcess,
+    ThrottleReason,
+)
 from onecard.engines.api.model import (
     ModelInfo,
     Tokenizing,
@@ -48,6 +53,8 @@ from onecard.engines.api.stats import (
 )
 
 __all__ = [
+    "CardHealth",
+    "CardProcess",
     "CardStatus",
     "ChatPrompt",
     "ContextLengthError",
@@ -74,6 +81,7 @@ __all__ = [
     "StatsSink",
     "StepStats",
     "TextGenerator",
+    "ThrottleReason",
     "TokenChunk",
     "TokenLogprob",
     "Tokenizing",

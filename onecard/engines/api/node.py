@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from onecard.engines.api.engine import Embedder, TextGenerator
+from onecard.engines.api.health import CardHealth
 from onecard.engines.api.model import ModelInfo
 
 ModelState = Literal["loading", "ready", "failed"]
@@ -30,6 +31,8 @@ class ModelStatus:
 
 @dataclass(frozen=True)
 class CardStatus:
+    """A card's share of the ledger; `health` is what the card itself says, None before the first look."""
+
     name: str
     device: str
     total_bytes: int
@@ -38,6 +41,7 @@ class CardStatus:
     page_bytes: int
     pages_free: int
     pages_total: int
+    health: CardHealth | None = None
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from onecard.engines.api import CardHealth
+
 
 class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -230,6 +232,7 @@ class CardRow(Answer):
     page_bytes: int
     pages_free: int
     pages_total: int
+    health: CardHealth | None
 
 
 class ModelRow(Answer):
