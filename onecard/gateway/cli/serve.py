@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from onecard.gateway.cli.plan_view import print_plans
-    from onecard.gateway.cli.startup import bind, calm_openmp, refusals
+    from onecard.gateway.cli.startup import bind, refusals, settle_threads
     from onecard.gateway.cli.terminal import fetch_all
     from onecard.registry.loader import load_registry
 
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     registry = _with_address(load_registry(args.registry), args.host, args.port)
     with bind(registry.server.host, registry.server.port) as listener:
         paths = fetch_all(registry.models, console)
-        calm_openmp()
+        settle_threads()
         from onecard.engines.factory import plan_registry  # seconds of imports: not before the first bars
 
         with refusals("can't plan"):

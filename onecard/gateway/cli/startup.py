@@ -3,6 +3,7 @@
 import contextlib
 import os
 import socket
+import sys
 from collections.abc import Iterator
 
 from onecard.gateway.cli.command import CommandError
@@ -36,13 +37,19 @@ def explain(error: Exception) -> str:
     return named if ours else f"{named} (set {DEBUG_VARIABLE}=1 for the traceback)"
 
 
-def calm_openmp() -> None:
-    """Let OpenMP's threads spin shortly, then sleep. To be called before torch is imported.
+SWITCH_INTERVAL_SECONDS = 0.0002
+
+
+def settle_threads() -> None:
+    """What a server's threads need to live together. To be called before torch is imported.
 
     GNU OpenMP spins for milliseconds at every barrier by default: on a machine that does anything else
     beside, a step then waits for threads that have lost their core. An idle machine loses nothing measurable.
+    And a device loop asks for the GIL after every torch operation: while the event loop writes to its
+    clients, it would get it back only after Python's 5 ms.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
 def bind(host: str, port: int) -> socket.socket:
