@@ -123,6 +123,24 @@ def test_a_model_that_onecard_does_not_know_is_refused(onecard: Run, tmp_path: P
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize(
+    ("config", "said"), [("{", "not valid JSON"), ("[]", "JSON object"), (None, "neither a .gguf file nor")]
+)
+def test_broken_files_of_a_model_are_named_without_talk_of_tracebacks(
+    onecard: Run, tmp_path: Path, config: str | None, said: str
+) -> None:
+    (tmp_path / "broken").mkdir()
+    if config is not None:
+        (tmp_path / "broken/config.json").write_text(config)
+    path = write_registry(
+        tmp_path, "cards: [{name: c, memory: 1GiB}]\nmodels: [{name: m, kind: embedding, source: ./broken}]"
+    )
+    ran = onecard("plan", str(path))
+    assert ran.err.startswith(f"onecard plan: can't plan: {tmp_path / 'broken'}")
+    assert said in ran.err
+    assert "ONECARD_DEBUG" not in ran.err
+
+
 def test_debug_lets_the_traceback_through(
     onecard: Run, local_registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

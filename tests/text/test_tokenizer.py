@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from onecard.engines.api import ChatPrompt
+from onecard.engines.text.errors import ModelFileError
 from onecard.engines.text.gguf_metadata import read_metadata
 from onecard.engines.text.token_text import byte_alphabet
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
@@ -179,6 +180,19 @@ def test_a_folder(byte_level: Tokenizer, tmp_path: Path) -> None:
     (tmp_path / "mine.jinja").write_text("mine")
     assert load_tokenizer(tmp_path, tmp_path / "mine.jinja").render_chat(chat) == "mine"
     assert load_tokenizer(tmp_path, lowercase=True).encode("FOX", False) == byte_level.encode("fox")
+
+
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path: Path) -> None:
+    """transformers would make a tokenizer of five special tokens, to which every word is unknown."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertTokenizer"}))
+    with pytest.raises(ModelFileError, match="no vocabulary"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nfox\n")
+    assert load_tokenizer(tmp_path).encode("fox", add_special_tokens=False) == [5]
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(ModelFileError, match=r"tokenizer\.json is no tokenizer"):
+        load_tokenizer(tmp_path)
 
 
 def test_training_leftovers_in_tokenizer_json_are_ignored(byte_level: Tokenizer, tmp_path: Path) -> None:

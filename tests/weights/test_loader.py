@@ -234,5 +234,5 @@ def test_configs_that_are_not_served(folder: Path) -> None:
     with pytest.raises(ConfigError, match="not valid JSON"):
         load_config(folder)
     file.unlink()
-    with pytest.raises(FileNotFoundError, match=r"neither a \.gguf file nor a folder"):
+    with pytest.raises(ConfigError, match=r"neither a \.gguf file nor a folder"):
         load_config(folder)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from onecard.engines.encoder.pooling import POOLING_MODES, Pooling
+from onecard.engines.text.errors import ModelFileError
 from onecard.engines.text.generation_config import read_json
 
 _TRANSFORMER_CONFIGS = (
@@ -46,7 +47,7 @@ class SentenceConfig:
 
 
 def load_sentence_config(folder: Path) -> SentenceConfig:
-    """Raises `ValueError` for a model with a module that this version doesn't run."""
+    """Raises `ModelFileError` for a model with a module that this version doesn't run."""
     modules = _modules(folder)
     transformer = folder / modules[0][1] if modules else folder
     stated: dict[str, Any] = next(
@@ -73,9 +74,9 @@ def _modules(folder: Path) -> list[tuple[str, str]]:
         entries = sorted(json.loads(file.read_text(encoding="utf-8")), key=lambda entry: entry["idx"])
         modules = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not a list of sentence-transformers modules: {error!r}") from error
+        raise ModelFileError(f"{file} is not a list of sentence-transformers modules: {error!r}") from error
     if not modules or modules[0][0] != "Transformer":
-        raise ValueError(f"{file}: the first module should be a Transformer, not {modules[:1]}")
+        raise ModelFileError(f"{file}: the first module should be a Transformer, not {modules[:1]}")
     return modules
 
 
@@ -88,14 +89,14 @@ def _pooling(folder: Path, modules: list[tuple[str, str]]) -> Pooling:
         elif name == "Normalize" and mode is not None:
             normalize = True
         elif name != "Dropout":
-            raise ValueError(
+            raise ModelFileError(
                 f"{folder / 'modules.json'}: the module {name!r} after the encoder is not supported; "
                 "models with Transformer, Pooling and Normalize modules can be served"
             )
     for known in POOLING_MODES:
         if mode == known:
             return Pooling(known, normalize)
-    raise ValueError(
+    raise ModelFileError(
         f"{folder}: pooling {mode!r} is not supported; known are {', '.join(POOLING_MODES)}, one at a time"
     )
 

@@ -41,8 +41,7 @@ ENCODER_HEADS = {
 def load_config(path: Path) -> ModelConfig:
     """The config of a Hugging Face folder or a .gguf file.
 
-    Raises `FileNotFoundError` where there is none, `ConfigError` for an architecture or setting that isn't
-    served.
+    Raises `ConfigError` where there is none, and for an architecture or setting that isn't served.
     """
     if path.suffix == ".gguf":
         from onecard.engines.weights.gguf_config import transformers_config
@@ -50,7 +49,7 @@ def load_config(path: Path) -> ModelConfig:
         return parse_config(transformers_config(path))
     file = path / "config.json"
     if not file.is_file():
-        raise FileNotFoundError(f"{path} is neither a .gguf file nor a folder with a config.json")
+        raise ConfigError(f"{path} is neither a .gguf file nor a folder with a config.json")
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onecard.engines.text.errors import ModelFileError
 from onecard.engines.text.gguf_metadata import read_metadata
 
 _NAMES = {
@@ -51,15 +52,15 @@ def load_generation_defaults(path: Path) -> GenerationDefaults:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`, empty where there is no such file. Raises `ValueError` with the path."""
+    """The JSON object in `path`, empty where there is no such file. Raises `ModelFileError` with the path."""
     if not path.is_file():
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
+        raise ModelFileError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} should hold a JSON object")
+        raise ModelFileError(f"{path} should hold a JSON object")
     return content
 
 

@@ -9,6 +9,8 @@ import struct
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from onecard.engines.text.errors import ModelFileError
+
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _MAX_LENGTH = 1 << 30
@@ -16,17 +18,17 @@ _MAX_LENGTH = 1 << 30
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """All key-value pairs of the GGUF file at `path`. Raises `ValueError` if it isn't one."""
+    """All key-value pairs of the GGUF file at `path`. Raises `ModelFileError` if it isn't one."""
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
-            raise ValueError(f"{path} is not a GGUF file (it doesn't start with the bytes 'GGUF')")
+            raise ModelFileError(f"{path} is not a GGUF file (it doesn't start with the bytes 'GGUF')")
         version, _tensors, pairs = _unpack(file, "IQQ")
         if version not in (2, 3):
-            raise ValueError(f"{path} is a GGUF file of version {version}; versions 2 and 3 can be read")
+            raise ModelFileError(f"{path} is a GGUF file of version {version}; versions 2 and 3 can be read")
         try:
             return {_string(file): _value(file, _unpack(file, "I")[0]) for _ in range(pairs)}
         except (struct.error, KeyError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: damaged GGUF metadata ({error!r}); fetch the file again") from error
+            raise ModelFileError(f"{path}: damaged GGUF metadata ({error!r}); fetch it again") from error
 
 
 def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:

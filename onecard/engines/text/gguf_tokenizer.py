@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
+from onecard.engines.text.errors import ModelFileError
 from onecard.engines.text.hf_tokenizer import set_bos_eos
 from onecard.engines.text.special_tokens import SpecialTokens
 
@@ -46,14 +47,14 @@ _TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn
 
 
 def build_backend(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Raises `ValueError` for a kind of vocabulary that isn't known."""
+    """Raises `ModelFileError` for a kind of vocabulary that isn't known."""
     kind = metadata.get("tokenizer.ggml.model")
     if kind == "gpt2":
         backend = _byte_level_bpe(metadata)
     elif kind == "llama":
         backend = _sentencepiece_bpe(metadata)
     else:
-        raise ValueError(
+        raise ModelFileError(
             f"The GGUF file's tokenizer is of the kind {kind!r}; 'gpt2' and 'llama' can be read. "
             "Set 'tokenizer' in the model's engine settings to the original model's folder or hub id."
         )
@@ -100,7 +101,7 @@ def _type(metadata: dict[str, Any], token_id: int) -> int:
 def _byte_level_bpe(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
     name = _pre_name(metadata)
     if name not in _PRE_TOKENIZERS:
-        raise ValueError(
+        raise ModelFileError(
             f"The GGUF file's pre-tokenizer {name!r} is not known ({', '.join(sorted(_PRE_TOKENIZERS))}). "
             "Set 'tokenizer' in the model's engine settings to the original model's folder or hub id."
         )

@@ -6,6 +6,7 @@ from typing import Any
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
+from onecard.engines.text.errors import ModelFileError
 from onecard.engines.text.generation_config import load_generation_defaults, read_json
 from onecard.engines.text.special_tokens import SpecialTokens
 
@@ -13,21 +14,28 @@ _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 
 
 def load_backend(folder: Path) -> tokenizers.Tokenizer:
-    """Raises `ValueError` where the folder holds no tokenizer."""
+    """Raises `ModelFileError` where the folder holds no tokenizer."""
     file = folder / "tokenizer.json"
     if file.is_file():
-        return tokenizers.Tokenizer.from_file(str(file))
+        try:
+            return tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise ModelFileError(f"{file} is no tokenizer that can be read: {error}") from error
     # Only older checkpoints lack the file; transformers knows how to convert their vocabularies.
     from transformers import AutoTokenizer
 
     try:
-        backend = getattr(AutoTokenizer.from_pretrained(str(folder)), "backend_tokenizer", None)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"{folder} holds no tokenizer that can be read: {error}") from error
+        raise ModelFileError(f"{folder} holds no tokenizer that can be read: {error}") from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        raise ValueError(
+        raise ModelFileError(
             f"{folder}: its tokenizer has no fast version; add a tokenizer.json or set 'tokenizer'"
         )
+    # Without its vocabulary transformers makes one of special tokens only, and every word is unknown.
+    if set(backend.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise ModelFileError(f"{folder} holds no tokenizer: there is no tokenizer.json and no vocabulary")
     return backend
 
 
