@@ -121,6 +121,21 @@ def live_node(
 
 
 @pytest.fixture(scope="session")
+def open_live_node() -> Callable[[Registry, dict[str, Path]], AbstractContextManager[LiveNode]]:
+    """Opens any registry as a node, given its models' files."""
+
+    @contextmanager
+    def open_node(registry: Registry, paths: dict[str, Path]) -> Iterator[LiveNode]:
+        node = LiveNode(registry, paths)
+        try:
+            yield node
+        finally:
+            node.close()
+
+    return open_node
+
+
+@pytest.fixture(scope="session")
 def demo_node(live_node: Callable[..., AbstractContextManager[LiveNode]]) -> Iterator[LiveNode]:
     """The demo in full precision, shared by all tests that leave it as they found it."""
     with live_node(dtype="float32", max_model_len=2048) as node:

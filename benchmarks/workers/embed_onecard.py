@@ -3,12 +3,11 @@
 import asyncio
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 from onecard_node import run_with_loop
-from protocol import Answer, Channel, serve
+from protocol import Answer, Channel, package_version, serve
 
 from onecard.engines.api import Embedder, EmbedRequest
 
@@ -29,5 +28,5 @@ def handle(command: Answer) -> Answer:
     return {"seconds": seconds, "vectors": vectors.tolist()}
 
 
-serve(channel, {"version": version("onecard"), "dtype": "auto (float32)"}, handle)
+serve(channel, {"version": package_version("onecard"), "dtype": "auto (float32)"}, handle)
 loop.run_until_complete(node.stop())

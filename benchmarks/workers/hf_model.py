@@ -1,4 +1,4 @@
-"""The GGUF file as a transformers model: dequantised to float32 while it loads."""
+"""A transformers model: a GGUF file, dequantised to float32 as it loads, or a folder as it is, on the card."""
 
 import threading
 from collections.abc import Callable
@@ -12,6 +12,10 @@ T = TypeVar("T")
 
 
 def load(path: Path, attention: str) -> PreTrainedModel:
+    if path.is_dir():
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        folder = AutoModelForCausalLM.from_pretrained(str(path), dtype="auto", attn_implementation=attention)
+        return folder.eval().to(device)
     model = AutoModelForCausalLM.from_pretrained(
         str(path.parent), gguf_file=path.name, dtype=torch.float32, attn_implementation=attention
     )

@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -20,13 +21,19 @@ max_batch_tokens = int(sys.argv[4])
 torch.set_num_threads(threads)
 
 
+def batching_config() -> ContinuousBatchingConfig:
+    if torch.cuda.is_available():
+        return ContinuousBatchingConfig()  # fits itself to the card's memory
+    # Room for 64 sequences of one page; without a number it takes most of the machine's memory.
+    settings = {"num_blocks": 64, "max_batch_tokens": max_batch_tokens, "auto_switch_to_flash": False}
+    known = {field.name for field in fields(ContinuousBatchingConfig)}
+    return ContinuousBatchingConfig(**{key: value for key, value in settings.items() if key in known})
+
+
 def make_manager() -> ContinuousBatchingManager:
     manager = load(path, attention).init_continuous_batching(
         generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, pad_token_id=0),
-        # Room for 64 sequences of one page; without a number it takes most of the machine's memory.
-        continuous_batching_config=ContinuousBatchingConfig(
-            num_blocks=64, max_batch_tokens=max_batch_tokens, auto_switch_to_flash=False
-        ),
+        continuous_batching_config=batching_config(),
     )
     manager.warmup()
     return manager
@@ -37,18 +44,26 @@ manager.start()
 
 
 def handle(command: Answer) -> Answer:
+    """What has not finished after `limit` seconds is left out of the answer, and cancelled."""
+    prompts, lengths = command["prompts"], command["new_tokens"]
+    lengths = lengths if isinstance(lengths, list) else [lengths] * len(prompts)
     started = time.perf_counter()
-    ids = manager.add_requests(
-        command["prompts"], max_new_tokens=command["new_tokens"], record_timestamps=True
-    )
+    deadline = started + command.get("limit", float("inf"))
+    ids = [
+        manager.add_request(prompt, max_new_tokens=length, record_timestamps=True)
+        for prompt, length in zip(prompts, lengths, strict=True)
+    ]
     done = {}
-    while len(done) < len(ids):
+    while len(done) < len(ids) and time.perf_counter() < deadline:
         result = manager.get_result(timeout=1)
         if result is not None and result.is_finished():
             done[result.request_id] = result
         elif result is None and not manager.is_running():
             raise RuntimeError("the manager's thread has ended")
-    results = [done[request_id] for request_id in ids]
+    for request_id in ids:
+        if request_id not in done:
+            manager.cancel_request(request_id)
+    results = [done[request_id] for request_id in ids if request_id in done]
     failed = [result.error for result in results if result.error]
     if failed:
         raise RuntimeError(failed[0])

@@ -1,7 +1,9 @@
 """A onecard node of one model in this process, for the workers."""
 
 import asyncio
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from onecard.engines.api import Node, RequestStats, StepStats
 from onecard.engines.factory import start_node
@@ -10,23 +12,51 @@ from onecard.registry.spec import CardSpec, EngineSpec, MemoryAmount, ModelSpec,
 CARD_BYTES = 3 << 30
 
 
-class NoStats:
-    """Implements `api.StatsSink`."""
+@dataclass
+class SummedStats:
+    """Implements `api.StatsSink`: how many steps there were, and where their seconds went."""
 
-    def record_step(self, stats: StepStats) -> None: ...
+    steps: int = 0
+    host_seconds: float = 0.0
+    device_seconds: float = 0.0
+    gap_seconds: float = 0.0
+    preemptions: int = 0
+
+    def reset(self) -> None:
+        vars(self).update(vars(SummedStats()))
+
+    def record_step(self, stats: StepStats) -> None:
+        self.steps += 1
+        self.host_seconds += stats.host_seconds
+        self.device_seconds += stats.device_seconds
+        self.gap_seconds += stats.gap_seconds
+        self.preemptions += stats.preemptions
 
     def record_request(self, stats: RequestStats) -> None: ...
 
 
-async def start(path: Path, kind: str, dtype: str) -> Node:
-    """A started node whose one model is called `model`; settings are the registry's defaults."""
-    model = ModelSpec(name="model", kind=kind, source=str(path), engine=EngineSpec(dtype=dtype))  # type: ignore[arg-type]
-    card = CardSpec(memory=MemoryAmount(nbytes=CARD_BYTES))
-    return await start_node(Registry(cards=(card,), models=(model,)), {"model": path}, NoStats())
+async def start(
+    path: Path, kind: str, dtype: str, sums: SummedStats, memory: MemoryAmount, **engine: Any
+) -> Node:
+    """A started node whose one model is called `model`; the other settings are the registry's defaults."""
+    spec = EngineSpec(dtype=dtype, **engine)  # type: ignore[arg-type]
+    model = ModelSpec(name="model", kind=kind, source=str(path), engine=spec)  # type: ignore[arg-type]
+    registry = Registry(cards=(CardSpec(memory=memory),), models=(model,))
+    return await start_node(registry, {"model": path}, sums)
 
 
-def run_with_loop(path: Path, kind: str, dtype: str) -> tuple[asyncio.AbstractEventLoop, Node]:
-    """The node and the event loop it belongs to (uvloop's where there is one, as `onecard serve` does)."""
+def run_with_loop(
+    path: Path,
+    kind: str,
+    dtype: str,
+    sums: SummedStats | None = None,
+    memory: MemoryAmount | None = None,
+    **engine: Any,
+) -> tuple[asyncio.AbstractEventLoop, Node]:
+    """The node and the event loop it belongs to (uvloop's where there is one, as `onecard serve` does).
+
+    `memory`: what the card may take (default: a fixed few GiB); `engine`: fields of `EngineSpec`.
+    """
     try:
         import uvloop
 
@@ -34,4 +64,7 @@ def run_with_loop(path: Path, kind: str, dtype: str) -> tuple[asyncio.AbstractEv
     except ImportError:
         loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
-    return loop, loop.run_until_complete(start(path, kind, dtype))
+    node = start(
+        path, kind, dtype, sums or SummedStats(), memory or MemoryAmount(nbytes=CARD_BYTES), **engine
+    )
+    return loop, loop.run_until_complete(node)

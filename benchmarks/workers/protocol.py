@@ -4,9 +4,18 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 Answer = dict[str, Any]
+
+
+def package_version(name: str) -> str:
+    """`-` for a package that runs from its folder."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "-"
 
 
 class Channel:

@@ -33,7 +33,6 @@ class Step:
     output: StepOutput
     launched: float
     device_started: float
-    device_ended: float
 
 
 class LLMCore:
@@ -103,10 +102,11 @@ class LLMCore:
                 self._rows.enter(item.sequence)
         started = time.perf_counter()
         output = self._runner.run(schedule)
-        return Step(schedule, output, launched, started, time.perf_counter())
+        return Step(schedule, output, launched, started)
 
     def collect(self, step: Step) -> list[Delivery]:
         token_ids = step.output.sampled.token_ids.tolist() if step.output.sampled else []
+        device_ended = time.perf_counter()
         now = time.monotonic()
         for item in step.schedule.items:
             before = item.sequence.num_computed_tokens
@@ -121,7 +121,7 @@ class LLMCore:
         for i, (sequence, token_id) in enumerate(zip(step.output.sequences, token_ids, strict=True)):
             deliveries += self._append_token(sequence, token_id, logprobs.get(i))
         self._running_step = None
-        stats = self._step_stats(step, prompt_tokens, len(token_ids), first, later)
+        stats = self._step_stats(step, device_ended, prompt_tokens, len(token_ids), first, later)
         deliveries.append(partial(self._stats.record_step, stats))
         return deliveries
 
@@ -215,13 +215,20 @@ class LLMCore:
         return first, later
 
     def _step_stats(
-        self, step: Step, prompt_tokens: int, num_sampled: int, first: list[float], later: list[float]
+        self,
+        step: Step,
+        device_ended: float,
+        prompt_tokens: int,
+        num_sampled: int,
+        first: list[float],
+        later: list[float],
     ) -> StepStats:
+        """`device_ended`: when the step's tokens had been read; a card computes on after its launch."""
         pool = self.scheduler.kv.pool
         recalled, self._num_recalled = self._num_recalled, 0
         gap = step.device_started - self._last_device_end if self._last_device_end is not None else 0.0
-        self._last_device_end = step.device_ended if self.has_work() else None
-        device = step.device_ended - step.device_started
+        self._last_device_end = device_ended if self.has_work() else None
+        device = device_ended - step.device_started
         return StepStats(
             model=self.name,
             num_running=len(self.scheduler.running),
