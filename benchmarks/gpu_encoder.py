@@ -27,7 +27,7 @@ Texts = list[list[int]]
 
 
 def main() -> None:
-    args = parse_arguments(__doc__, models="minilm,bge-m3", texts=2048, rounds=3)
+    args = parse_arguments(__doc__, models="minilm,bge-m3", texts=1024, rounds=2)
     device = device_of(args)
     length = 24 if args.cpu else 512
     if args.cpu:

@@ -30,11 +30,11 @@ Row = dict[str, Any]
 
 def main() -> None:
     args = parse_arguments(
-        __doc__, models="qwen3-0.6b,qwen2.5-7b", requests=256, peer_models="qwen3-0.6b", peer_limit=100.0
+        __doc__, models="qwen3-0.6b,qwen2.5-7b", requests=256, peer_models="qwen3-0.6b", peer_limit=80.0
     )
     device = device_of(args)
     if args.cpu:
-        args.models, args.peer_models, args.requests = "tiny-qwen3,tiny-qwen2", "tiny-qwen3", 4
+        args.requests = 4
     bandwidth = copy_bandwidth(device)
     if not args.cpu:
         torch.cuda.empty_cache()

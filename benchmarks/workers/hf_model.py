@@ -1,4 +1,4 @@
-"""A transformers model: a GGUF file, dequantised to float32 as it loads, or a folder as it is, on the card."""
+"""A transformers model: a GGUF file, dequantised to float32 as it loads, or a folder as it is."""
 
 import threading
 from collections.abc import Callable
