@@ -102,8 +102,18 @@ _POST_OPS: dict[str | None, tuple[str, str]] = {
 """oneDNN's name of an activation and of the algorithm that computes it."""
 
 
+def padded_rows(rows: int) -> int:
+    """The count that `rows` are padded to: each up to 16, then eight an octave (an eighth more at most)."""
+    step = 1 << max(rows.bit_length() - 4, 0)
+    return -(-rows // step) * step
+
+
 class OneDnnFloat32Linear:
-    """float32 weights in oneDNN's blocked layout; GELU and ReLU run inside the product's epilogue."""
+    """float32 weights in oneDNN's blocked layout; GELU and ReLU run inside the product's epilogue.
+
+    oneDNN compiles a kernel for every number of rows that it meets, which takes milliseconds, and keeps some
+    half a megabyte of each for good. Ragged batches have a new number each, so rows are padded to a few.
+    """
 
     copies = True
     weight_dtype = torch.float32
@@ -114,7 +124,15 @@ class OneDnnFloat32Linear:
         packed = torch.ops.mkldnn._reorder_linear_weight(weight)
         multiply = torch.ops.mkldnn._linear_pointwise.default
         post_op, algorithm = _POST_OPS[activation]
-        return lambda x: multiply(x, packed, bias, post_op, [], algorithm), self.nbytes(*weight.shape)
+
+        def apply(x: torch.Tensor) -> torch.Tensor:
+            rows = x.shape[0]
+            more = padded_rows(rows) - rows
+            if not more:
+                return multiply(x, packed, bias, post_op, [], algorithm)
+            return multiply(F.pad(x, (0, 0, 0, more)), packed, bias, post_op, [], algorithm)[:rows]
+
+        return apply, self.nbytes(*weight.shape)
 
     def nbytes(self, out_features: int, in_features: int) -> int:
         return out_features * in_features * 4
