@@ -46,6 +46,22 @@ def test_a_failure_and_a_limit_are_written_down(gpu_check: ModuleType, capsys: p
     assert "late" in gpu_check.summary([*outcomes, late])
 
 
+LEFT_OUT = ("gguf", "pydantic", "orjson", "aiohttp", "uvloop", "rich", "prometheus_client", "modelscope")
+IMPORTS = """
+import sys
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
+import onecard.engines.factory, onecard.registry.loader, onecard.registry.sources
+import gpu_llm, gpu_encoder, gpu_machine, gpu_pages, kernels
+"""
+
+
+def test_neither_gateway_nor_gguf_packages_are_needed() -> None:
+    """A machine with a card that isn't ours has torch and transformers, and little else of ours."""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
+    command = [sys.executable, "-c", IMPORTS, *LEFT_OUT]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True)
+
+
 def test_dry_run_leaves_its_file(tmp_path: Path) -> None:
     environment = {**os.environ, "OUT": str(tmp_path), "PYTHON": sys.executable}
     command = ["bash", str(ROOT / "benchmarks" / "gpu_check.sh"), "--cpu", "--only", "gpu_pages"]

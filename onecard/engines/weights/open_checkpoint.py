@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from onecard.engines.weights.checkpoint import Checkpoint, LoadError
-from onecard.engines.weights.gguf import GgufCheckpoint
 from onecard.engines.weights.safetensors import SafetensorsCheckpoint, find_shards
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -12,6 +11,8 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 def open_checkpoint(path: Path) -> Checkpoint:
     """The safetensors of a Hugging Face folder, or a .gguf file. Raises `LoadError`; never opens a pickle."""
     if path.suffix == ".gguf":
+        from onecard.engines.weights.gguf import GgufCheckpoint  # the gguf package is for such files only
+
         return GgufCheckpoint(path)
     if path.suffix in _PICKLES:
         raise _refused(path)
