@@ -146,7 +146,11 @@ def test_ps_where_nothing_listens(onecard: Run) -> None:
     assert len(ran.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("url", ["not a url", "localhost:8000"])
+def test_a_url_needs_no_scheme(onecard: Run, server: FakeServer) -> None:
+    assert onecard("ps", "--url", server.url.removeprefix("http://")).code == 0
+
+
+@pytest.mark.parametrize("url", ["not a url", "ftp://localhost:8000"])
 def test_ps_with_a_url_that_is_none(onecard: Run, url: str) -> None:
     ran = onecard("ps", "--url", url)
     assert ran.code == 1

@@ -11,10 +11,11 @@ from onecard.gateway.cli.command import CommandError
 
 
 class Client:
-    """A server at `url`. Every method raises `CommandError` with a sentence for the user."""
+    """A server at `url` (`http://` may be left out). Every method raises `CommandError` with a sentence for the user."""
 
     def __init__(self, url: str, api_key: str, timeout: float = 600.0) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1")
+        whole = url if "://" in url else f"http://{url}"
+        self.url = whole.rstrip("/").removesuffix("/v1")
         self._timeout = timeout
         self._headers = {"Content-Type": "application/json"}
         if api_key:
