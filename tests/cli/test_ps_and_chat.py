@@ -147,6 +147,7 @@ def test_ps_where_nothing_listens(onecard: Run) -> None:
 
 
 def test_a_url_needs_no_scheme(onecard: Run, server: FakeServer) -> None:
+    server.json("/admin/status", STATUS)
     assert onecard("ps", "--url", server.url.removeprefix("http://")).code == 0
 
 

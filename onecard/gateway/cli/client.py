@@ -11,7 +11,7 @@ from onecard.gateway.cli.command import CommandError
 
 
 class Client:
-    """A server at `url` (`http://` may be left out). Every method raises `CommandError` with a sentence for the user."""
+    """A server at `url`; `http://` may be left out. Every method raises `CommandError` with a sentence."""
 
     def __init__(self, url: str, api_key: str, timeout: float = 600.0) -> None:
         whole = url if "://" in url else f"http://{url}"
