@@ -22,6 +22,7 @@ from typing import IO, Any
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TAIL = 6000
+GRACE_SECONDS = 5
 TESTS = ("tests/kernels", "tests/models/test_decoders.py")
 DEVICE = """
 import json, torch
@@ -155,6 +156,9 @@ def finish(
         rc = process.wait(max(1.0, min(started + step.limit, deadline) - time.monotonic()))
     except subprocess.TimeoutExpired:
         rc = 124
+        os.killpg(process.pid, signal.SIGTERM)  # a script removes its model from memory
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GRACE_SECONDS)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -45,8 +45,8 @@ def main() -> None:
             for engine in (Onecard, OnecardText, SentenceTransformers, Transformers):
                 try:
                     row = measure(engine(folder, device, dtype), texts, args.rounds, first)
-                except ImportError as error:
-                    row = {"skipped": str(error)}
+                except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+                    row = {"error": f"{type(error).__name__}: {error}"}
                 if "tokens_s" in row:
                     row["share"] = round(row["tokens_s"] * flops_per_token(name, length) / rate, 3)
                 report.add({"model": name, "engine": engine.label, "tokens_a_text": length, **row})

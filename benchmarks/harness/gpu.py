@@ -1,6 +1,8 @@
 """What the gpu_*.py scripts share: options, the card's name, and times by the card's own clock."""
 
 import argparse
+import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ def parse_arguments(doc: str | None, **extra: Any) -> argparse.Namespace:
     args = parser.parse_args()
     if not args.cpu and not torch.cuda.is_available():
         parser.error("no CUDA card that this torch can use; --cpu makes a dry run")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that temporary models go, too
     return args
 
 
