@@ -10,7 +10,7 @@ import torch
 
 from onecard.engines.api import EngineFailedError, StatsSink, StepStats
 from onecard.engines.encoder.job import EmbedJob
-from onecard.engines.encoder.packing import pack
+from onecard.engines.encoder.packing import filler_texts, pack
 from onecard.engines.encoder.pooling import Pooling
 from onecard.engines.encoder.queue import Entry, TokenBudgetQueue
 from onecard.engines.layers.forward_batch import EncodeBatch
@@ -111,13 +111,16 @@ class EncoderCore:
         return step
 
     def _enqueue(self, step: _Step) -> None:
-        batch = pack([entry.token_ids for entry in step.entries], self._device)
+        texts = [entry.token_ids for entry in step.entries]
+        filler = filler_texts(step.num_tokens) if self._device.type == "cpu" else []
+        batch = pack([*texts, *filler], self._device)
         if self._device.type == "cuda":
             step.begin, step.end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             step.begin.record()
         step.host_seconds = time.monotonic() - step.launched
         with torch.inference_mode():
-            vectors = self._pooling(self._model(batch), batch.cu_seqlens)
+            hidden = self._model(batch)[: step.num_tokens]
+            vectors = self._pooling(hidden, batch.cu_seqlens[: len(texts) + 1])
             if step.end is None:
                 step.vectors = vectors
                 return

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from onecard.engines.layers.forward_batch import EncodeBatch
+from onecard.engines.layers.linear_methods import padded_rows
 
 
 def pack(texts: Sequence[Sequence[int]], device: torch.device) -> EncodeBatch:
@@ -23,6 +24,18 @@ def pack(texts: Sequence[Sequence[int]], device: torch.device) -> EncodeBatch:
         cu_seqlens=_to(torch.from_numpy(cu_seqlens), device),
         max_seqlen=int(lengths.max()),
     )
+
+
+FILLER_TOKENS = 64
+
+
+def filler_texts(num_tokens: int) -> list[list[int]]:
+    """Texts of token 0 that fill a CPU's step up to a row count that its linear layers know.
+
+    See `padded_rows`: filled once here, no layer has to copy its input. Nobody reads what becomes of them.
+    """
+    missing = padded_rows(num_tokens) - num_tokens
+    return [[0] * min(FILLER_TOKENS, missing - start) for start in range(0, missing, FILLER_TOKENS)]
 
 
 def _to(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
