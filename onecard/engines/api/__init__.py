@@ -4,6 +4,13 @@ Nothing here imports torch. The gateway talks to a `Node`; a node hands out `Tex
 `Embedder`s; both raise subclasses of `EngineError`, whose `status` is the HTTP status to answer with.
 """
 
+from onecard.engines.api.control import (
+    CardLedger,
+    ModelLedger,
+    NodeControl,
+    ReloadReport,
+    SleepLevel,
+)
 from onecard.engines.api.engine import (
     Embedder,
     EmbedRequest,
@@ -14,8 +21,10 @@ from onecard.engines.api.errors import (
     ContextLengthError,
     EngineError,
     EngineFailedError,
+    InvalidRegistryError,
     InvalidRequestError,
     ModelNotFoundError,
+    ModelUnavailableError,
     QueueFullError,
     ShuttingDownError,
     UnsupportedTaskError,
@@ -54,6 +63,7 @@ from onecard.engines.api.stats import (
 
 __all__ = [
     "CardHealth",
+    "CardLedger",
     "CardProcess",
     "CardStatus",
     "ChatPrompt",
@@ -66,18 +76,24 @@ __all__ = [
     "FinishReason",
     "GenerateRequest",
     "GenerationStream",
+    "InvalidRegistryError",
     "InvalidRequestError",
     "LoadProgress",
     "ModelInfo",
+    "ModelLedger",
     "ModelNotFoundError",
     "ModelState",
     "ModelStatus",
+    "ModelUnavailableError",
     "Node",
+    "NodeControl",
     "NodeStatus",
     "QueueFullError",
+    "ReloadReport",
     "RequestStats",
     "SamplingParams",
     "ShuttingDownError",
+    "SleepLevel",
     "StatsSink",
     "StepStats",
     "TextGenerator",

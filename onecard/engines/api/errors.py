@@ -57,3 +57,13 @@ class ShuttingDownError(QueueFullError):
 
 class EngineFailedError(EngineError):
     """A step raised; the request is lost, the engine goes on."""
+
+
+class ModelUnavailableError(QueueFullError):
+    """The model can't serve now: its memory can't be had, it has failed, or it leaves the registry."""
+
+
+class InvalidRegistryError(EngineError):
+    """A registry that can't be served; the message says where and what to write instead."""
+
+    status, type = 400, "BadRequestError"

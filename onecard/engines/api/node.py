@@ -8,7 +8,7 @@ from onecard.engines.api.engine import Embedder, TextGenerator
 from onecard.engines.api.health import CardHealth
 from onecard.engines.api.model import ModelInfo
 
-ModelState = Literal["loading", "ready", "failed"]
+ModelState = Literal["loading", "ready", "asleep", "waking", "unloaded", "failed"]
 
 
 @dataclass(frozen=True)
