@@ -75,13 +75,13 @@ class NodeControl(Protocol):
         ...
 
     async def wake(self, name: str) -> None:
-        """Returns when the model serves again. Raises `ModelUnavailableError` where its memory can't be had."""
+        """Returns when the model serves again. Raises `ModelUnavailableError` where it gets no memory."""
         ...
 
     def is_sleeping(self, name: str) -> bool: ...
 
     def ledger(self) -> Sequence[CardLedger]:
-        """A consistent enough look from the event loop's thread; for people and metrics, not for decisions."""
+        """A look from the event loop's thread: for people and metrics, not for decisions."""
         ...
 
     async def reload(self) -> ReloadReport:
