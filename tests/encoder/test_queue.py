@@ -93,3 +93,25 @@ def test_a_text_beyond_the_budget_runs_alone() -> None:
     ticket = Ticket()
     queue.add(ticket, texts(1, 9, 1))
     assert [taken(queue) for _ in range(3)] == [[(ticket, 0)], [(ticket, 1)], [(ticket, 2)]]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=12),
+    budgets=st.lists(st.integers(-3, 40), min_size=12, max_size=12),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_step_s_own_budget_lowers_the_queue_s_and_never_starves(
+    lengths: list[int], budgets: list[int]
+) -> None:
+    queue = TokenBudgetQueue(20, 12)
+    queue.add(Ticket(), texts(*lengths))
+    rest = lengths
+    for budget in budgets:
+        step = [len(entry.token_ids) for entry in queue.take(budget)]
+        assert step == rest[: len(step)]
+        assert bool(step) == bool(rest)
+        assert len(step) <= 1 or sum(step) <= min(budget, 20)
+        rest = rest[len(step) :]
+        if step and rest:
+            assert sum(step) + rest[0] > min(budget, 20)
+    assert len(queue) == len(rest) == 0

@@ -88,10 +88,13 @@ class EncoderCore:
     def has_work(self) -> bool:
         return len(self._queue) > 0
 
-    def launch(self) -> object | None:
-        """Take what fits the budget and enqueue its forward pass, pooling and copy back."""
+    def launch(self, max_tokens: int | None = None) -> object | None:
+        """Take what fits the budget and enqueue its forward pass, pooling and copy back.
+
+        `max_tokens` lowers the queue's own budget for this step; one text is taken in any case.
+        """
         launched = time.monotonic()
-        entries = self._queue.take()
+        entries = self._queue.take(max_tokens)
         if not entries:
             return None
         # Neighbours of like length share cache lines and attention tiles; rows find their place by their

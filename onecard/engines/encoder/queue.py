@@ -59,10 +59,13 @@ class TokenBudgetQueue:
         if self._num_waiting == 0:
             self._lanes.clear()
 
-    def take(self) -> list[Entry]:
-        """The texts of the next step, in order; empty when nothing waits."""
+    def take(self, max_tokens: int | None = None) -> list[Entry]:
+        """The texts of the next step, in order; empty when nothing waits.
+
+        `max_tokens` lowers this step's budget. The first text is taken whatever its length: texts aren't cut.
+        """
         taken: list[Entry] = []
-        budget = self.max_tokens
+        budget = self.max_tokens if max_tokens is None else min(max_tokens, self.max_tokens)
         while len(taken) < self.max_seqs and (entry := self._first()) is not None:
             if taken and len(entry.token_ids) > budget:
                 break
