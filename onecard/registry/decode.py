@@ -88,12 +88,13 @@ class Decoder:
 
     def _item(self, key: Key, node: yaml.Node) -> list[Any]:
         """The value of one item of a list of scalars, or nothing where it is dropped."""
+        item = Key(key.name, key.item, False, None, key.info)
         if not isinstance(node, yaml.ScalarNode):
-            raise RefusedError(f"wants text, got {_kind_of(node)}")
+            raise RefusedError(f"wants {wanted(item)}, got {_kind_of(node)}")
         scalar = self._scalar(node)
         if key.info.drop_empty and (scalar.value is None or not scalar.text.strip()):
             return []
-        return [typed(Key(key.name, key.item, False, None, key.info), scalar)]
+        return [typed(item, scalar)]
 
     def _scalar(self, node: yaml.ScalarNode) -> Scalar:
         try:

@@ -19,7 +19,7 @@ class RefusedError(Exception):
 
 def typed(key: Key, scalar: Scalar) -> Any:
     """The scalar as `key` wants it. Raises RefusedError."""
-    if key.optional and (scalar.value is None or (scalar.value == "auto" and key.hint is not str)):
+    if key.optional and (scalar.value is None or (scalar.value == key.info.none and key.hint is not str)):
         return None
     if scalar.value is None and not (key.hint is str and scalar.from_variable):
         raise RefusedError(f"is empty; write a value, such as {assignment(key)}, or remove the key")
@@ -44,11 +44,14 @@ def _text(key: Key, scalar: Scalar) -> str:
     return scalar.text
 
 
-def _choice(key: Key, scalar: Scalar) -> str:
-    if scalar.text not in key.choices:
-        close = did_you_mean(scalar.text, key.choices)
-        raise RefusedError(f"`{scalar.text}` is no {key.name}; write {listed(key.choices)}.{close}")
-    return scalar.text
+def _choice(key: Key, scalar: Scalar) -> Any:
+    value = scalar.value if isinstance(key.choices[0], int) else scalar.text
+    if isinstance(value, bool) or value not in key.choices:
+        words = [str(choice) for choice in key.choices]
+        quoted = scalar.quoted and scalar.text in words
+        advice = "; remove the quotes" if quoted else f".{did_you_mean(scalar.text, words)}"
+        raise RefusedError(f"`{scalar.text}` is no {key.name}; write {listed(words)}{advice}")
+    return value
 
 
 def _bool(key: Key, scalar: Scalar) -> bool:

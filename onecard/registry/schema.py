@@ -59,12 +59,12 @@ def _value(key: Key) -> dict[str, Any]:
         return _mapping(key.hint) | {"type": ["object", "null"]}
     options = _scalar(key)
     if key.optional:
-        options.append({"type": "null"} if key.hint is str else {"enum": ["auto", None]})
+        options.append({"type": "null"} if key.hint is str else {"enum": [key.info.none, None]})
     return {"anyOf": [*options, _VARIABLE]}
 
 
 def _item(key: Key) -> dict[str, Any]:
-    """The schema of one item of a list of texts."""
+    """The schema of one item of a list of scalars."""
     text = _scalar(Key(key.name, key.item, False, None, key.info))
     return {"anyOf": [*text, *([{"type": "null"}] if key.info.drop_empty else []), _VARIABLE]}
 
@@ -95,7 +95,7 @@ def _json_default(key: Key) -> Any:
     if isinstance(key.default, MemoryAmount):
         return key.default.fraction if key.default.nbytes is None else key.default.nbytes
     if key.default is None:
-        return "auto" if key.hint is not str else None
+        return key.info.none if key.hint is not str else None
     if isinstance(key.default, tuple):
         return list(key.default)
     return as_yaml(key.default, key) if key.info.nbytes else key.default

@@ -29,7 +29,7 @@ class Key:
         return get_args(self.hint)[0] if get_origin(self.hint) is tuple else None
 
     @property
-    def choices(self) -> tuple[str, ...]:
+    def choices(self) -> tuple[Any, ...]:
         """The values of a Literal, empty for other hints."""
         return get_args(self.hint) if get_origin(self.hint) is Literal else ()
 
@@ -64,7 +64,7 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
 def wanted(key: Key) -> str:
     """What may stand in `key`, to go after `wants`."""
     if key.item is not None:
-        return "a list of mappings" if is_spec(key.item) else "a list of texts"
+        return f"a list of {_plural(key.item)}"
     if is_spec(key.hint):
         return "a mapping"
     if key.choices:
@@ -78,7 +78,13 @@ def wanted(key: Key) -> str:
         return "text"
     noun = "a whole number" if key.hint is int else "a number"
     noun = "a number of bytes" if key.info.nbytes else noun
-    return noun + _bounds(key) + (" or `auto`" if key.optional else "")
+    return noun + _bounds(key) + (f" or `{key.info.none}`" if key.optional else "")
+
+
+def _plural(item: Any) -> str:
+    if is_spec(item):
+        return "mappings"
+    return "whole numbers" if item is int else "texts"
 
 
 def _bounds(key: Key) -> str:
@@ -103,7 +109,7 @@ def assignment(key: Key) -> str:
 def as_yaml(value: Any, key: Key) -> str:
     """How `value` is written in the file."""
     if value is None:
-        return "auto" if key.hint in (int, float) else "null"
+        return key.info.none if key.hint in (int, float) else "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, MemoryAmount):
@@ -112,4 +118,4 @@ def as_yaml(value: Any, key: Key) -> str:
         return format_bytes(value)
     if isinstance(value, tuple):
         return "[" + ", ".join(as_yaml(v, key) for v in value) + "]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'

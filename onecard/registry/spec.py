@@ -14,6 +14,7 @@ SERVED_KINDS: tuple[ModelKind, ...] = ("llm", "embedding")
 """The kinds that this version serves; the others parse, and are refused with a sentence that says so."""
 
 DType = Literal["auto", "float32", "float16", "bfloat16"]
+SleepLevel = Literal[1, 2]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class KeyInfo:
     required: bool = False
     drop_empty: bool = False
     """Empty items of the list count as absent."""
+    none: str = "auto"
+    """The word for None, where a number may be left out."""
 
 
 def key(default: Any, doc: str, **info: Any) -> Any:
@@ -60,6 +63,12 @@ class ServerSpec:
         "Keys that open the inference routes; empty strings are dropped; none: open.",
         example="[${ONECARD_API_KEY:-}]",
         drop_empty=True,
+    )
+    admin_key: str = key(
+        "",
+        "Key that opens the admin routes; without one they answer this machine only.",
+        pattern=r"\S*",
+        example="${ONECARD_ADMIN_KEY:-}",
     )
     allowed_origins: tuple[str, ...] = key(
         (),
@@ -104,6 +113,12 @@ class CardSpec:
         nbytes=True,
         example="1MiB",
     )
+    quantum: float | None = key(
+        None,
+        "Longest step in seconds while several models want the card; `auto`: 0.02 on a GPU, 0.1 on a CPU.",
+        above=0,
+        example="0.02",
+    )
 
 
 @dataclass(frozen=True)
@@ -125,6 +140,14 @@ class EngineSpec:
     )
     long_prefill_token_threshold: int = key(
         0, "Most prompt tokens of one sequence in one step; 0: no cap of its own (llm).", minimum=0
+    )
+    enforce_eager: bool = key(False, "Run without CUDA graphs (llm, on a GPU).")
+    cudagraph_capture_sizes: tuple[int, ...] = key(
+        (),
+        "Batch sizes that get a CUDA graph; none: 1, 2, 4, 8, 16, 24, 32, ... up to max_num_seqs "
+        "(llm, on a GPU).",
+        minimum=1,
+        example="[1, 2, 4, 8]",
     )
     seed: int = key(0, "Seeds the random streams of requests that bring no seed.")
     tokenizer: str | None = key(
@@ -173,6 +196,22 @@ class ModelSpec:
         example="1.0 or 4GiB",
     )
     weight: float = key(1.0, "Share of the card's time when others want it too.", above=0, example="1")
+    priority: int = key(
+        0, "Smaller is served earlier while others want the card too; a request's own priority adds to it."
+    )
+    ttl: float | None = key(
+        None,
+        "Seconds without a request after which the model goes to sleep by itself; `never`: it doesn't.",
+        above=0,
+        none="never",
+        example="600",
+    )
+    sleep_level: SleepLevel = key(
+        1,
+        "How it sleeps by `ttl` and to make room: 1 keeps the weights in host memory, 2 drops them.",
+    )
+    pinned: bool = key(False, "Never sleeps.")
+    preload: bool = key(True, "Loaded at start; false: starts asleep, and its first request wakes it.")
     aliases: tuple[str, ...] = key(
         (), "Other names that reach this model.", pattern=r"\S+", example="[default]"
     )

@@ -84,6 +84,7 @@ class _Checks:
             )
         self._source(model, at)
         self._memory(model, at)
+        self._sleep(model, at)
         self._engine(model, at)
 
     def _source(self, model: ModelSpec, at: str) -> None:
@@ -103,6 +104,20 @@ class _Checks:
                 f"the floor ({written(model.memory)}) is above the ceiling `burst` ({written(model.burst)}); "
                 f"lower `memory` or raise `burst`",
                 f"{at}.burst",
+            )
+
+    def _sleep(self, model: ModelSpec, at: str) -> None:
+        if model.pinned and model.ttl is not None:
+            self.refuse(
+                f"{at}.ttl",
+                f"a pinned model never sleeps, so `ttl: {model.ttl:g}` can't apply; remove `ttl` or `pinned`",
+                f"{at}.pinned",
+            )
+        if model.pinned and not model.preload:
+            self.refuse(
+                f"{at}.preload",
+                "a pinned model never sleeps, so it can't start asleep; remove `preload: false` or `pinned`",
+                f"{at}.pinned",
             )
 
     def _engine(self, model: ModelSpec, at: str) -> None:

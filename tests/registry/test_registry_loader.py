@@ -28,7 +28,7 @@ def test_every_kind_of_value(load: Load) -> None:
 server: {port: 0, api_keys: [${KEY:-}, "", ~, secret], max_body_bytes: 1.5MiB, drain_timeout: 1e1}
 cards:
   - {name: big, device: "cuda:1", memory: 1, page_size: 64KiB}
-  - {name: small, device: cpu, memory: 4GB, page_size: auto}
+  - {name: small, device: cpu, memory: 4GB, page_size: auto, quantum: 0.05}
 models:
   - name: m
     kind: embedding
@@ -37,8 +37,17 @@ models:
     memory: 0.25
     burst: 2147483648
     weight: 2
+    priority: -1
+    ttl: 600
+    sleep_level: 2
     aliases: [a, b]
-    engine: {max_model_len: auto, dtype: bfloat16, enable_prefix_caching: false, tokenizer: org/other}
+    engine:
+      max_model_len: auto
+      dtype: bfloat16
+      enable_prefix_caching: false
+      enforce_eager: true
+      cudagraph_capture_sizes: [1, 8]
+      tokenizer: org/other
 """)
     server, (big, small), model = registry.server, registry.cards, registry.models[0]
     assert (server.port, server.api_keys, server.max_body_bytes) == (0, ("secret",), 3 << 19)
@@ -48,7 +57,35 @@ models:
     assert (model.memory.fraction, model.burst.nbytes, model.weight) == (0.25, 1 << 31, 2.0)
     assert registry.find("b") is model
     assert registry.card_of(model) is small
-    assert model.engine == EngineSpec(dtype="bfloat16", enable_prefix_caching=False, tokenizer="org/other")
+    assert (big.quantum, small.quantum) == (None, 0.05)
+    assert (model.priority, model.ttl, model.sleep_level) == (-1, 600.0, 2)
+    assert model.engine == EngineSpec(
+        dtype="bfloat16",
+        enable_prefix_caching=False,
+        enforce_eager=True,
+        cudagraph_capture_sizes=(1, 8),
+        tokenizer="org/other",
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "pinned", "preload", "ttl"),
+    [
+        ("ttl: never, preload: false", False, False, None),
+        ("ttl: ~, pinned: true", True, True, None),
+        ("ttl: 0.5, pinned: false, preload: true", False, True, 0.5),
+        ("ttl: 1e3", False, True, 1000.0),
+    ],
+)
+def test_when_a_model_sleeps(keys: str, pinned: bool, preload: bool, ttl: float | None, load: Load) -> None:
+    model = load(f"models: [{{name: m, source: hf:o/n, {keys}}}]").models[0]
+    assert (model.pinned, model.preload, model.ttl) == (pinned, preload, ttl)
+
+
+def test_an_admin_key_that_is_empty_is_none(write: Callable[[str], Path]) -> None:
+    path = write("server: {admin_key: ${ADMIN:-}}\n" + MODEL)
+    assert load(path, {}).registry.server.admin_key == ""
+    assert load(path, {"ADMIN": "123"}).registry.server.admin_key == "123"
 
 
 def test_paths_start_at_the_registrys_folder(load: Load, tmp_path: Path) -> None:
@@ -146,6 +183,12 @@ FORMS = [
     ("server: {host: ${a b}}\n" + MODEL, "`${a b}` is no reference"),
     ("server:\n  host: ${A\n" + MODEL, "opens `${` and never closes it"),
     ("server:\n  host: ${A:-${B}}\n" + MODEL, "do not nest"),
+    (
+        "server: {admin_key: two words}\n" + MODEL,
+        "server.admin_key: `two words` is not valid; write `admin_key:",
+    ),
+    ("server: {admin_key: }\n" + MODEL, "server.admin_key: is empty; write a value, such as `admin_key:"),
+    ("cards: [{quantum: 0}]\n" + MODEL, "cards[0].quantum: wants a number above 0 or `auto`, got `0`"),
     ("cards: []\n" + MODEL, "cards: names no card"),
     (
         "cards: {name: a}\n" + MODEL,
@@ -183,6 +226,35 @@ FORMS = [
     (MODEL + "    engine: {enable_prefix_caching: maybe}\n", "wants true or false, got the text `maybe`"),
     (MODEL + "    engine: {max_num_batched_tokens: 8}\n", "a step of 8 tokens can't hold max_num_seqs (64)"),
     (MODEL + "    engine: {chat_template: no.jinja}\n", "there is no file `"),
+    (
+        MODEL + "    engine: {cudagraph_capture_sizes: [1, two]}\n",
+        "cudagraph_capture_sizes[1]: wants a whole number of at least 1, got the text `two`",
+    ),
+    (
+        MODEL + "    engine: {cudagraph_capture_sizes: [[1]]}\n",
+        "wants a whole number of at least 1, got a list",
+    ),
+    (
+        MODEL + "    engine: {cudagraph_capture_sizes: 8}\n",
+        "wants a list of whole numbers, got a single value",
+    ),
+    (MODEL + "    priority: high\n", "models[0].priority: wants a whole number, got the text `high`"),
+    (
+        MODEL + "    ttl: 0\n",
+        "models[0].ttl: wants a number above 0 or `never`, got `0`; write for example `ttl: 600`",
+    ),
+    (MODEL + "    ttl: auto\n", "models[0].ttl: wants a number above 0 or `never`, got the text `auto`"),
+    (MODEL + "    sleep_level: 3\n", "models[0].sleep_level: `3` is no sleep_level; write `1` or `2`."),
+    (MODEL + "    sleep_level: true\n", "`true` is no sleep_level; write `1` or `2`."),
+    (MODEL + "    sleep_level: '1'\n", "`1` is no sleep_level; write `1` or `2`; remove the quotes"),
+    (
+        MODEL + "    pinned: true\n    ttl: 60\n",
+        "5:5: models[0].ttl: a pinned model never sleeps, so `ttl: 60` can't apply; remove `ttl` or `pinned`",
+    ),
+    (
+        MODEL + "    pinned: true\n    preload: false\n",
+        "5:5: models[0].preload: a pinned model never sleeps, so it can't start asleep; remove ",
+    ),
     (MODEL + "    card: crad0\n", "there is no card `crad0`; the cards are `card0`. Did you mean `card0`?"),
     (MODEL + "    weight: 0\n", "wants a number above 0, got `0`; write for example `weight: 1`"),
     (MODEL + "    memory: 0.5\n    burst: 0.4\n", "the floor (0.5) is above the ceiling `burst` (0.4)"),

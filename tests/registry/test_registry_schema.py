@@ -69,7 +69,13 @@ def registry(**server: Any) -> dict[str, Any]:
                     "name": "m",
                     "source": "x",
                     "memory": 0,
-                    "engine": {"dtype": "${D}", "max_model_len": "auto"},
+                    "ttl": "never",
+                    "sleep_level": 2,
+                    "engine": {
+                        "dtype": "${D}",
+                        "max_model_len": "auto",
+                        "cudagraph_capture_sizes": [1, "${N}"],
+                    },
                 }
             ]
         },
@@ -96,6 +102,9 @@ def test_good_files_pass(good: dict[str, Any]) -> None:
         {"models": [{"name": "m", "source": "x", "kind": "rerank"}]},
         {"models": [{"name": "m", "source": "x", "sha256": "abc"}]},
         {"models": [{"name": "m", "source": "x", "engine": {"seed": True}}]},
+        {"models": [{"name": "m", "source": "x", "engine": {"cudagraph_capture_sizes": [0]}}]},
+        {"models": [{"name": "m", "source": "x", "ttl": 0}]},
+        {"models": [{"name": "m", "source": "x", "sleep_level": "1"}]},
     ],
 )
 def test_bad_files_are_marked(bad: dict[str, Any]) -> None:
