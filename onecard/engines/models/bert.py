@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from onecard.engines.layers.attention import EncoderAttention
@@ -16,13 +17,24 @@ from onecard.engines.layers.precision import Precision
 from onecard.engines.models.config import SIZES, ConfigError, EncoderConfig, require, stored_dtype
 
 
+class PositionEmbedding(Embedding):
+    """`[T]` int64 positions in their texts, from 0, to `[T, hidden]`."""
+
+    def __init__(self, config: EncoderConfig, precision: Precision):
+        super().__init__(config.max_position_embeddings, config.hidden_size, precision)
+        self.first = config.first_position
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        return F.embedding(positions, self.weight[self.first :]).to(self.compute)
+
+
 class BertEmbeddings(nn.Module):
     """Word, position and token type together, normed."""
 
     def __init__(self, config: EncoderConfig, precision: Precision):
         super().__init__()
         self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, precision)
-        self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size, precision)
+        self.position_embeddings = PositionEmbedding(config, precision)
         self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size, precision)
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, precision)
 
@@ -95,15 +107,22 @@ class BertModel(nn.Module):
 
 
 def parse(raw: Mapping[str, Any]) -> EncoderConfig:
+    return encoder_config("BertModel", raw)
+
+
+def encoder_config(architecture: str, raw: Mapping[str, Any], first_position: int = 0) -> EncoderConfig:
+    """What the configs of BERT and its kin share; defaults are transformers'. Raises `ConfigError`."""
     vocab, hidden, intermediate, layers, heads = require(raw, *SIZES)
     if (kind := raw.get("position_embedding_type") or "absolute") != "absolute":
-        raise ConfigError(f"position_embedding_type is {kind!r}; BERT is served with 'absolute' only")
+        raise ConfigError(
+            f"position_embedding_type is {kind!r}; {architecture} is served with 'absolute' only"
+        )
     if raw.get("is_decoder"):
-        raise ConfigError("the BERT checkpoint is a decoder (is_decoder); served are encoders")
+        raise ConfigError(f"the {architecture} checkpoint is a decoder (is_decoder); served are encoders")
     if (act := raw.get("hidden_act", "gelu")) not in ACTIVATIONS:
-        raise ConfigError(f"hidden_act is {act!r}; BERT is served with {', '.join(ACTIVATIONS)}")
-    return EncoderConfig(
-        architecture="BertModel",
+        raise ConfigError(f"hidden_act is {act!r}; {architecture} is served with {', '.join(ACTIVATIONS)}")
+    config = EncoderConfig(
+        architecture=architecture,
         vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=intermediate,
@@ -114,4 +133,11 @@ def parse(raw: Mapping[str, Any]) -> EncoderConfig:
         type_vocab_size=raw.get("type_vocab_size", 2),
         hidden_act=act,
         dtype=stored_dtype(raw),
+        first_position=first_position,
     )
+    if config.max_text_len < 1:
+        raise ConfigError(
+            f"max_position_embeddings is {config.max_position_embeddings}, but the first position of "
+            f"{architecture} is {first_position}: no text has room"
+        )
+    return config

@@ -53,7 +53,10 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A BERT-style text encoder. Names are transformers'; `dtype` is what the checkpoint stores."""
+    """A BERT-style text encoder. Names are transformers'; `dtype` is what the checkpoint stores.
+
+    The first token of a text is at row `first_position` of the position table.
+    """
 
     architecture: str
     vocab_size: int
@@ -66,6 +69,12 @@ class EncoderConfig:
     type_vocab_size: int
     hidden_act: str = "gelu"
     dtype: str = "float32"
+    first_position: int = 0
+
+    @property
+    def max_text_len(self) -> int:
+        """The most tokens of a text that have a position."""
+        return self.max_position_embeddings - self.first_position
 
 
 ModelConfig = DecoderConfig | EncoderConfig

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from onecard.engines.layers.precision import Precision, precision_for
-from onecard.engines.models import bert, llama, mistral, qwen2, qwen3
+from onecard.engines.models import bert, llama, mistral, qwen2, qwen3, xlm_roberta
 from onecard.engines.models.config import ConfigError, ModelConfig
 
 
@@ -28,14 +28,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "Qwen2ForCausalLM": Architecture(qwen2.parse, qwen2.Qwen2ForCausalLM),
     "Qwen3ForCausalLM": Architecture(qwen3.parse, qwen3.Qwen3ForCausalLM),
     "BertModel": Architecture(bert.parse, bert.BertModel),
+    "XLMRobertaModel": Architecture(xlm_roberta.parse, xlm_roberta.XLMRobertaModel),
 }
 
-ENCODER_HEADS = {
+SERVED_AS = {
     "BertForMaskedLM": "BertModel",
     "BertForPreTraining": "BertModel",
     "BertForSequenceClassification": "BertModel",
+    "RobertaModel": "XLMRobertaModel",
+    "CamembertModel": "XLMRobertaModel",
+    "XLMRobertaForMaskedLM": "XLMRobertaModel",
+    "RobertaForMaskedLM": "XLMRobertaModel",
+    "CamembertForMaskedLM": "XLMRobertaModel",
+    "XLMRobertaForSequenceClassification": "XLMRobertaModel",
+    "RobertaForSequenceClassification": "XLMRobertaModel",
+    "CamembertForSequenceClassification": "XLMRobertaModel",
 }
-"""Checkpoints with a head on top that serve as the encoder below it."""
+"""Encoders of the same shape under another name, and those below a head that isn't used."""
 
 
 def load_config(path: Path) -> ModelConfig:
@@ -61,11 +70,11 @@ def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
     """The config that the content of a Hugging Face config.json describes. Raises `ConfigError`."""
     names = raw.get("architectures") or []
     for name in names:
-        architecture = ARCHITECTURES.get(ENCODER_HEADS.get(name, name))
+        architecture = ARCHITECTURES.get(SERVED_AS.get(name, name))
         if architecture is not None:
             return architecture.parse(raw)
-    found = ", ".join(names) or "not named"
-    raise ConfigError(f"the checkpoint's architecture is {found}; served are {', '.join(ARCHITECTURES)}")
+    found, served = ", ".join(names) or "not named", ", ".join([*ARCHITECTURES, *SERVED_AS])
+    raise ConfigError(f"the checkpoint's architecture is {found}; served are {served}")
 
 
 def build_model(config: ModelConfig, precision: Precision | None = None) -> nn.Module:
