@@ -27,8 +27,9 @@ ENGINE_PARTS = {
     "models": {"models", "layers", "weights.gguf_config"},
     "weights": {"weights", "models", "layers"},
     "text": {"text", "weights"},
-    "llm": {"llm", "models", "layers", "weights", "text", "memory", "runtime"},
-    "encoder": {"encoder", "models", "layers", "weights", "text", "memory", "runtime"},
+    "llm": {"llm", "models", "layers", "weights", "text", "memory", "runtime", "step_size"},
+    "encoder": {"encoder", "models", "layers", "weights", "text", "memory", "runtime", "step_size"},
+    "step_size": set(),
 }
 """What each part of `engines` may import of the others. `api` is open to all, the factory to none."""
 

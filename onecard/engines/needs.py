@@ -12,6 +12,7 @@ from onecard.engines.llm.build import max_model_len as decoder_max_model_len
 from onecard.engines.memory.plan import CardFacts, ModelNeeds, PlanError
 from onecard.engines.models.config import DecoderConfig, EncoderConfig, ModelConfig
 from onecard.engines.models.registry import load_config
+from onecard.engines.step_size import StepSize, step_size
 from onecard.engines.weights.loader import activation_dtype, weight_bytes
 from onecard.registry.spec import ModelSpec
 
@@ -36,14 +37,17 @@ def model_needs(spec: ModelSpec, config: ModelConfig, path: Path, facts: CardFac
     if isinstance(config, EncoderConfig):
         sentences = load_sentence_config(path)
         folder = sentences.transformer_path
+        longest = encoder_max_model_len(spec, config, sentences)
+        size = step_size(spec, device_type, longest)
+        dtype = activation_dtype(folder, spec.engine.dtype, device_type)
         return ModelNeeds(
             spec.name,
             spec.kind,
             weight_bytes(folder, config, spec.engine.dtype, device_type),
-            _encoder_workspace(spec, config, activation_dtype(folder, spec.engine.dtype, device_type)),
+            _encoder_workspace(max(size.max_num_batched_tokens, longest), config, dtype),
             None,
             spec.engine.block_size,
-            encoder_max_model_len(spec, config, sentences),
+            longest,
             floor,
             ceiling,
         )
@@ -54,7 +58,7 @@ def model_needs(spec: ModelSpec, config: ModelConfig, path: Path, facts: CardFac
         spec.name,
         spec.kind,
         weight_bytes(path, config, spec.engine.dtype, device_type),
-        _decoder_workspace(spec, config, dtype),
+        _decoder_workspace(step_size(spec, device_type, longest), config, dtype),
         kv_layout(spec, config, dtype).block_bytes,
         spec.engine.block_size,
         longest,
@@ -63,7 +67,7 @@ def model_needs(spec: ModelSpec, config: ModelConfig, path: Path, facts: CardFac
     )
 
 
-def _decoder_workspace(spec: ModelSpec, config: DecoderConfig, dtype: torch.dtype) -> int:
+def _decoder_workspace(size: StepSize, config: DecoderConfig, dtype: torch.dtype) -> int:
     """Peak activations of the largest step: two residual streams, q, k, v and output, gate-up and its
     product.
 
@@ -71,11 +75,11 @@ def _decoder_workspace(spec: ModelSpec, config: DecoderConfig, dtype: torch.dtyp
     """
     heads = config.num_attention_heads + 2 * config.num_key_value_heads
     widths = 4 * config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
-    activations = spec.engine.max_num_batched_tokens * widths * dtype.itemsize
-    logits = spec.engine.max_num_seqs * config.vocab_size * 4 * 4
+    activations = size.max_num_batched_tokens * widths * dtype.itemsize
+    logits = size.max_num_seqs * config.vocab_size * 4 * 4
     return activations + logits
 
 
-def _encoder_workspace(spec: ModelSpec, config: EncoderConfig, dtype: torch.dtype) -> int:
+def _encoder_workspace(num_tokens: int, config: EncoderConfig, dtype: torch.dtype) -> int:
     widths = 8 * config.hidden_size + 2 * config.intermediate_size
-    return spec.engine.max_num_batched_tokens * widths * dtype.itemsize
+    return num_tokens * widths * dtype.itemsize

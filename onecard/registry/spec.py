@@ -131,8 +131,18 @@ class EngineSpec:
         minimum=1,
         example="4096",
     )
-    max_num_seqs: int = key(64, "Sequences that may run in one step.", minimum=1)
-    max_num_batched_tokens: int = key(2048, "Tokens that one step may compute.", minimum=1)
+    max_num_seqs: int | None = key(
+        None,
+        "Sequences that may run in one step; `auto`: by the model's kind and device.",
+        minimum=1,
+        example="64",
+    )
+    max_num_batched_tokens: int | None = key(
+        None,
+        "Tokens that one step may compute; `auto`: by the model's kind and device.",
+        minimum=1,
+        example="2048",
+    )
     dtype: DType = key("auto", "Precision of the weights: auto, float32, float16 or bfloat16.")
     block_size: int = key(16, "Tokens of a KV block, a power of two (llm).", minimum=1, maximum=1024)
     enable_prefix_caching: bool = key(

@@ -124,11 +124,12 @@ class _Checks:
         engine = model.engine
         if engine.block_size & (engine.block_size - 1):
             self.refuse(f"{at}.engine.block_size", f"{engine.block_size} is no power of two; write 16 or 32")
-        if engine.max_num_batched_tokens < engine.max_num_seqs:
+        tokens, seqs = engine.max_num_batched_tokens, engine.max_num_seqs
+        if tokens is not None and seqs is not None and tokens < seqs:
             self.refuse(
                 f"{at}.engine.max_num_batched_tokens",
-                f"a step of {engine.max_num_batched_tokens} tokens can't hold max_num_seqs "
-                f"({engine.max_num_seqs}) sequences; raise it or lower max_num_seqs",
+                f"a step of {tokens} tokens can't hold max_num_seqs ({seqs}) sequences; raise it or lower "
+                "max_num_seqs",
                 f"{at}.engine.max_num_seqs",
             )
         if engine.chat_template is not None and not Path(engine.chat_template).is_file():

@@ -224,7 +224,10 @@ FORMS = [
     (MODEL + "    engine: {dtype: fp16}\n", "Did you mean `float16`?"),
     (MODEL + "    engine: {block_size: 24}\n", "24 is no power of two"),
     (MODEL + "    engine: {enable_prefix_caching: maybe}\n", "wants true or false, got the text `maybe`"),
-    (MODEL + "    engine: {max_num_batched_tokens: 8}\n", "a step of 8 tokens can't hold max_num_seqs (64)"),
+    (
+        MODEL + "    engine: {max_num_batched_tokens: 8, max_num_seqs: 64}\n",
+        "a step of 8 tokens can't hold max_num_seqs (64)",
+    ),
     (MODEL + "    engine: {chat_template: no.jinja}\n", "there is no file `"),
     (
         MODEL + "    engine: {cudagraph_capture_sizes: [1, two]}\n",

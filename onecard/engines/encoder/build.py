@@ -11,6 +11,7 @@ from onecard.engines.encoder.queue import TokenBudgetQueue
 from onecard.engines.encoder.sentence_config import SentenceConfig, load_sentence_config
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.runtime.card_handle import CardHandle
+from onecard.engines.step_size import step_size
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
 from onecard.engines.weights.loader import LoadedModel, load_model
@@ -20,7 +21,7 @@ from onecard.registry.spec import ModelSpec
 def max_model_len(spec: ModelSpec, config: EncoderConfig, sentences: SentenceConfig) -> int:
     """The shortest of what the registry asks, what the model's makers advise, and what its positions
     allow."""
-    limits = (spec.engine.max_model_len, sentences.max_seq_length, config.max_position_embeddings)
+    limits = (spec.engine.max_model_len, sentences.max_seq_length, config.max_text_len)
     return min(limit for limit in limits if limit is not None)
 
 
@@ -38,11 +39,13 @@ def build_encoder(
     tokenizer = load_tokenizer(
         Path(spec.engine.tokenizer) if spec.engine.tokenizer else folder, lowercase=sentences.do_lower_case
     )
+    longest = max_model_len(spec, config, sentences)
+    size = step_size(spec, card.device.type, longest)
     core = EncoderCore(
         spec.name,
         loaded.model,
         sentences.pooling,
-        TokenBudgetQueue(spec.engine.max_num_batched_tokens, spec.engine.max_num_seqs),
+        TokenBudgetQueue(size.max_num_batched_tokens, size.max_num_seqs),
         card.device,
         card.stats,
         spec.weight,
@@ -53,7 +56,7 @@ def build_encoder(
             kind=spec.kind,
             root=spec.source,
             created=int(time.time()),
-            max_model_len=max_model_len(spec, config, sentences),
+            max_model_len=longest,
             aliases=spec.aliases,
         ),
         core=core,

@@ -19,6 +19,7 @@ from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.models.decoder import DecoderForCausalLM
 from onecard.engines.runtime.card_handle import CardHandle
+from onecard.engines.step_size import step_size
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
@@ -58,14 +59,15 @@ def build_llm(
         cost_per_block=2.0 * config.num_matrix_parameters * layout.block_size,
     )
     card.pool.add_engine(spec.name, floor_pages, ceiling_pages, blocks)
-    rows = RequestRows(spec.engine.max_num_seqs, -(-longest // layout.block_size))
+    size = step_size(spec, card.device.type, longest)
+    rows = RequestRows(size.max_num_seqs, -(-longest // layout.block_size))
     assert isinstance(loaded.model, DecoderForCausalLM)
     runner = ModelRunner(loaded.model, layout.view(card.arena), rows, card.device)
     scheduler = Scheduler(
         KVCacheManager(blocks, layout.block_size, spec.name),
         SchedulerLimits(
-            spec.engine.max_num_seqs,
-            spec.engine.max_num_batched_tokens,
+            size.max_num_seqs,
+            size.max_num_batched_tokens,
             spec.engine.long_prefill_token_threshold,
             resume_headroom=blocks.blocks_per_page,
         ),
