@@ -61,6 +61,18 @@ def test_a_plain_encoder_pools_by_mean(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("stated", "limit", "expected"),
+    [({}, 40, 40), ({"max_seq_length": 64}, 40, 64), ({"max_seq_length": None}, 40, 40), ({}, None, None)],
+)
+def test_the_tokenizer_s_limit_counts_where_the_encoder_s_file_is_silent(
+    tmp_path: Path, stated: dict[str, Any], limit: int | None, expected: int | None
+) -> None:
+    files = {"sentence_bert_config": stated, "tokenizer_config": {"model_max_length": limit}}
+    folder = write(tmp_path, ["Transformer", "Pooling"], {}, **files)
+    assert load_sentence_config(folder).max_seq_length == expected
+
+
+@pytest.mark.parametrize(
     ("modules", "pooling", "message"),
     [
         (["Transformer", "Pooling", "Dense"], {}, "'Dense'"),

@@ -58,11 +58,17 @@ def load_sentence_config(folder: Path) -> SentenceConfig:
     return SentenceConfig(
         transformer_path=transformer,
         pooling=_pooling(folder, modules[1:]) if modules else Pooling(),
-        max_seq_length=stated.get("max_seq_length"),
+        max_seq_length=stated.get("max_seq_length") or _tokenizers_limit(transformer),
         do_lower_case=bool(stated.get("do_lower_case", False)),
         is_matryoshka=bool(dimensions or config.get("is_matryoshka")),
         matryoshka_dimensions=tuple(sorted(dimensions)),
     )
+
+
+def _tokenizers_limit(folder: Path) -> int | None:
+    """Where sentence-transformers looks (and version 6 writes) when the encoder's own file is silent."""
+    limit = read_json(folder / "tokenizer_config.json").get("model_max_length")
+    return int(limit) if isinstance(limit, int | float) and limit >= 1 else None
 
 
 def _modules(folder: Path) -> list[tuple[str, str]]:
