@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from noise_oracle import noise_bits
 from paged_cases import DEVICE, IMPLEMENTATIONS, Paged, build_paged
 
 from onecard.kernels.activation import silu_and_mul
@@ -17,7 +18,7 @@ from onecard.kernels.layer_norm import layer_norm
 from onecard.kernels.paged_attention import paged_attention
 from onecard.kernels.rms_norm import add_rms_norm, rms_norm
 from onecard.kernels.rotary import rotary
-from onecard.kernels.sampling import sample, uniforms
+from onecard.kernels.sampling import sample
 from onecard.kernels.varlen_attention import varlen_attention
 
 EPS = 1e-5
@@ -163,19 +164,14 @@ def paged_oracle(paged: Paged, q: torch.Tensor, scale: float, window: int) -> to
     return out
 
 
-def sample_oracle(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    min_p: torch.Tensor,
-    uniform: torch.Tensor,
-) -> torch.Tensor:
-    rows = zip(*(x.tolist() for x in (logits, temperature, top_k, top_p, min_p, uniform)), strict=True)
+def sample_oracle(logits: torch.Tensor, *knobs: torch.Tensor) -> torch.Tensor:
+    rows = zip(*(x.tolist() for x in (logits, *knobs)), strict=True)
     return torch.tensor([sample_row(*row) for row in rows], device=logits.device)
 
 
-def sample_row(logits: list[float], temperature: float, k: int, p: float, min_p: float, u: float) -> int:
+def sample_row(
+    logits: list[float], temperature: float, k: int, p: float, min_p: float, seed: int, step: int
+) -> int:
     if temperature == 0:
         return logits.index(max(logits))
     weights = [math.exp((x - max(logits)) / temperature) for x in logits]
@@ -189,13 +185,13 @@ def sample_row(logits: list[float], temperature: float, k: int, p: float, min_p:
             if running >= p * total:
                 break
         weights = [w if w >= last else 0.0 for w in weights]
-    weights = [w if w >= min_p else 0.0 for w in weights]
-    target, running = u * sum(weights), 0.0
-    for token, weight in enumerate(weights):
-        running += weight
-        if running > target:
-            return token
-    raise AssertionError("the sum never passes its target")
+    # exponential clocks: the token that rings first, each as often as its weight says
+    rings = {t: exponential(seed, step, t) / w for t, w in enumerate(weights) if w > 0 and w >= min_p}
+    return min(rings, key=lambda token: rings[token])
+
+
+def exponential(seed: int, step: int, token: int) -> float:
+    return -math.log1p(-(noise_bits(seed, step, token) + 0.5) / 2**31)
 
 
 # --- cases -----------------------------------------------------------------------------------------
@@ -261,7 +257,7 @@ def sample_case(dtype: torch.dtype) -> tuple[Any, ...]:
     logits[5, 100:200] = float("-inf")
     temperature, top_k, top_p, min_p = (torch.tensor(x, device=DEVICE) for x in zip(*rows, strict=True))
     steps = torch.arange(len(rows), device=DEVICE)
-    return logits, temperature, top_k.int(), top_p, min_p, uniforms(steps, steps)
+    return logits, temperature, top_k.int(), top_p, min_p, steps - 3, 7 * steps
 
 
 NORM_SHAPES = {"whole": (5, 64), "one": (1, 80), "odd": (3, 37)}

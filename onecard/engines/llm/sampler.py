@@ -7,7 +7,7 @@ import torch
 
 from onecard.engines.llm.request import Sequence
 from onecard.engines.llm.rows import RequestRows
-from onecard.kernels.sampling import sample, uniforms
+from onecard.kernels.sampling import sample
 
 
 @dataclass(frozen=True)
@@ -72,5 +72,6 @@ class Sampler:
             gather(rows.top_k),
             gather(rows.top_p),
             gather(rows.min_p),
-            uniforms(gather(rows.seed), steps),
+            gather(rows.seed),
+            steps,
         )

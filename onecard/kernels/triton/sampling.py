@@ -1,4 +1,4 @@
-"""Sampling without a sort: one row a program, thresholds by bisection, the token by chunked running sums.
+"""Sampling without a sort: one row a program, thresholds by bisection, the token by the largest noisy logit.
 
 A logit's distance below the row's largest, divided by the temperature, is a non-negative float, and such
 floats order as their bits do: 31 halvings of an integer interval find the exact distance at which top-k's
@@ -58,13 +58,42 @@ def _reached(
 
 
 @triton.jit
+def _splitmix64(x):
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB
+    return x ^ (x >> 31)
+
+
+@triton.jit
+def _step_key(seed, step):
+    """See `gumbel.step_keys`."""
+    seed, number = seed.to(tl.uint64, bitcast=True), step.to(tl.uint64, bitcast=True) + 1
+    return _splitmix64(_splitmix64(seed + 0x9E3779B97F4A7C15) + number * 0x9E3779B97F4A7C15)
+
+
+@triton.jit
+def _gumbel(key, token):
+    """See `gumbel.gumbel`; log1p(-v) is log(1 - v) corrected for what the difference lost (Kahan)."""
+    x = token.to(tl.uint32, bitcast=True) * ((key >> 32).to(tl.uint32) | 1) + key.to(tl.uint32)
+    x = (x ^ (x >> 16)) * 0x7FEB352D
+    x = (x ^ (x >> 15)) * 0x846CA68B
+    x = (x ^ (x >> 16)) & 0x7FFFFFFF
+    v = x.to(tl.float32) * (2.0**-31 * (1.0 - 2.0**-24)) + 2.0**-32
+    rest = 1.0 - v
+    lost = 1.0 - rest
+    arrival = tl.where(lost > 0.0, -tl.log(rest) * (v / tl.where(lost > 0.0, lost, 1.0)), v)
+    return -tl.log(arrival)
+
+
+@triton.jit
 def _kernel(
     all_logits,
     temperatures,
     top_ks,
     top_ps,
     min_ps,
-    uniforms,
+    seeds,
+    steps,
     tokens,
     vocab,
     stride_row: tl.int64,
@@ -100,25 +129,16 @@ def _kernel(
                 within = distance.to(tl.int32, bitcast=True) <= top_k_bits
                 total += tl.sum(tl.where(within, tl.exp(-distance), 0.0), axis=0)
             top_p_bits = _reached(logits, vocab, peak, temperature, top_k_bits, top_p * total, False, BLOCK)
-        total = tl.full((), 0.0, tl.float32)
-        for start in range(0, vocab, BLOCK):
-            distance = _distance(logits, start + tl.arange(0, BLOCK), vocab, peak, temperature)
-            kept = _kept(distance, top_k_bits, top_p_bits, farthest)
-            total += tl.sum(tl.where(kept, tl.exp(-distance), 0.0), axis=0)
-        target = tl.load(uniforms + row) * total
-        running = tl.full((), 0.0, tl.float32)
-        first = tl.full((), vocab, tl.int32)
-        last = chosen
+        key = _step_key(tl.load(seeds + row), tl.load(steps + row))
+        best = tl.full((), float("-inf"), tl.float32)
         for start in range(0, vocab, BLOCK):
             column = start + tl.arange(0, BLOCK)
             distance = _distance(logits, column, vocab, peak, temperature)
-            kept = _kept(distance, top_k_bits, top_p_bits, farthest)
-            weights = tl.where(kept, tl.exp(-distance), 0.0)
-            passed = (running + tl.cumsum(weights, axis=0) > target) & (weights > 0)
-            first = tl.minimum(first, tl.min(tl.where(passed, column, vocab), axis=0))
-            last = tl.maximum(last, tl.max(tl.where(weights > 0, column, -1), axis=0))
-            running += tl.sum(weights, axis=0)
-        chosen = tl.where(first < vocab, first, last)  # rounding may leave the sum short of its target
+            kept = _kept(distance, top_k_bits, top_p_bits, farthest) & (column < vocab)
+            noisy = tl.where(kept, _gumbel(key, column) - distance, float("-inf"))
+            most = tl.max(noisy, axis=0)
+            chosen = tl.where(most > best, start + tl.argmax(noisy, axis=0), chosen)
+            best = tl.maximum(best, most)
     tl.store(tokens + row, chosen.to(tl.int64))
 
 
@@ -128,7 +148,8 @@ def launch(
     top_k: torch.Tensor,
     top_p: torch.Tensor,
     min_p: torch.Tensor,
-    uniform: torch.Tensor,
+    seeds: torch.Tensor,
+    steps: torch.Tensor,
 ) -> torch.Tensor:
     rows, vocab = logits.shape
     tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
@@ -139,7 +160,8 @@ def launch(
             top_k,
             top_p,
             min_p,
-            uniform,
+            seeds,
+            steps,
             tokens,
             vocab,
             logits.stride(0),
