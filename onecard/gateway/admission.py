@@ -23,7 +23,7 @@ class Admission:
     """Counts the prompts that wait. Used on the event loop only: no locks."""
 
     def __init__(self, limit: int, metrics: GatewayMetrics):
-        self._limit, self._metrics = limit, metrics
+        self.limit, self._metrics = limit, metrics
         self.waiting = 0
 
     @contextmanager
@@ -33,10 +33,10 @@ class Admission:
         A request that finds nobody waiting is always let in, so that one with more prompts than the limit
         can be served at all.
         """
-        if self.waiting and self.waiting + weight > self._limit:
+        if self.waiting and self.waiting + weight > self.limit:
             self._metrics.rejected(model, "queue_full")
             raise QueueFullError(
-                f"{self.waiting} requests are waiting and the limit is {self._limit}. Please retry later."
+                f"{self.waiting} requests are waiting and the limit is {self.limit}. Please retry later."
             )
         self.waiting += weight
         ticket = Ticket(self, weight)

@@ -1,4 +1,4 @@
-"""Who may ask what: API keys on every path but the probes, the admin path also from this machine."""
+"""Who may ask what: API keys on every path but the probes; the operator's paths have a key of their own."""
 
 import hmac
 import ipaddress
@@ -22,26 +22,34 @@ OPEN_PATHS = frozenset(
         "/ping",
     }
 )
-ADMIN_PREFIX = "/admin/"
+ADMIN_PREFIXES = ("/admin/", "/models/", "/-/")
+ADMIN_PATHS = frozenset({"/sleep", "/wake_up", "/is_sleeping"})
+
+
+def is_admin(path: str) -> bool:
+    """Whether `path` is for operators: it shows or changes what the server does for everybody."""
+    return path.startswith(ADMIN_PREFIXES) or path in ADMIN_PATHS
 
 
 def authorise(request: web.Request) -> None:
     """Raises `GatewayError` 401 or 403 where the request may not go on. Paths are closed unless listed."""
     if request.path in OPEN_PATHS:
         return
-    keys = request.app[GATEWAY].server.api_keys
-    if request.path.startswith(ADMIN_PREFIX):
-        _authorise_admin(request, keys)
-    elif keys:
-        _require_key(request, keys)
+    server = request.app[GATEWAY].server
+    if is_admin(request.path):
+        _authorise_admin(request, server.admin_key)
+    elif server.api_keys:
+        _require_key(request, server.api_keys)
 
 
-def _authorise_admin(request: web.Request, keys: tuple[str, ...]) -> None:
-    if _is_local(request):
-        return
-    if not keys:
-        raise GatewayError(403, "Without API keys in the registry, this path answers this machine only.")
-    _require_key(request, keys)
+def _authorise_admin(request: web.Request, admin_key: str) -> None:
+    if admin_key:
+        _require_key(request, (admin_key,))
+    elif not _is_local(request):
+        raise GatewayError(403, "Without `admin_key` in the registry, this path answers this machine only.")
+    elif request.method != "GET" and "Origin" in request.headers:
+        # A browser on this machine sends what any page tells it to; only its reading of answers is CORS's.
+        raise GatewayError(403, "Without `admin_key` in the registry, this path answers no web page.")
 
 
 def _require_key(request: web.Request, keys: tuple[str, ...]) -> None:

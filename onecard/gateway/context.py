@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
-from onecard.engines.api import Node
+from onecard.engines.api import Node, NodeControl
 from onecard.gateway.admission import Admission
 from onecard.gateway.reporting import GatewayMetrics
 from onecard.gateway.router import ModelRouter
 from onecard.registry.spec import ServerSpec
 
 
-@dataclass(frozen=True)
+@dataclass
 class Gateway:
     """The parts that routes and middleware share. Times in seconds."""
 
@@ -24,6 +24,13 @@ class Gateway:
     """A stream that has been quiet for this long gets an SSE comment, so that proxies don't cut it."""
     body_timeout: float
     """A request body must be there within this time."""
+    control: NodeControl | None = None
+    """What operators may do; None where the node takes no orders."""
+
+    def configure(self, server: ServerSpec) -> None:
+        """From the next request on, serve as `server` says: keys, origins, the queue's length."""
+        self.server = server
+        self.admission.limit = server.max_queued_requests
 
 
 GATEWAY = web.AppKey("gateway", Gateway)

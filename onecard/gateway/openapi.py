@@ -1,5 +1,6 @@
 """`/openapi.json`, generated from the pydantic models of requests and answers."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -7,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from onecard.gateway.schemas import responses
+from onecard.gateway.schemas import admin, responses
 from onecard.gateway.schemas.chat import ChatRequest
 from onecard.gateway.schemas.completions import CompletionRequest
 from onecard.gateway.schemas.embeddings import EmbeddingRequest
@@ -29,6 +30,9 @@ class Operation:
     request: type[BaseModel] | None = None
     chunk: type[BaseModel] | None = None
     """What the events of a streamed answer hold."""
+    needs_body: bool = True
+    query: tuple[str, ...] = ()
+    """Parameters in the query, all of which may be left out."""
 
 
 OPERATIONS = (
@@ -62,6 +66,31 @@ OPERATIONS = (
     Operation("get", "/metrics", "Prometheus text"),
     Operation("get", "/openapi.json", "This document"),
     Operation("get", "/admin/status", "Cards, models and their memory", responses.StatusAnswer),
+    Operation("get", "/admin/pool", "The live ledger of each card's memory", admin.PoolAnswer),
+    Operation(
+        "post",
+        "/models/{name}/sleep",
+        "Give a model's memory to the others; a request wakes it",
+        admin.ModelSleepAnswer,
+        admin.SleepRequest,
+        needs_body=False,
+        query=("level",),
+    ),
+    Operation("post", "/models/{name}/unload", "Sleep at level 2", admin.ModelSleepAnswer),
+    Operation("post", "/models/{name}/wake_up", "Wake a model", admin.ModelWakeAnswer),
+    Operation("post", "/models/{name}/load", "The same", admin.ModelWakeAnswer),
+    Operation(
+        "post",
+        "/sleep",
+        "vLLM's: one model, or all that aren't pinned",
+        admin.SleepAnswer,
+        admin.SleepRequest,
+        needs_body=False,
+        query=("level", "model", "mode"),
+    ),
+    Operation("post", "/wake_up", "vLLM's: one model, or all", admin.WakeAnswer, query=("model", "tags")),
+    Operation("get", "/is_sleeping", "vLLM's: one model, or any", admin.IsSleepingAnswer, query=("model",)),
+    Operation("post", "/-/reload", "Read the registry again and apply it", admin.ReloadAnswer),
 )
 
 
@@ -115,9 +144,14 @@ def _describe(operation: Operation, names: dict[type[BaseModel], str]) -> dict[s
     }
     if operation.request is not None:
         body = {"application/json": {"schema": {"$ref": names[operation.request]}}}
-        described["requestBody"] = {"required": True, "content": body}
-    if "{id}" in operation.path:
-        described["parameters"] = [
-            {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
-        ]
+        described["requestBody"] = {"required": operation.needs_body, "content": body}
+    if parameters := [
+        *(_parameter(name, "path", True) for name in re.findall(r"{(\w+)}", operation.path)),
+        *(_parameter(name, "query", False) for name in operation.query),
+    ]:
+        described["parameters"] = parameters
     return described
+
+
+def _parameter(name: str, place: str, required: bool) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": required, "schema": {"type": "string"}}

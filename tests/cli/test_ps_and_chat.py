@@ -185,6 +185,25 @@ def test_the_key_is_sent_as_a_bearer_token(onecard: Run, server: FakeServer) -> 
     assert seen == ["Bearer sesame"]
 
 
+def test_the_admin_key_of_the_environment_comes_first(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    async def handler(request: Any) -> Any:
+        from aiohttp import web
+
+        seen.append(request.headers["Authorization"])
+        return web.json_response(STATUS)
+
+    server.handlers["/admin/status"] = handler
+    monkeypatch.setenv("ONECARD_API_KEY", "anybody")
+    assert onecard("ps", "--url", server.url).code == 0
+    monkeypatch.setenv("ONECARD_ADMIN_KEY", "sesame")
+    assert onecard("ps", "--url", server.url).code == 0
+    assert seen == ["Bearer anybody", "Bearer sesame"]
+
+
 # --- chat --------------------------------------------------------------------------------------------
 
 

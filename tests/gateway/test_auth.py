@@ -67,15 +67,59 @@ async def test_admin_answers_this_machine_without_a_key(guarded):
     assert (await guarded.get("/admin/status")).status == 200
 
 
-async def test_admin_wants_a_key_through_a_proxy(guarded):
-    forwarded = {"X-Forwarded-For": "203.0.113.9"}
-    assert (await guarded.get("/admin/status", headers=forwarded)).status == 401
-    assert (await guarded.get("/admin/status", headers={**forwarded, "x-api-key": "first-key"})).status == 200
+ADMIN = [
+    ("GET", "/admin/status"),
+    ("GET", "/admin/pool"),
+    ("POST", "/models/talker/sleep"),
+    ("POST", "/models/talker/unload"),
+    ("POST", "/models/talker/wake_up"),
+    ("POST", "/models/talker/load"),
+    ("POST", "/sleep"),
+    ("POST", "/wake_up"),
+    ("GET", "/is_sleeping"),
+    ("POST", "/-/reload"),
+]
+FORWARDED = [{"X-Forwarded-For": "203.0.113.9"}, {"Forwarded": "for=203.0.113.9"}]
 
 
-async def test_admin_without_keys_is_for_this_machine_only(client):
-    reply = await client.get("/admin/status", headers={"X-Forwarded-For": "203.0.113.9"})
-    assert (reply.status, reply.error["type"]) == (403, "PermissionDeniedError")
+@pytest.mark.parametrize(("method", "path"), ADMIN)
+async def test_every_admin_path_wants_the_admin_key(serve, method, path):
+    guarded = await serve(api_keys=KEYS, admin_key="sesame")
+    for headers in ({}, {"x-api-key": "first-key"}, {"Authorization": "Bearer sesam"}, *FORWARDED):
+        reply = await guarded.request(method, path, headers=headers)
+        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key"), headers
+    for headers in ({"x-api-key": "sesame"}, {"Authorization": "Bearer sesame", **FORWARDED[0]}):
+        assert (await guarded.request(method, path, headers=headers)).status in (200, 501)
+
+
+@pytest.mark.parametrize(("method", "path"), ADMIN)
+@pytest.mark.parametrize("forwarded", FORWARDED)
+async def test_admin_without_its_key_is_for_this_machine_only(guarded, method, path, forwarded):
+    for headers in (forwarded, {**forwarded, "x-api-key": "first-key"}):
+        reply = await guarded.request(method, path, headers=headers)
+        assert (reply.status, reply.error["type"]) == (403, "PermissionDeniedError")
+        assert "`admin_key`" in reply.error["message"]
+    assert (await guarded.request(method, path)).status in (200, 501)
+
+
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:3000"])
+async def test_without_a_key_no_web_page_commands(client, serve, origin):
+    for method, path in ADMIN:
+        status = (await client.request(method, path, headers={"Origin": origin})).status
+        assert (status == 403) is (method == "POST"), path
+    keyed = await serve(admin_key="sesame")
+    reply = await keyed.request("POST", "/sleep", headers={"Origin": origin, "x-api-key": "sesame"})
+    assert reply.status == 501
+
+
+async def test_the_admin_key_opens_no_inference(serve):
+    guarded = await serve(api_keys=KEYS, admin_key="sesame")
+    assert (await guarded.get("/v1/models", headers={"x-api-key": "sesame"})).status == 401
+
+
+async def test_an_admin_key_alone_closes_no_inference(serve):
+    guarded = await serve(admin_key="sesame")
+    assert (await guarded.get("/v1/models")).status == 200
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,10 @@ class Client:
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         if error.code == 401:
-            return f"{self.url} wants an API key: give it with --api-key, or in $ONECARD_API_KEY"
+            return (
+                f"{self.url} wants a key: give it with --api-key, or in $ONECARD_API_KEY "
+                "(what only operators may ask: $ONECARD_ADMIN_KEY)"
+            )
         try:
             message = json.load(error)["error"]["message"]
         except (ValueError, KeyError, TypeError):

@@ -31,8 +31,9 @@ def add_registry(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_server(parser: argparse.ArgumentParser) -> None:
-    """`--url` and `--api-key` of commands that talk to a running server."""
+def add_server(parser: argparse.ArgumentParser, *, admin: bool = False) -> None:
+    """`--url` and `--api-key` of commands that talk to a running server, `admin` to its operator's routes."""
+    variables = ("ONECARD_ADMIN_KEY", "ONECARD_API_KEY") if admin else ("ONECARD_API_KEY",)
     parser.add_argument(
         "--url",
         default=os.environ.get("ONECARD_URL", DEFAULT_URL),
@@ -40,6 +41,6 @@ def add_server(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--api-key",
-        default=os.environ.get("ONECARD_API_KEY", ""),
-        help="the server's key, if it wants one (default: $ONECARD_API_KEY)",
+        default=next((os.environ[name] for name in variables if os.environ.get(name)), ""),
+        help=f"the server's {'admin ' * admin}key, if it wants one (default: ${variables[0]})",
     )

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_server(parser)
+    add_server(parser, admin=True)
     parser.add_argument("--json", action="store_true", help="the server's whole answer, for machines")
 
 
@@ -113,7 +113,7 @@ KV used: by requests now; KV owned: with cached prefixes and loans; floor: guara
 The last table is what the card itself says (NVML; for a CPU, the operating system); ?: it doesn't tell.
 
   onecard ps
-  onecard ps --url http://gpu-box:8000 --api-key "$KEY"
+  onecard ps --url http://gpu-box:8000 --api-key "$ADMIN_KEY"
   watch -n 1 onecard ps
 """,
     add_arguments=add_arguments,
