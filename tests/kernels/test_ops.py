@@ -1,6 +1,5 @@
 """Every operation, every implementation, against an independent formulation in float64."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from noise_oracle import noise_bits
 from paged_cases import DEVICE, IMPLEMENTATIONS, Paged, build_paged
+from sampling_oracle import sample_oracle
 
 from onecard.kernels.activation import silu_and_mul
 from onecard.kernels.dispatch import Op
+from onecard.kernels.gather_inputs import gather_decode_inputs
 from onecard.kernels.kv_store import kv_store
 from onecard.kernels.layer_norm import layer_norm
 from onecard.kernels.paged_attention import paged_attention
@@ -164,36 +164,6 @@ def paged_oracle(paged: Paged, q: torch.Tensor, scale: float, window: int) -> to
     return out
 
 
-def sample_oracle(logits: torch.Tensor, *knobs: torch.Tensor) -> torch.Tensor:
-    rows = zip(*(x.tolist() for x in (logits, *knobs)), strict=True)
-    return torch.tensor([sample_row(*row) for row in rows], device=logits.device)
-
-
-def sample_row(
-    logits: list[float], temperature: float, k: int, p: float, min_p: float, seed: int, step: int
-) -> int:
-    if temperature == 0:
-        return logits.index(max(logits))
-    weights = [math.exp((x - max(logits)) / temperature) for x in logits]
-    if k:
-        kth = sorted(weights, reverse=True)[min(k, len(weights)) - 1]
-        weights = [w if w >= kth else 0.0 for w in weights]
-    if p < 1:
-        total, running = sum(weights), 0.0
-        for last in sorted(weights, reverse=True):
-            running += last
-            if running >= p * total:
-                break
-        weights = [w if w >= last else 0.0 for w in weights]
-    # exponential clocks: the token that rings first, each as often as its weight says
-    rings = {t: exponential(seed, step, t) / w for t, w in enumerate(weights) if w > 0 and w >= min_p}
-    return min(rings, key=lambda token: rings[token])
-
-
-def exponential(seed: int, step: int, token: int) -> float:
-    return -math.log1p(-(noise_bits(seed, step, token) + 0.5) / 2**31)
-
-
 # --- cases -----------------------------------------------------------------------------------------
 
 
@@ -260,6 +230,22 @@ def sample_case(dtype: torch.dtype) -> tuple[Any, ...]:
     return logits, temperature, top_k.int(), top_p, min_p, steps - 3, 7 * steps
 
 
+def gather_case(dtype: torch.dtype) -> tuple[Any, ...]:
+    def integers(values: list[int], dtype: torch.dtype) -> torch.Tensor:
+        return torch.tensor(values, dtype=dtype, device=DEVICE)
+
+    tables = torch.arange(40, dtype=torch.int32, device=DEVICE).view(4, 10)
+    row_ids, starts = integers([3, -1, 0], torch.int32), integers([9, 4, 0], torch.int32)
+    written = [integers([5, 5, 5], torch.int64) for _ in range(3)]
+    lengths, out = integers([5, 5, 5], torch.int32), torch.zeros_like(tables[:3])
+    return row_ids, starts, integers([60, 61, 62, 63], torch.int64), tables, 4, *written, lengths, out
+
+
+def gather_oracle(*args: Any) -> tuple[torch.Tensor, ...]:
+    expected = [63, 0, 60], [9, 0, 0], [32 * 4 + 1, -1, 0], [10, 0, 1]
+    return tuple(torch.tensor(values, device=DEVICE) for values in expected)
+
+
 NORM_SHAPES = {"whole": (5, 64), "one": (1, 80), "odd": (3, 37)}
 PAGED_CASES = {
     "decode": paged_case([1, 1, 1], [1, 37, 20], 4, 2, 16),
@@ -320,6 +306,14 @@ CASES = [
     Case(varlen_attention, "equal-lengths", varlen_case(16, True, [1, 4, 4, 4, 0, 0, 2, 2]), varlen_oracle),
     Case(varlen_attention, "empty-sequence", varlen_case(16, False, [2, 0, 5]), varlen_oracle),
     *(Case(paged_attention, name, make, oracle) for name, (make, oracle) in PAGED_CASES.items()),
+    Case(
+        gather_decode_inputs,
+        "padded",
+        gather_case,
+        gather_oracle,
+        written=(5, 6, 7, 8),
+        dtypes=(torch.float32,),
+    ),
     Case(sample, "mixed", sample_case, sample_oracle, dtypes=(torch.float32,)),
 ]
 ATTENTION = (varlen_attention, paged_attention)

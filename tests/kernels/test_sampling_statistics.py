@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-from noise_oracle import noise_bits, step_key
 from paged_cases import DEVICE, IMPLEMENTATIONS
+from sampling_oracle import noise_bits, step_key
 
 from onecard.kernels import gumbel
 from onecard.kernels.gumbel import step_keys, token_bits
