@@ -1,9 +1,8 @@
 """A node whose engines answer at once, to measure the gateway alone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,8 +17,8 @@ from onecard.engines.api import (
     NodeStatus,
     TextGenerator,
     TokenChunk,
-    TokenLogprob,
 )
+from onecard.engines.llm.stream import TokenStream
 
 NUM_TOKENS = 16
 DIMENSIONS = 384
@@ -43,26 +42,19 @@ class Tokenizing:
         return [" token"] * len(token_ids)
 
 
-@dataclass
-class InstantStream:
+class InstantStream(TokenStream):
     """`NUM_TOKENS` tokens, one a turn of the event loop, as a very fast engine's would come."""
 
-    prompt_token_ids: Sequence[int] = (1, 2, 3)
-    prompt_text: str | None = None
-    prompt_logprobs: Sequence[TokenLogprob | None] | None = None
-    cached_tokens: int = 0
-    completion_tokens: int = field(default=0)
+    def __init__(self) -> None:
+        super().__init__((1, 2, 3), None, 1)
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.call_soon(self._step, 1)
+        self.on_abort(lambda: self._next.cancel())
 
-    async def __aiter__(self) -> AsyncIterator[TokenChunk]:
-        for i in range(1, NUM_TOKENS + 1):
-            await asyncio.sleep(0)
-            self.completion_tokens = i
-            yield TokenChunk(0, " token", (i,), finish_reason="length" if i == NUM_TOKENS else None)
-
-    def ready(self) -> list[TokenChunk]:
-        return []
-
-    def abort(self) -> None: ...
+    def _step(self, i: int) -> None:
+        if i < NUM_TOKENS:
+            self._next = self._loop.call_soon(self._step, i + 1)
+        self.push(TokenChunk(0, " token", (i,), finish_reason="length" if i == NUM_TOKENS else None))
 
 
 class InstantGenerator(Tokenizing):

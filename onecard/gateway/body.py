@@ -60,6 +60,8 @@ async def _read(request: web.Request) -> bytes:
     if (request.content_length or 0) > limit:
         raise too_large(limit)
     try:
+        if request.content.is_eof():  # all of it came with the headers, as it mostly does
+            return await request.read()
         async with asyncio.timeout(gateway.body_timeout):
             return await request.read()
     except TimeoutError:

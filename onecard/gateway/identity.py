@@ -1,7 +1,7 @@
 """What tells one answer from another: id, time and model."""
 
+import secrets
 import time
-import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ class Identity:
 
     @classmethod
     def new(cls, prefix: str, model: str) -> "Identity":
-        return cls(f"{prefix}-{uuid.uuid4().hex}", int(time.time()), model)
+        return cls(f"{prefix}-{secrets.token_hex(16)}", int(time.time()), model)
 
     def fields(self, object_name: str) -> dict[str, Any]:
         """The head of an answer."""

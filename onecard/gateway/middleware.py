@@ -2,8 +2,8 @@
 
 import logging
 import re
+import secrets
 import time
-import uuid
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -25,7 +25,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Give the request its id and report how it went; a client that hung up counts as 499."""
     asked = request.headers.get("X-Request-Id", "")
-    request[REQUEST_ID] = asked if _REQUEST_ID.fullmatch(asked) else uuid.uuid4().hex
+    request[REQUEST_ID] = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
     started, status, sent = time.perf_counter(), CLIENT_GONE, None
     try:
         response = await handler(request)

@@ -14,19 +14,24 @@ from aiohttp import web
 from onecard.engines.api import EngineError, EngineFailedError, GenerationStream, TokenChunk
 from onecard.gateway.admission import Ticket
 from onecard.gateway.errors import error_body
-from onecard.gateway.generation import ChunkFeed
+from onecard.gateway.feed import ChunkFeed
 from onecard.gateway.identity import Identity
 from onecard.gateway.usage import usage
 
 log = logging.getLogger(__name__)
 
 DONE = b"data: [DONE]\n\n"
-KEEP_ALIVE = b": keep-alive\n\n"
 HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
+
+
+class EventStream(web.StreamResponse):
+    """An answer whose headers go out with its first frame, in one write."""
+
+    _send_headers_immediately = False  # aiohttp's own `Response` has it so; without it there are two writes
 
 
 class Frames(Protocol):
@@ -37,33 +42,37 @@ class Frames(Protocol):
     def end(self) -> bytes: ...
 
 
-async def send(
-    request: web.Request, feed: ChunkFeed, frames: Frames, ticket: Ticket, keep_alive: float
-) -> web.StreamResponse:
+async def send(request: web.Request, feed: ChunkFeed, frames: Frames, ticket: Ticket) -> web.StreamResponse:
     """Send all that `feed` gives. Raises `EngineError` only while nothing has been sent.
 
     Headers go out with the first frame, so that a request that fails before it has a first token still gets
-    its own status; a quiet stream sends them, and a comment, after `keep_alive` seconds. A client that has
-    gone raises `ConnectionResetError` or `CancelledError`. `write` waits while the client reads slowly.
+    its own status; a stream that is quiet, or says why it has to wait, sends them with a comment. A client
+    that has gone raises `ConnectionResetError` or `CancelledError`. `write` waits while the client reads
+    slowly.
     """
-    response = web.StreamResponse(headers=HEADERS)
+    response = EventStream(headers=HEADERS)
+    last = b""
     try:
-        while (batch := await feed.batch(keep_alive)) != []:
-            if batch is None:
-                await _write(request, response, KEEP_ALIVE)
+        while not feed.finished:
+            batch = await feed.batch()
+            if isinstance(batch, str):
+                await _write(request, response, _comment(batch))
                 continue
             ticket.begun()
-            if data := frames.render(batch):
+            data = frames.render(batch)
+            if feed.finished:
+                last = data
+            elif data:
                 await _write(request, response, data)
-        last = frames.end() + DONE
+        last += frames.end() + DONE
     except ConnectionError:
         raise
     except Exception as error:
         if not response.prepared:
             raise
         last = _error_frame(error) + DONE
-    await _write(request, response, last)
-    await response.write_eof()
+    await _prepare(request, response)
+    await response.write_eof(last)
     return response
 
 
@@ -105,9 +114,17 @@ PLAIN_ENDING = b',"logprobs":null,"finish_reason":null}]'
 
 
 async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    await _prepare(request, response)
+    await response.write(data)
+
+
+async def _prepare(request: web.Request, response: web.StreamResponse) -> None:
     if not response.prepared:
         await response.prepare(request)
-    await response.write(data)
+
+
+def _comment(text: str) -> bytes:
+    return f": {' '.join(text.split())}\n\n".encode()
 
 
 def _error_frame(error: Exception) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from onecard.engines.api import (
     TokenChunk,
     TokenLogprob,
 )
+from onecard.engines.llm.stream import TokenStream
 from onecard.gateway.app import create_app
 from onecard.gateway.schemas import responses
 from onecard.registry.spec import Registry, ServerSpec
@@ -80,38 +81,43 @@ def logprob_of(text: str, value: float, count: int) -> TokenLogprob:
     return TokenLogprob(ord(text[0]), text, value, text.encode(), top[:count])
 
 
-@dataclass
-class FakeStream:
+class FakeStream(TokenStream):
     """Says `words`, one a step, in all `n` answers; ends with `length` where max_tokens cuts it."""
 
-    engine: "FakeGenerator"
-    request: GenerateRequest
-    prompt_token_ids: Sequence[int]
-    prompt_text: str | None
-    prompt_logprobs: Sequence[TokenLogprob | None] | None = None
-    cached_tokens: int = 3
-    completion_tokens: int = 0
-    aborted: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: bool = False
+    def __init__(
+        self, engine: "FakeGenerator", request: GenerateRequest, ids: Sequence[int], text: str | None
+    ):
+        super().__init__(ids, text, request.sampling.n)
+        self.engine, self.request = engine, request
+        self.cached_tokens = 3
+        self.aborted, self.ended = asyncio.Event(), False
+        self._speaker = asyncio.create_task(self._speak())
+
+    def take(self) -> list[TokenChunk] | None:
+        """Ends with the words, finished or not."""
+        return super().take() or (None if self.ended else [])
 
     def abort(self) -> None:
         if not self.ended:
             self.aborted.set()
+            self._speaker.cancel()
 
-    async def __aiter__(self) -> AsyncIterator[TokenChunk]:
+    async def _speak(self) -> None:
         sampling, words = self.request.sampling, self.engine.words
-        if sampling.max_tokens == 0:
-            for index in range(sampling.n):
-                yield TokenChunk(index, "", finish_reason="length")
         count = len(words) if sampling.max_tokens is None else min(len(words), sampling.max_tokens)
-        for step in range(count):
-            await self.engine.before_step(step)
-            for index in range(sampling.n):
-                self.completion_tokens += 1
-                yield self.chunk(
-                    index, words[step], "stop" if count == len(words) else "length", step == count - 1
-                )
-        self.ended = True
+        try:
+            if sampling.max_tokens == 0:
+                for index in range(sampling.n):
+                    self.push(TokenChunk(index, "", finish_reason="length"))
+            for step in range(count):
+                await self.engine.before_step(step)
+                for index in range(sampling.n):
+                    reason = "stop" if count == len(words) else "length"
+                    self.push(self.chunk(index, words[step], reason, step == count - 1))
+            self.ended = True
+            self.notice = None  # rings once more: `take` may have found nothing yet but an end
+        except Exception as error:
+            self.fail(error)
 
     def chunk(self, index: int, word: str, reason: Any, last: bool) -> TokenChunk:
         sampling = self.request.sampling
@@ -120,7 +126,7 @@ class FakeStream:
             entries = (logprob_of(word, -0.25 * (sampling.n - index), sampling.logprobs),)
         stop_reason = self.engine.stop_reason if last and reason == "stop" else None
         return TokenChunk(
-            index, word, tuple(map(ord, word[:1])), entries, reason if last else None, stop_reason
+            index, word, tuple(map(ord, word[:1])) or (0,), entries, reason if last else None, stop_reason
         )
 
 

@@ -49,6 +49,7 @@ async def test_several_prompts_times_n_have_their_indices(client, node):
 
 
 async def test_one_bad_prompt_fails_the_request_and_aborts_the_others(client, node):
+    node.chat.hold(0)
     node.chat.refuses = lambda r: InvalidRequestError("no b", param="prompt") if r.prompt == "b" else None
     reply = await client.post(PATH, {"prompt": ["a", "b", "c"]})
     assert (reply.status, reply.error["message"], reply.error["param"]) == (400, "no b", "prompt")

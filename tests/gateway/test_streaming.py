@@ -4,7 +4,8 @@ import json
 import pytest
 
 from onecard.engines.api import EngineFailedError, InvalidRequestError, TokenChunk
-from onecard.gateway.generation import ChunkFeed, merge
+from onecard.engines.llm.stream import TokenStream
+from onecard.gateway.feed import merge
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -119,6 +120,51 @@ async def test_quiet_streams_are_kept_alive(serve, node):
     assert seen.endswith(b"data: [DONE]\n\n")
 
 
+async def test_a_notice_goes_out_while_nothing_has_come(client, node):
+    gate, generate = node.chat.hold(0), node.chat.generate
+
+    async def asleep(request):
+        stream = await generate(request)
+        stream.notice = "the model\nis waking up"
+        return stream
+
+    node.chat.generate = asleep
+    async with client.session.post(client.url + CHAT, json={**OK, "stream": True}) as response:
+        assert await response.content.readuntil(b"\n\n") == b": the model is waking up\n\n"
+        node.chat.streams[0].notice = "nearly there"
+        assert await response.content.readuntil(b"\n\n") == b": nearly there\n\n"
+        gate.set()
+        rest = (await response.content.read()).decode()
+    frames = [json.loads(frame.removeprefix("data: ")) for frame in rest.split("\n\n")[:-2]]
+    assert contents(frames) == TEXT
+    assert rest.endswith("data: [DONE]\n\n")
+
+
+async def test_a_notice_does_not_disturb_an_answer_in_one_piece(client, node):
+    gate, generate = node.chat.hold(0), node.chat.generate
+
+    async def asleep(request):
+        stream = await generate(request)
+        asyncio.get_running_loop().call_later(0.01, setattr, stream, "notice", "waking up")
+        asyncio.get_running_loop().call_later(0.03, gate.set)
+        return stream
+
+    node.chat.generate = asleep
+    reply = await client.post(CHAT, OK)
+    assert reply.body["choices"][0]["message"]["content"] == TEXT
+
+
+async def test_the_head_and_the_first_frame_come_in_one_piece(client):
+    reader, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    body = json.dumps({**OK, "stream": True}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    writer.write(head.encode() + b"\r\n\r\n" + body)
+    first = await reader.read(1 << 16)
+    writer.close()
+    assert first.startswith(b"HTTP/1.1 200")
+    assert b'"role":"assistant"' in first
+
+
 async def test_errors_before_the_first_token_have_their_status(client, node):
     node.chat.refuses = lambda request: InvalidRequestError("no")
     reply = await client.post(CHAT, {**OK, "stream": True})
@@ -144,26 +190,24 @@ async def test_errors_after_the_headers_are_frames(client, node, error, message)
 
 
 async def test_a_stream_that_ends_early_says_so(client, node):
-    async def nothing(stream):
-        yield TokenChunk(0, "a")
+    class Short(TokenStream):
+        """Ends after what was pushed, finished or not."""
 
-    class Short:
-        prompt_token_ids, cached_tokens, completion_tokens = (1,), 0, 1
-
-        def __aiter__(self):
-            return nothing(self)
-
-        def abort(self):
-            pass
+        def take(self):
+            return super().take() or None
 
     async def generate(request):
-        return Short()
+        stream = Short([1], None, 1)
+        stream.push(TokenChunk(0, "a", (1,)))
+        return stream
 
     node.chat.generate = generate
     async with client.session.post(client.url + CHAT, json={**OK, "stream": True}) as response:
         text = await response.text()
     frames = [json.loads(f.removeprefix("data: ")) for f in text.split("\n\n") if f and "[DONE]" not in f]
+    assert contents(frames[:-1]) == "a"
     assert "before all answers were finished" in frames[-1]["error"]["message"]
+    assert "before all answers were finished" in (await client.post(CHAT, OK)).error["message"]
 
 
 async def test_an_abort_by_the_server_is_an_error(client, node):
@@ -191,17 +235,3 @@ def test_merge_joins_an_answers_chunks_in_order():
         (0, TokenChunk(1, "x", (9,))),
         (1, TokenChunk(0, "q", (5,))),
     ]
-
-
-async def test_feed_hands_out_what_is_ready_at_once():
-    class Burst:
-        def __aiter__(self):
-            return self.chunks()
-
-        async def chunks(self):
-            for i in range(5):
-                yield TokenChunk(0, str(i), finish_reason="stop" if i == 4 else None)
-
-    async with ChunkFeed([Burst()], 1) as feed:
-        assert [chunk.text for _, chunk in await feed.batch(1.0)] == ["01234"]
-        assert await feed.batch(1.0) == []

@@ -1,6 +1,6 @@
 """Text generation: a request, its sampling parameters, and the chunks of its answers."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -92,9 +92,9 @@ class TokenChunk:
 class GenerationStream(Protocol):
     """The answers of one admitted request, in the order they come; ends when all `n` have finished.
 
-    Iterating raises `EngineError` if the engine fails midway. `abort` may be called at any time, any number
-    of times, from the event loop; it frees the request's blocks within one step. Always call it when done
-    early.
+    Read it with `take` whenever `on_ready`'s callback was called, or iterate over it; not both at once. All
+    of it belongs to the event loop's thread. `abort` may be called at any time, any number of times; it
+    frees the request's blocks within one step. Always call it when done early.
     """
 
     prompt_token_ids: Sequence[int]
@@ -112,6 +112,25 @@ class GenerationStream(Protocol):
     def completion_tokens(self) -> int: ...
 
     """Tokens of all answers so far."""
+
+    @property
+    def notice(self) -> str | None: ...
+
+    """Why nothing has come yet, for people ("the model is waking up"); None where there is nothing to say."""
+
+    def take(self) -> list[TokenChunk] | None:
+        """All chunks that have come and were not taken yet; None at the end.
+
+        Never waits. Raises `EngineError` if the engine failed, after everything before that was taken.
+        """
+        ...
+
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        """Call `callback`, which must be quick, each time that there is more to take, an end, or a notice.
+
+        There is one callback; it isn't called for what is there already.
+        """
+        ...
 
     def __aiter__(self) -> AsyncIterator[TokenChunk]: ...
 

@@ -1,4 +1,4 @@
-"""The event loop's end of a request: what the gateway iterates over."""
+"""The event loop's end of a request: what the gateway reads."""
 
 import asyncio
 from collections import deque
@@ -20,10 +20,11 @@ class TokenStream:
         self.prompt_logprobs: Sequence[TokenLogprob | None] | None = None
         self.cached_tokens = 0
         self.completion_tokens = 0
+        self._notice: str | None = None
         self._unfinished = num_answers
         self._chunks: deque[TokenChunk] = deque()
         self._error: EngineError | None = None
-        self._filled = asyncio.Event()
+        self._tell_reader: Callable[[], None] = _nobody
         self._abort: Callable[[], None] | None = None
 
     def on_abort(self, abort: Callable[[], None]) -> None:
@@ -34,34 +35,58 @@ class TokenStream:
     def done(self) -> bool:
         return self._unfinished == 0 or self._error is not None
 
+    @property
+    def notice(self) -> str | None:
+        return self._notice
+
+    @notice.setter
+    def notice(self, text: str | None) -> None:
+        self._notice = text
+        self._tell_reader()
+
     def push(self, chunk: TokenChunk) -> None:
         if self.done:
             return
         self.completion_tokens += len(chunk.token_ids)
         self._unfinished -= chunk.finish_reason is not None
         self._chunks.append(chunk)
-        self._filled.set()
+        self._tell_reader()
 
     def fail(self, error: EngineError) -> None:
         self._error = error
-        self._filled.set()
+        self._tell_reader()
 
     def abort(self) -> None:
         if self._abort is not None and not self.done:
             self._abort()
             self._unfinished = 0
-            self._filled.set()
+            self._tell_reader()
         self._abort = None
+
+    def take(self) -> list[TokenChunk] | None:
+        if self._chunks:
+            taken = list(self._chunks)
+            self._chunks.clear()
+            return taken
+        if self._error is not None:
+            raise self._error
+        return None if self._unfinished == 0 else []
+
+    def on_ready(self, callback: Callable[[], None]) -> None:
+        self._tell_reader = callback
 
     def __aiter__(self) -> AsyncIterator[TokenChunk]:
         return self
 
     async def __anext__(self) -> TokenChunk:
         while not self._chunks:
-            if self._error is not None:
-                raise self._error
-            if self._unfinished == 0:
+            if self.take() is None:
                 raise StopAsyncIteration
-            self._filled.clear()
-            await self._filled.wait()
+            filled = asyncio.Event()
+            self.on_ready(filled.set)
+            await filled.wait()
         return self._chunks.popleft()
+
+
+def _nobody() -> None:
+    """Told while nobody reads: what comes is kept."""

@@ -10,7 +10,8 @@ from onecard.engines.api import GenerationStream, TokenChunk
 from onecard.gateway import sse
 from onecard.gateway.body import json_response, parse
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.generation import Answer, ChunkFeed, collect, open_streams
+from onecard.gateway.feed import ChunkFeed
+from onecard.gateway.generation import Answer, collect, open_streams
 from onecard.gateway.identity import Identity
 from onecard.gateway.logprobs import chat_logprobs, prompt_logprobs
 from onecard.gateway.schemas.chat import ChatRequest
@@ -28,10 +29,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             if not asked.stream:
                 [answers] = await collect(streams, asked.n, ticket)
                 return json_response(_answer(identity, asked, answers, streams[0]))
-            async with ChunkFeed(streams, asked.n) as feed:
-                return await sse.send(
-                    request, feed, ChatFrames(identity, asked, streams), ticket, gateway.keep_alive
-                )
+            with ChunkFeed(streams, asked.n, gateway.keep_alive) as feed:
+                return await sse.send(request, feed, ChatFrames(identity, asked, streams), ticket)
 
 
 class ChatFrames:

@@ -1,0 +1,161 @@
+"""The streams of one HTTP request, read as one: batches of whatever is ready."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from onecard.engines.api import (
+    EngineFailedError,
+    FinishReason,
+    GenerationStream,
+    ShuttingDownError,
+    TokenChunk,
+)
+from onecard.gateway.bell import Bell
+
+KEEP_ALIVE = "keep-alive"
+
+Batch = list[tuple[int, TokenChunk]]
+"""Chunks, each with the number of its stream."""
+
+
+class ChunkFeed:
+    """Merges streams and hands out, in one batch, all chunks that have come since the last batch.
+
+    A slow client thus gets few large writes instead of many small ones. There is no task and no timeout a
+    chunk: a stream that has more calls back, its chunks are put aside, and whoever waits is woken once.
+    `quiet`: the silence in seconds after which `batch` speaks up. Close it at the end (`with`).
+    """
+
+    def __init__(self, streams: Sequence[GenerationStream], n: int, quiet: float | None = None):
+        self._streams = streams
+        self._unfinished = len(streams) * n
+        self._open = set(range(len(streams)))
+        self._ready: Batch = []
+        self._error: Exception | None = None
+        self._begun = False
+        self._wants_all = False
+        self._told: str | None = None
+        self._bell = Bell(quiet)
+        for i, stream in enumerate(streams):
+            stream.on_ready(partial(self._read, i))
+            self._read(i)
+
+    def __enter__(self) -> "ChunkFeed":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bell.close()
+        for stream in self._streams:
+            stream.on_ready(_nobody)  # else stream and feed keep each other until the garbage collector comes
+
+    @property
+    def finished(self) -> bool:
+        """All answers have been handed out whole."""
+        return not (self._ready or self._open or self._error)
+
+    async def batch(self) -> Batch | str:
+        """What is ready, merged by answer, and empty at the end; or a comment for a client that waits.
+
+        The comment is a stream's notice while nothing has come yet, else `KEEP_ALIVE` after a silence. Raises
+        what a stream raised, after everything before it was handed out.
+        """
+        while not (self._ready or self._over):
+            if (notice := self._untold_notice()) is not None:
+                return notice
+            if not await self._bell.wait():
+                return KEEP_ALIVE
+        if self._error is not None and not self._ready:
+            raise self._error
+        return self._hand_out()
+
+    async def begun(self) -> None:
+        """Returns once something is ready, if only an end."""
+        while not (self._ready or self._over):
+            await self._bell.wait()
+
+    async def rest(self) -> Batch:
+        """All that was not handed out yet, once it is whole. Raises what a stream raised."""
+        self._wants_all = True
+        while not self._over:
+            await self._bell.wait()
+        if self._error is not None:
+            raise self._error
+        return self._hand_out()
+
+    @property
+    def _over(self) -> bool:
+        return not self._open or self._error is not None
+
+    def _read(self, i: int) -> None:
+        if i not in self._open:
+            return
+        try:
+            while chunks := self._streams[i].take():
+                for chunk in chunks:
+                    self._put_aside(i, chunk)
+            if chunks is None:
+                self._end(i)
+        except Exception as error:  # raised to whoever reads, after what came before it
+            self._error = self._error or error
+        if self._over or not self._wants_all:
+            self._bell.ring()
+
+    def _put_aside(self, i: int, chunk: TokenChunk) -> None:
+        if chunk.finish_reason is not None:
+            check_finish(chunk.finish_reason)
+            self._unfinished -= 1
+        self._ready.append((i, chunk))
+
+    def _end(self, i: int) -> None:
+        self._open.remove(i)
+        if self._unfinished and not self._open:
+            raise EngineFailedError("The model ended the stream before all answers were finished.")
+
+    def _hand_out(self) -> Batch:
+        batch, self._ready = self._ready, []
+        self._begun = True
+        return merge(batch) if len(batch) > 1 else batch
+
+    def _untold_notice(self) -> str | None:
+        if self._begun:
+            return None
+        for stream in self._streams:
+            if stream.notice is not None and stream.notice != self._told:
+                self._told = stream.notice
+                return self._told
+        return None
+
+
+def merge(batch: Batch) -> Batch:
+    """The same text in as few chunks as possible: one an answer, in the order of first appearance."""
+    merged: dict[tuple[int, int], list[TokenChunk]] = {}
+    for stream, chunk in batch:
+        merged.setdefault((stream, chunk.index), []).append(chunk)
+    return [(stream, _join(chunks)) for (stream, _), chunks in merged.items()]
+
+
+def check_finish(reason: FinishReason) -> None:
+    """Raises where an answer was cut off by the server rather than finished."""
+    if reason == "abort":
+        raise ShuttingDownError("The request was stopped by the server.")
+    if reason == "error":
+        raise EngineFailedError("The model failed while it was answering.")
+
+
+def _join(chunks: list[TokenChunk]) -> TokenChunk:
+    if len(chunks) == 1:
+        return chunks[0]
+    last = chunks[-1]
+    entries = tuple(entry for chunk in chunks for entry in chunk.logprobs or ())
+    return TokenChunk(
+        index=last.index,
+        text="".join(chunk.text for chunk in chunks),
+        token_ids=tuple(token for chunk in chunks for token in chunk.token_ids),
+        logprobs=entries or None,
+        finish_reason=last.finish_reason,
+        stop_reason=last.stop_reason,
+    )
+
+
+def _nobody() -> None:
+    """Called back when nobody reads any more."""
