@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from onecard.registry.changes import CARD_EFFECTS, MODEL_EFFECTS, SERVER_EFFECTS
 from onecard.registry.loader import load_registry
 from onecard.registry.reference import with_tables
 from onecard.registry.spec import Registry
@@ -29,3 +30,21 @@ def test_the_errors_are_real(mistakes: Callable[[str], list[str]]) -> None:
     assert shown is not None
     said = [f"registry.yaml:{mistake}" for mistake in mistakes(shown[1])]
     assert shown[2].splitlines() == [f"{len(said)} problems in registry.yaml:", *said]
+
+
+def test_every_key_stands_in_the_row_of_its_effect() -> None:
+    rows = TEXT.partition("## Changes")[2].partition("## Editors")[0].splitlines()
+    said = {
+        row: set(re.findall(r"`(?:\w+\.)?(\w+)`", row.split("|")[1])) for row in rows if row.startswith("|")
+    }
+    marks = [
+        (MODEL_EFFECTS, "live", "next step"),
+        (MODEL_EFFECTS, "rebuild", "made anew"),
+        (MODEL_EFFECTS, "replace", "removed and added"),
+        (SERVER_EFFECTS | CARD_EFFECTS, "live", "next request"),
+        (SERVER_EFFECTS | CARD_EFFECTS, "restart", "started again"),
+    ]
+    for effects, effect, mark in marks:
+        (keys,) = (keys for row, keys in said.items() if mark in row)
+        wanted = {path.rpartition(".")[2] for path, of in effects.items() if of == effect} - {"name"}
+        assert keys - {"name"} == wanted, f"docs/registry.md, Changes: {mark}"

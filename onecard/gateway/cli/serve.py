@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,12 +19,17 @@ if TYPE_CHECKING:
 
     from onecard.engines.api import Node
     from onecard.gateway.cli.plan_view import Plan
+    from onecard.gateway.cli.reload import Load
+    from onecard.gateway.cli.triggers import RegistryFile
     from onecard.registry.spec import Registry
 
 logger = logging.getLogger(__name__)
 
 LAST_BYTES_SECONDS = 5.0
 """What connections get to take their last bytes once no engine works for them any more."""
+
+LAST_ORDERS_SECONDS = 10.0
+"""What an operator's order that is being carried out gets to finish."""
 
 
 def port_number(text: str) -> int:
@@ -38,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--port", type=port_number, help="port to listen on, 0 for any (default: the registry's server.port)"
     )
+    parser.add_argument(
+        "--no-watch",
+        dest="watch",
+        action="store_false",
+        help="don't reload the registry by itself when its file changes (SIGHUP and POST /-/reload still do)",
+    )
     parser.add_argument("--log-level", default="info", choices=("debug", "info", "warning", "error"))
 
 
@@ -47,11 +59,15 @@ def run(args: argparse.Namespace) -> int:
     from onecard.gateway.cli.plan_view import print_plans
     from onecard.gateway.cli.startup import bind, refusals, settle_threads
     from onecard.gateway.cli.terminal import fetch_all
-    from onecard.registry.loader import load_registry
+    from onecard.gateway.cli.triggers import RegistryFile
 
     logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(asctime)s %(message)s")
+    # It logs every change of the registry's folder: a log file there would feed itself.
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
     console = Console(stderr=True)
-    registry = _with_address(load_registry(args.registry), args.host, args.port)
+    file = RegistryFile(args.registry) if args.watch else None
+    load = partial(_load, args.registry, args.host, args.port)
+    registry = load()
     with bind(registry.server.host, registry.server.port) as listener:
         paths = fetch_all(registry.models, console)
         settle_threads()
@@ -61,11 +77,26 @@ def run(args: argparse.Namespace) -> int:
             plans = plan_registry(registry, paths)
         print_plans(console, plans)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(registry, paths, plans, listener, console))
+            runner.run(_serve(_Start(registry, paths, plans, load, file), listener, console))
     return 0
 
 
-def _with_address(registry: "Registry", host: str | None, port: int | None) -> "Registry":
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """What is served at first, and where it comes from. `file` is None where nobody watches it."""
+
+    registry: "Registry"
+    paths: dict[str, Path]
+    plans: "Sequence[Plan]"
+    load: "Load"
+    file: "RegistryFile | None"
+
+
+def _load(path: str, host: str | None, port: int | None) -> "Registry":
+    """The registry file with the command line's address in it."""
+    from onecard.registry.loader import load_registry
+
+    registry = load_registry(path)
     server = dataclasses.replace(
         registry.server,
         host=registry.server.host if host is None else host,
@@ -83,35 +114,44 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _serve(
-    registry: "Registry",
-    paths: dict[str, Path],
-    plans: "Sequence[Plan]",
-    listener: socket.socket,
-    console: "Console",
-) -> None:
+async def _serve(start: _Start, listener: socket.socket, console: "Console") -> None:
     from onecard.engines.factory import start_node
     from onecard.gateway.app import create_app
+    from onecard.gateway.cli.control import server_control
     from onecard.gateway.cli.ready import announcement
     from onecard.gateway.cli.signals import StopSignals
     from onecard.gateway.cli.startup import refusals
     from onecard.gateway.cli.terminal import LoadBars
+    from onecard.gateway.cli.triggers import ReloadTriggers
+    from onecard.gateway.context import GATEWAY
     from onecard.gateway.metrics import Metrics
     from onecard.gateway.traffic_log import StatsFan, TrafficLog
 
-    signals = StopSignals(console.show_cursor)
+    registry = start.registry
+    signals, triggers = StopSignals(console.show_cursor), ReloadTriggers(start.file)
     metrics, traffic = Metrics([model.name for model in registry.models]), TrafficLog()
-    metrics.describe_cache(_caches(registry, plans))
+    metrics.describe_cache(_caches(registry, start.plans))
     with refusals("can't start"), LoadBars(console) as bars:
-        node = await start_node(registry, paths, StatsFan([metrics, traffic]), bars)
+        node = await start_node(registry, start.paths, StatsFan([metrics, traffic]), bars)
     metrics.bind(node.status)
-    async with _listening(create_app(node, registry, metrics), listener):
+    control = server_control(
+        node, start.load, registry, start.paths, lambda server: app[GATEWAY].configure(server)
+    )
+    app = create_app(node, registry, metrics, control=control)
+    async with _listening(app, listener):
         console.print(announcement(registry, listener.getsockname()[1]), highlight=False, soft_wrap=True)
-        lines = asyncio.create_task(traffic.run())
+        beside = [asyncio.create_task(traffic.run())]
+        if control is not None:
+            beside.append(asyncio.create_task(triggers.run(control.reload)))
         await signals.wait()
         node.begin_drain()
-        await _drain(node, registry.server.drain_timeout)
-        lines.cancel()
+        if control is not None:
+            control.begin_drain()
+        await _drain(node, app[GATEWAY].server.drain_timeout)
+        for task in beside:
+            task.cancel()
+    if control is not None:
+        await control.settled(LAST_ORDERS_SECONDS)
     await node.stop()
     logger.info("stopped")
 
@@ -168,7 +208,9 @@ COMMAND = Command(
     description="Fetch what is missing, plan the memory, load the models and answer HTTP requests.",
     epilog="""\
 Ctrl-C or SIGTERM drains: running requests finish (server.drain_timeout), new ones get 503; a second signal
-exits at once. The API is OpenAI's, /metrics has vLLM's names, /health/ready says when requests are welcome.
+exits at once. A changed registry file is applied while the server runs (also on SIGHUP and POST /-/reload);
+one that is wrong changes nothing, and the log says why.
+The API is OpenAI's, /metrics has vLLM's names, /health/ready says when requests are welcome.
 
   onecard serve configs/demo.yaml
   onecard serve configs/demo.yaml --host 0.0.0.0 --port 9000

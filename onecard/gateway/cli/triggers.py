@@ -1,0 +1,96 @@
+"""When the registry is read again without anybody asking over HTTP: SIGHUP, and a change of its file."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from watchfiles import awatch
+
+from onecard.engines.api import EngineError
+
+logger = logging.getLogger(__name__)
+
+Signature = tuple[int, int, int]
+
+LOOK_MILLISECONDS = 5000
+"""How often to look where nothing was told: not every file system tells of changes."""
+
+
+class RegistryFile:
+    """A file that may change. Changes count from the moment this object is made."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self._seen = self._signature()
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yields after each change, once writing has paused; a file that is gone is waited for.
+
+        The folder is watched and not the file: editors and Kubernetes put another file, or another link to
+        one, in its place.
+        """
+        if self._has_changed():
+            yield
+        looks = awatch(
+            self.path.parent,
+            recursive=False,
+            watch_filter=None,
+            rust_timeout=LOOK_MILLISECONDS,
+            yield_on_timeout=True,
+        )
+        async for _ in looks:
+            if self._has_changed():
+                yield
+
+    def _has_changed(self) -> bool:
+        before, now = self._seen, self._signature()
+        self._seen = now or before
+        return now is not None and now != before
+
+    def _signature(self) -> Signature | None:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+class ReloadTriggers:
+    """Handles SIGHUP on the running loop from now on; what comes before `run` waits for it."""
+
+    def __init__(self, file: RegistryFile | None) -> None:
+        self._file = file
+        self._asked = asyncio.Event()
+        if hasattr(signal, "SIGHUP"):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._ask, "SIGHUP")
+
+    async def run(self, reload: Callable[[], Awaitable[object]]) -> None:
+        """Reload whenever there is cause, until cancelled; after one that fails too."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._file is not None:
+                tasks.create_task(self._watch(self._file))
+            while True:
+                await self._asked.wait()
+                self._asked.clear()
+                await self._reload(reload)
+
+    def _ask(self, why: str) -> None:
+        logger.info("%s: reading the registry again", why)
+        self._asked.set()
+
+    async def _watch(self, file: RegistryFile) -> None:
+        try:
+            async for _ in file.changes():
+                self._ask(f"{file.path.name} has changed")
+        except (OSError, RuntimeError) as error:
+            logger.warning("%s can't be watched (%s): send SIGHUP after a change", file.path, error)
+
+    async def _reload(self, reload: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await reload()
+        except EngineError:
+            pass  # the reloader has said why
+        except Exception:
+            logger.exception("the registry could not be reloaded")
