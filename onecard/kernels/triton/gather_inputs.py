@@ -1,4 +1,4 @@
-"""Inputs of a decode step, one sequence a program: its token, its place, and as much of its table as it needs."""
+"""Inputs of a decode step, one sequence a program: its token, its place, what it needs of its table."""
 
 import torch
 import triton
@@ -7,7 +7,7 @@ import triton.language as tl
 CHUNK = 1024
 
 
-@triton.jit(do_not_specialize=["width"])
+@triton.jit(do_not_specialize=["row_ids", "starts"])
 def _kernel(
     row_ids,
     starts,

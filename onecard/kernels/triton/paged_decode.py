@@ -18,7 +18,7 @@ PROGRAMS_WANTED = 512
 """About four a streaming multiprocessor of a large card."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["block_tables", "seq_lens", "splits", "stride_table"])
 def _split(
     q,
     k_cache,
@@ -80,7 +80,7 @@ def _split(
     tl.store(part_sums + part[:, None] * DIM + column[None, :], sums / filled[:, None], mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def _reduce(
     part_sums,
     part_lse,
@@ -156,5 +156,5 @@ def launch_decode(
         out.stride(0),
         DIM=dim,
         BLOCK_D=block_d,
-        BLOCK_S=triton.next_power_of_2(splits),
+        BLOCK_S=triton.next_power_of_2(MAX_SPLITS),
     )

@@ -15,7 +15,7 @@ ROW_TILE = 64
 KEY_TILE = 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["block_tables", "seq_lens", "cu_seqlens_q", "first_sequence", "stride_table"])
 def _kernel(
     q,
     k_cache,

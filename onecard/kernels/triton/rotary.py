@@ -19,7 +19,7 @@ def _turn(
     tl.store(first + HALF, (b * cos + a * sin).to(x.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["positions"])
 def _kernel(
     q,
     k,

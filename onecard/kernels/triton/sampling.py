@@ -85,7 +85,7 @@ def _gumbel(key, token):
     return -tl.log(arrival)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["temperatures", "top_ks", "top_ps", "min_ps", "seeds", "steps"])
 def _kernel(
     all_logits,
     temperatures,

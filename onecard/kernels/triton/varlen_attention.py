@@ -12,7 +12,7 @@ QUERY_TILE = 64
 KEY_TILE = 64
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["cu_seqlens"])
 def _kernel(
     q,
     k,
