@@ -21,7 +21,10 @@ def ticking() -> Callable[[], float]:
 
 @dataclass
 class FakeEngine:
-    """An engine whose requests are lists of blocks, oldest first; a preempted one waits."""
+    """An engine whose requests are lists of blocks, oldest first; a preempted one waits.
+
+    `moves` are the pairs of blocks that were moved. While `stepping`, nothing can be preempted.
+    """
 
     name: str
     page_pool: PagePool
@@ -31,6 +34,8 @@ class FakeEngine:
     cost: float = 1.0
     requests: list[list[int]] = field(default_factory=list)
     waiting: list[int] = field(default_factory=list)
+    moves: dict[int, int] = field(default_factory=dict)
+    stepping: bool = False
 
     def __post_init__(self) -> None:
         self.pool = BlockPool(
@@ -40,6 +45,7 @@ class FakeEngine:
             cost_per_block=self.cost,
             waiting_blocks=lambda: sum(self.waiting),
             preempt_newest=self.preempt_newest,
+            move_blocks=self.move_blocks,
         )
         self.page_pool.add_engine(self.name, self.floor, self.ceiling, self.pool)
 
@@ -61,8 +67,17 @@ class FakeEngine:
         self.requests.remove(request)
         self.pool.free(request[::-1])
 
+    def move_blocks(self, moves: dict[int, int]) -> None:
+        self.moves |= moves
+        for request in self.requests:
+            request[:] = [moves.get(block, block) for block in request]
+
+    def pages(self, request: list[int]) -> set[int]:
+        """The pages that a request's blocks lie in."""
+        return {block * self.block_bytes // self.page_pool.page_bytes for block in request}
+
     def preempt_newest(self) -> bool:
-        if not self.requests:
+        if not self.requests or self.stepping:
             return False
         newest = self.requests.pop()
         self.waiting.append(len(newest))

@@ -1,4 +1,5 @@
-"""Random lives of three engines with different blocks in one pool, checked against a model at each step."""
+"""Random lives of three engines with different blocks in one pool, asleep and awake, checked against a model
+at each step."""
 
 from dataclasses import dataclass, field
 
@@ -7,12 +8,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from onecard.engines.memory.block_pool import BlockPool
+from onecard.engines.memory.homes import Resident, can_be_awake
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.page_size import blocks_in_page
 from onecard.engines.memory.prefix_hash import chain_root, hash_block
 
 PAGE_BYTES = 64 * 1024
-NUM_PAGES = 7
+NUM_PAGES = 9
 BLOCK_SIZE = 2
 BLOCK_BYTES = {"bf16": 12 * 1024, "fp32": 30 * 1024, "even": 8 * 1024}
 COSTS = {"bf16": 3.0, "fp32": 20.0, "even": 1.0}
@@ -29,24 +31,46 @@ class Request:
 
 @dataclass
 class Tenant:
-    """A scheduler in small. `contents` is the model of the memory: what was last written to each block."""
+    """A scheduler in small. `contents` is the model of the memory: what was last written to each block.
+
+    `floor` and `ceiling` are its share while it is awake; while `stepping`, nothing can be preempted.
+    """
 
     name: str
     floor: int
     ceiling: int
+    home: range
     pool: BlockPool
+    awake: bool = False
+    stepping: bool = False
+    owned_before: int = 0
     running: list[Request] = field(default_factory=list)
     waiting: list[Request] = field(default_factory=list)
     contents: dict[int, tuple[int, ...]] = field(default_factory=dict)
 
+    def move_blocks(self, moves: dict[int, int]) -> None:
+        """All at once, as a copy on the device does; what was at the old places is gone."""
+        held = {b for r in self.running for b in r.blocks}
+        assert held.issuperset(moves)
+        assert held.isdisjoint(moves.values()), "moved over a block in use"
+        moved = {new: self.contents[old] for old, new in moves.items()}
+        self.contents.update(dict.fromkeys(moves, (-1,)))
+        self.contents.update(moved)
+        for request in self.running:
+            request.blocks = [moves.get(block, block) for block in request.blocks]
+
     def preempt_newest(self) -> bool:
-        if not self.running:
+        if not self.running or self.stepping:
             return False
         request = self.running.pop()
         self.waiting.append(request)
         self.pool.free(request.blocks[::-1])
         request.blocks = []
         return True
+
+    @property
+    def resident(self) -> Resident:
+        return Resident(self.home, self.floor)
 
     def chain(self, tokens: list[int]) -> list[bytes]:
         hashes, parent = [], chain_root(self.name)
@@ -141,15 +165,18 @@ class PoolMachine(RuleBasedStateMachine):
 
     @initialize(
         floors=st.tuples(*[st.integers(0, 3)] * 2, st.integers(0, 1)),
-        extra=st.tuples(*[st.sampled_from([7, 4, 1])] * 3),
+        extra=st.tuples(*[st.sampled_from([9, 4, 1])] * 3),
         reserve=st.integers(0, 2),
+        homes=st.tuples(*[st.tuples(st.integers(0, 6), st.integers(1, 3))] * 3),
+        kept_for_last=st.booleans(),
     )
-    def open(self, floors, extra, reserve):
+    def open(self, floors, extra, reserve, homes, kept_for_last):
         self.time = 0.0
         self.page_pool = PagePool(NUM_PAGES, PAGE_BYTES, self.clock)
         self.tenants = {}
-        for (name, block_bytes), floor, more in zip(BLOCK_BYTES.items(), floors, extra):
-            tenant = Tenant(name, floor, min(NUM_PAGES, max(1, floor + more)), None)
+        for (name, block_bytes), floor, more, home in zip(BLOCK_BYTES.items(), floors, extra, homes):
+            ceiling = min(NUM_PAGES, max(1, floor + more))
+            tenant = Tenant(name, floor, ceiling, range(home[0], sum(home)), None)
             tenant.pool = BlockPool(
                 name,
                 self.page_pool,
@@ -158,9 +185,14 @@ class PoolMachine(RuleBasedStateMachine):
                 reserve_pages=reserve,
                 waiting_blocks=lambda t=tenant: sum(-(-len(r.tokens) // BLOCK_SIZE) for r in t.waiting),
                 preempt_newest=tenant.preempt_newest,
+                move_blocks=tenant.move_blocks,
             )
-            self.page_pool.add_engine(name, tenant.floor, tenant.ceiling, tenant.pool)
+            self.page_pool.add_engine(name, 0, 0, tenant.pool)
             self.tenants[name] = tenant
+        if kept_for_last:
+            self.page_pool.keep_for_last({page for t in self.tenants.values() for page in t.home})
+        for name in self.tenants:
+            self.wake(name, set())
 
     def clock(self):
         self.time += 1.0
@@ -211,9 +243,55 @@ class PoolMachine(RuleBasedStateMachine):
             assert not any(tenant.pool.lookup(*known) for known in first)
 
     @rule(name=tenants)
+    def sleep(self, name):
+        tenant = self.tenants[name]
+        if not tenant.awake:
+            return
+        self.empty(tenant)
+        self.page_pool.set_share(name, 0, 0)
+        self.page_pool.release_home(name)
+        tenant.awake = False
+        assert tenant.pool.num_free_blocks() == 0
+        assert not tenant.start([1, 2, 3]), "asleep it gets no block"
+
+    @rule(name=tenants, stepping=st.sets(tenants, max_size=1))
+    def wake(self, name, stepping):
+        """The home is taken whatever lies in it, unless a step in flight holds a page."""
+        tenant = self.tenants[name]
+        residents = [t.resident for t in self.tenants.values() if t.awake]
+        if tenant.awake or not can_be_awake([*residents, tenant.resident], NUM_PAGES):
+            return
+        running = {t.name: list(t.running) for t in self.tenants.values()}
+        for other in stepping:
+            self.tenants[other].stepping = True
+        claimed = self.page_pool.claim_home(name, tenant.home)
+        for other in stepping:
+            self.tenants[other].stepping = False
+        assert claimed or stepping, "nothing stands in the way"
+        for other in self.tenants.values():
+            still = [r for r in other.running if r in running[other.name]]
+            assert other.running == still == running[other.name][: len(still)], "the newest go first"
+            other.owned_before = max(other.owned_before, self.page_pool.owned(other.name))
+        assert self.page_pool.home(name) == (frozenset(tenant.home) if claimed else frozenset())
+        if claimed:
+            self.page_pool.set_share(name, tenant.floor, tenant.ceiling)
+            tenant.awake = True
+
+    @rule(name=tenants, floor=st.integers(0, 3), more=st.integers(0, 9))
+    def resize(self, name, floor, more):
+        tenant = self.tenants[name]
+        residents = [t.resident for t in self.tenants.values() if t.awake and t is not tenant]
+        if not tenant.awake or not can_be_awake([*residents, Resident(tenant.home, floor)], NUM_PAGES):
+            return
+        tenant.floor, tenant.ceiling = floor, min(NUM_PAGES, max(1, floor + more))
+        self.page_pool.set_share(name, tenant.floor, tenant.ceiling)
+
+    @rule(name=tenants)
     def claim_the_floor(self, name):
         """An engine with nothing running gets its whole floor, whatever the others do."""
         tenant = self.tenants[name]
+        if not tenant.awake:
+            return
         while tenant.running:
             tenant.end(tenant.running[0])
         tenant.waiting.clear()
@@ -225,24 +303,33 @@ class PoolMachine(RuleBasedStateMachine):
     def drain(self):
         """After all requests end and all caches are evicted every page is free."""
         for tenant in self.tenants.values():
-            while tenant.running:
-                tenant.end(tenant.running[-1])
-            tenant.waiting.clear()
-            tenant.pool.reset_prefix_cache()
-            tenant.pool.release_idle_pages()
-            tenant.contents.clear()
+            self.sleep(tenant.name)
+            self.page_pool.remove_engine(tenant.name)
         assert self.page_pool.free_pages == NUM_PAGES
+
+    def empty(self, tenant):
+        while tenant.running:
+            tenant.end(tenant.running[-1])
+        tenant.waiting.clear()
+        tenant.pool.reset_prefix_cache()
+        tenant.pool.release_idle_pages()
+        tenant.contents.clear()
 
     @invariant()
     def books_add_up(self):
         self.page_pool.check_integrity()
         owned = {name: self.page_pool.pages_of(name) for name in self.tenants}
-        assert self.page_pool.free_pages + sum(map(len, owned.values())) == NUM_PAGES
+        homes = {name: frozenset(t.home) for name, t in self.tenants.items() if t.awake}
+        assert homes == {name: home for name in self.tenants if (home := self.page_pool.home(name))}
+        everything = [*owned.values(), *homes.values()]
+        assert self.page_pool.free_pages + sum(map(len, everything)) == NUM_PAGES
+        assert can_be_awake([t.resident for t in self.tenants.values() if t.awake], NUM_PAGES)
         for name, tenant in self.tenants.items():
             tenant.pool.check_integrity()
-            assert len(owned[name]) <= tenant.ceiling
+            assert len(owned[name]) <= max(tenant.ceiling, tenant.owned_before), "grows above its ceiling"
+            tenant.owned_before = len(owned[name])
             self.requests_hold_their_blocks(tenant, owned[name])
-        assert sum(map(len, owned.values())) == len(frozenset().union(*owned.values()))
+        assert sum(map(len, everything)) == len(frozenset().union(*everything))
 
     def requests_hold_their_blocks(self, tenant, pages):
         held = [b for r in tenant.running for b in r.blocks]

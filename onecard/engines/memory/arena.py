@@ -1,4 +1,6 @@
-"""All KV memory of a card: one tensor of bytes, allocated once and never freed while the card serves."""
+"""The memory of a card that models share: one tensor of bytes, allocated once, never freed while serving."""
+
+import mmap
 
 import torch
 
@@ -8,6 +10,9 @@ class DeviceArena:
 
     The content is undefined and stays so: a page that changes hands holds stale bytes of another dtype, which
     may be NaN patterns. Readers must mask their loads.
+
+    On a CPU the memory is mapped without being there yet: a page takes memory once it is written to, and
+    `discard` gives it back.
     """
 
     def __init__(self, nbytes: int, page_bytes: int, device: torch.device | str = "cpu"):
@@ -15,9 +20,10 @@ class DeviceArena:
             raise ValueError(f"an arena of {nbytes} bytes can't be cut into pages of {page_bytes} bytes")
         self.page_bytes = page_bytes
         self.num_pages = nbytes // page_bytes
+        self._map: mmap.mmap | None = None
         try:
-            self.tensor = torch.empty(self.num_pages * page_bytes, dtype=torch.uint8, device=device)
-        except RuntimeError as error:
+            self.tensor = self._allocate(torch.device(device))
+        except (RuntimeError, OSError) as error:
             raise MemoryError(
                 f"can't allocate an arena of {self.nbytes:,} bytes on {device} ({error}): "
                 "give the card less `memory:`"
@@ -30,3 +36,22 @@ class DeviceArena:
     @property
     def device(self) -> torch.device:
         return self.tensor.device
+
+    def discard(self, pages: range) -> None:
+        """Forgets what `pages` (consecutive ones) hold; on a CPU their memory goes back to the system.
+
+        An operating system's page that is only partly theirs stays.
+        """
+        if self._map is None or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        first = -(-pages.start * self.page_bytes // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = pages.stop * self.page_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+        if first < last:
+            self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
+
+    def _allocate(self, device: torch.device) -> torch.Tensor:
+        if device.type != "cpu" or not self.nbytes:
+            return torch.empty(self.nbytes, dtype=torch.uint8, device=device)
+        # Private: shared mappings have no large pages, and count as a file's.
+        self._map = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        return torch.frombuffer(self._map, dtype=torch.uint8)

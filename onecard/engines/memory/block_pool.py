@@ -11,7 +11,7 @@ fullest page in use (so others run empty), eviction goes page after page in orde
 with nothing in it is returned but for a small reserve.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from itertools import islice
 
 from onecard.engines.memory.owned_pages import OwnedPage, OwnedPages
@@ -26,7 +26,9 @@ class BlockPool:
     `blocks_in_page(page)` gives the block ids of a page. `cost_per_block` is what recomputing a cached block
     takes, in a unit common to the engines of the card (FLOPs). `waiting_blocks()` says how many blocks the
     waiting requests want; `preempt_newest()` frees the blocks of the newest running request and says whether
-    there was one. Touched by the device loop only.
+    there was one. `move_blocks({old: new})` copies K and V from old blocks to new ones and rewrites the block
+    tables that name them; without it, a page that must go has its requests preempted. Touched by the device
+    loop only.
     """
 
     def __init__(
@@ -40,11 +42,13 @@ class BlockPool:
         reserve_pages: int = 1,
         waiting_blocks: Callable[[], int] | None = None,
         preempt_newest: Callable[[], bool] | None = None,
+        move_blocks: Callable[[dict[int, int]], None] | None = None,
     ):
         self.name, self.enable_caching = engine_name, enable_caching
         self.cost_per_block, self.reserve_pages = cost_per_block, reserve_pages
         self.waiting_blocks = waiting_blocks or (lambda: 0)
         self.preempt_newest = preempt_newest or (lambda: False)
+        self.move_blocks = move_blocks
         self.blocks_per_page = min((len(blocks_in_page(p)) for p in range(page_pool.num_pages)), default=0)
         """Blocks that any page is sure to give."""
         if not self.blocks_per_page:
@@ -68,8 +72,9 @@ class BlockPool:
 
     @property
     def max_blocks(self) -> int:
-        """Blocks that are sure to be there at the engine's ceiling: a request that needs more can't run."""
-        return min(self._page_pool.ceiling(self.name), self._page_pool.num_pages) * self.blocks_per_page
+        """Blocks that are sure to be there at the most pages that the engine may have beside the homes of
+        awake models: a request that needs more can't run."""
+        return self._page_pool.most(self.name) * self.blocks_per_page
 
     def num_free_blocks(self) -> int:
         """Blocks that `get_new_blocks` could hand out now, with no own request preempted.
@@ -169,6 +174,9 @@ class BlockPool:
     def num_active_pages(self) -> int:
         return len(self._pages.by_id) - self.num_reclaimable_pages()
 
+    def is_active(self, page: int) -> bool:
+        return self._pages.by_id[page].active > 0
+
     def evict_page(self, page: int) -> None:
         """Forgets a page without active blocks and all that is cached in it. Does not release it."""
         gone = self._pages.by_id[page]
@@ -191,21 +199,30 @@ class BlockPool:
             self._keeps_idle = False
         return before - self.num_active_pages()
 
+    def vacate(self, page: int, avoid: Container[int]) -> bool:
+        """Blocks in use move to pages outside `avoid` (`page` is in it); where there is no room, the newest
+        requests are preempted until what is left has some. What is cached in the page stays for `evict_page`:
+        it is worth less than what the move would push out.
+        """
+        gone = self._pages.by_id[page]
+        while gone.active:
+            if not self._move_out(gone, avoid) and not self.preempt_newest():
+                return False
+        return True
+
     def check_integrity(self) -> None:
         """Recounts everything. Raises PoolIntegrityError with what doesn't add up. O(blocks)."""
         pages = self._pages.by_id
         for page in pages.values():
             if fault := self._pages.fault(page, self._blocks_in_page(page.id), self._refs, self._prefixes):
                 raise PoolIntegrityError(f"{self.name}, page {page.id}: {fault}")
-        free, cached = (sum(len(p.free) for p in pages.values()), sum(len(p.cached) for p in pages.values()))
-        total = sum(p.capacity for p in pages.values())
+        free, cached, total = self._pages.count_blocks()
+        owned = self._page_pool.pages_of(self.name)
+        active = len(self._refs)
         truths = {
-            "it and the page pool agree who owns which page": set(pages)
-            == self._page_pool.pages_of(self.name),
+            "it and the page pool agree who owns which page": set(pages) == owned,
             "free and cached blocks are as counted": (free, cached) == (self._num_free, self._num_cached),
-            "active + cached + free = all blocks": free + cached + len(self._refs)
-            == total
-            == len(self._page_of),
+            "active + cached + free = all blocks": free + cached + active == total == len(self._page_of),
             "active blocks have references": all(refs > 0 for refs in self._refs.values()),
             "hashes and blocks match": self._prefixes.is_consistent(),
         }
@@ -224,13 +241,44 @@ class BlockPool:
                 self._return_idle(self.reserve_pages)
                 return False
             self._add_pages(pages)
-        while self._num_free < n:
-            self._evict_least_valuable(n - self._num_free)
+        while self._num_free < n and (oldest := self._pages.oldest()) is not None:
+            self._evict_least_valuable(oldest, n - self._num_free)
         return True
 
-    def _evict_least_valuable(self, blocks: int) -> None:
-        """Frees up to `blocks` of the page used least recently, or takes another engine's page."""
-        oldest = self._pages.oldest()
+    def _make_room_outside(self, n: int, avoid: Container[int]) -> None:
+        """As many free blocks outside the pages `avoid` as the rules allow, up to `n`."""
+        while (missing := n - sum(len(page.free) for page in self._pages.with_room(avoid))) > 0:
+            pages = self._page_pool.acquire_unused(self.name, self._pages_for(missing))
+            oldest = self._pages.oldest(avoid)
+            if not pages and oldest is not None:
+                self._evict_least_valuable(oldest, missing)
+            elif not (pages := pages or self._page_pool.acquire(self.name, 1) or []):
+                return
+            self._add_pages(pages)
+
+    def _move_out(self, gone: OwnedPage, avoid: Container[int]) -> bool:
+        """Moves blocks in use out of a page, as many as find room; False where none does."""
+        if self.move_blocks is None:
+            return False
+        self._make_room_outside(gone.active, avoid)
+        leaving = [block for block in self._blocks_in_page(gone.id) if block in self._refs]
+        rooms: list[int] = []
+        for page in self._pages.with_room(avoid):
+            rooms += page.take_free(len(leaving) - len(rooms))
+            self._pages.file(page)
+        moves = dict(zip(leaving, rooms))
+        if moves:
+            self.move_blocks(moves)
+        for old, new in moves.items():
+            self._refs[new] = self._refs.pop(old)
+            self._prefixes.move(old, new)
+            gone.active -= 1
+            gone.free.append(old)
+        self._pages.file(gone)
+        return bool(moves)
+
+    def _evict_least_valuable(self, oldest: OwnedPage, blocks: int) -> None:
+        """Frees up to `blocks` cached ones of the `oldest` page, or takes another engine's page."""
         pages = self._page_pool.acquire(self.name, 1) if self._others_cache_less(oldest) else None
         if pages:
             self._add_pages(pages)

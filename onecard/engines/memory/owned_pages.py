@@ -87,9 +87,20 @@ class OwnedPages:
                 return page
             heapq.heappop(self._heap)
 
-    def oldest(self) -> OwnedPage:
-        """The page with cached blocks that was used least recently. There must be one."""
-        return next(iter(self.lru.values()))
+    def oldest(self, avoid: Container[int] = ()) -> OwnedPage | None:
+        """The page with cached blocks, of those not in `avoid`, that was used least recently."""
+        return next((page for page in self.lru.values() if page.id not in avoid), None)
+
+    def with_room(self, avoid: Container[int]) -> list[OwnedPage]:
+        """Pages with free blocks that aren't in `avoid`, in the order in which to fill them. O(n log n)."""
+        pages = (page for page in self.by_id.values() if page.id not in avoid)
+        return [page for _, page in sorted((page.rank, page) for page in pages if page.rank is not None)]
+
+    def count_blocks(self) -> tuple[int, int, int]:
+        """(free, cached, all) blocks, counted page by page."""
+        pages = self.by_id.values()
+        cached = sum(len(page.cached) for page in pages)
+        return sum(len(page.free) for page in pages), cached, sum(page.capacity for page in pages)
 
     def fault(
         self, page: OwnedPage, blocks: range, active: Container[int], hashed: Container[int]

@@ -1,20 +1,22 @@
 """Who owns which page of a card's arena. Pure Python: pages are integers, handing one over moves an integer.
 
-Only the card's device loop touches a pool, so there are no locks.
+A page is free, or an engine's (for KV blocks: its *account*), or part of the *home* of an awake model's
+weights. Only the card's device loop touches a pool, so there are no locks.
 """
 
-import heapq
 import time
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
+from onecard.engines.memory.free_pages import FreePages
 from onecard.engines.memory.reclaim import (
     Action,
     EngineSnapshot,
-    EvictablePage,
     PoolSnapshot,
     Preempt,
+    Reclaimer,
     plan_idle,
     plan_reclaim,
 )
@@ -24,59 +26,35 @@ class PoolIntegrityError(RuntimeError):
     """The books of a page or block pool don't add up: a bug, and every result from here on is suspect."""
 
 
-class Reclaimer(Protocol):
-    """How the pool gets pages back from an engine. `BlockPool` implements all of it.
-
-    The pages an engine owns are of three kinds: idle (nothing in them), evictable (cached blocks, none of
-    them in use) and active (at least one block in use).
-    """
-
-    def idle_pages(self) -> list[int]: ...
-
-    def evictable_pages(self, limit: int | None = None) -> list[EvictablePage]:
-        """Least recently used first; at most `limit`."""
-        ...
-
-    def num_reclaimable_pages(self) -> int:
-        """Idle and evictable pages, counted in O(1)."""
-        ...
-
-    def evict_page(self, page: int) -> None:
-        """Forget an idle or evictable page and all in it. The pool takes it over: don't release it."""
-        ...
-
-    def demand_pages(self) -> int:
-        """Pages that running and waiting requests want, cache not counted."""
-        ...
-
-    def preempt(self, pages_needed: int) -> int:
-        """Preempt the newest requests until `pages_needed` fewer pages are active; returns how many are.
-
-        0 says that nothing can be freed now. Blocks of a step in flight must not be freed here.
-        """
-        ...
-
-
 @dataclass
 class _Account:
-    """One engine's share of the pool. Pages above `floor` are on loan; `ceiling` bounds them all."""
+    """One engine's share of the pool. Pages above `floor` are on loan; `ceiling` bounds them all.
+
+    `excess`: pages that it had above its ceiling when that was lowered, and hasn't given back yet.
+    """
 
     floor: int
     ceiling: int
     reclaimer: Reclaimer
     pages: set[int] = field(default_factory=set)
+    excess: int = 0
 
 
 class PagePool:
-    """`num_pages` pages of `page_bytes` bytes, each free or owned by one engine.
+    """`num_pages` pages of `page_bytes` bytes, each free, or owned by one engine, or in one claimed home.
 
-    `clock` orders the use of cached pages of all engines of the card; tests inject a counter.
+    `clock` orders the use of cached pages of all engines of the card; tests inject a counter. `recalls`
+    counts pages that were taken from an engine, idle or cached ones included, since the pool exists.
     """
 
     def __init__(self, num_pages: int, page_bytes: int, clock: Callable[[], float] = time.monotonic):
         self.num_pages, self.page_bytes, self.clock = num_pages, page_bytes, clock
-        self._free = list(range(num_pages))
+        self.recalls: Counter[str] = Counter()
+        self._free = FreePages(range(num_pages))
         self._accounts: dict[str, _Account] = {}
+        self._homes: dict[str, set[int]] = {}
+        self._claiming: tuple[set[int], frozenset[int]] | None = None
+        """While a home is claimed: what it has so far, and all that it is to have."""
 
     @property
     def free_pages(self) -> int:
@@ -87,19 +65,118 @@ class PagePool:
         return tuple(self._accounts)
 
     def add_engine(self, name: str, floor_pages: int, ceiling_pages: int, reclaimer: Reclaimer) -> None:
-        """Opens an account. Raises ValueError when the floors of all engines would exceed the pool."""
+        """Opens an account. Raises ValueError when floors and claimed homes would exceed the pool."""
         if name in self._accounts:
             raise ValueError(f"engine {name!r} is in the page pool already")
-        if not 0 <= floor_pages <= ceiling_pages:
-            raise ValueError(f"{name}: need 0 <= floor ({floor_pages}) <= ceiling ({ceiling_pages}) pages")
-        promised = floor_pages + sum(a.floor for a in self._accounts.values())
-        if promised > self.num_pages:
-            raise ValueError(f"{name}: floors of {promised} pages are promised out of {self.num_pages}")
+        self._check_share(name, floor_pages, ceiling_pages)
         self._accounts[name] = _Account(floor_pages, ceiling_pages, reclaimer)
 
+    def set_share(self, name: str, floor_pages: int, ceiling_pages: int) -> None:
+        """Changes what an engine is guaranteed and allowed: none while its model sleeps.
+
+        Takes no page away: what is above a lowered ceiling goes as it comes back, and nothing is granted
+        until then. Raises ValueError as `add_engine` does, and changes nothing.
+        """
+        account = self._accounts[name]
+        self._check_share(name, floor_pages, ceiling_pages)
+        account.floor, account.ceiling = floor_pages, ceiling_pages
+        account.excess = max(0, len(account.pages) - ceiling_pages)
+
+    def remove_engine(self, name: str) -> None:
+        """Closes an account. Raises PoolIntegrityError while it owns pages."""
+        if pages := self._accounts[name].pages:
+            raise PoolIntegrityError(f"{name} leaves the page pool with {len(pages)} pages of its own")
+        del self._accounts[name]
+
+    # --- homes ---------------------------------------------------------------------------------------
+
+    def keep_for_last(self, pages: Collection[int]) -> None:
+        """The pages of every model's home, awake or not: KV takes others first, so that waking is cheap."""
+        self._free.keep_for_last(pages)
+
+    @property
+    def home_pages(self) -> int:
+        """Pages in claimed homes."""
+        return sum(map(len, self._homes.values()))
+
+    def home(self, name: str) -> frozenset[int]:
+        """The pages of a claimed home; none while the model sleeps."""
+        return frozenset(self._homes.get(name, ()))
+
+    def claim_home(self, name: str, pages: range) -> bool:
+        """Takes exactly these pages, whoever has them; False, and nothing taken, where that can't be now.
+
+        Idle and cached pages of engines are taken; pages in use are vacated by their engine, which moves
+        the blocks elsewhere or preempts. False: a page lies in another claimed home, or a step in flight
+        holds it. An engine may fall below its floor for as long as its requests wait to resume.
+
+        Raises ValueError when the home is claimed already, isn't in the pool, or with the others and all
+        floors would exceed it (`homes.can_be_awake` tells beforehand).
+        """
+        if name in self._homes:
+            raise ValueError(f"{name} has a home already")
+        if not 0 <= pages.start <= pages.stop <= self.num_pages:
+            raise ValueError(f"{name}: a home of pages {pages} isn't in a pool of {self.num_pages}")
+        self._check_promises(name, len(pages) + sum(a.floor for a in self._accounts.values()))
+        if any(not home.isdisjoint(pages) for home in self._homes.values()):
+            return False
+        with self._claim(name, pages):
+            for page in pages:
+                self._take_unused(page)
+            for page in pages:
+                if not self._take_in_use(page, pages):
+                    break
+        if len(self._homes[name]) == len(pages):
+            return True
+        self.release_home(name)
+        return False
+
+    def release_home(self, name: str) -> None:
+        """The pages of a home are free: the model sleeps, or is gone."""
+        for page in self._homes.pop(name):
+            self._free.add(page)
+
+    @contextmanager
+    def _claim(self, name: str, pages: range) -> Iterator[None]:
+        """Whatever comes free of `pages` meanwhile belongs to the home at once, and to nobody else."""
+        taken: set[int] = set()
+        self._homes[name] = taken
+        self._claiming = taken, frozenset(pages)
+        try:
+            yield
+        finally:
+            self._claiming = None
+            for account in self._accounts.values():
+                account.excess = max(0, len(account.pages) - account.ceiling)
+
+    def _take_unused(self, page: int) -> None:
+        """Takes a page that is free, or its owner's without a block in use."""
+        if page in self._free:
+            self._free.remove(page)
+            self._put_free(page)
+            return
+        owner = self._owner(page)
+        if owner is not None and not self._accounts[owner].reclaimer.is_active(page):
+            self._take_back(owner, page)
+
+    def _take_in_use(self, page: int, home: range) -> bool:
+        """Has the owner of a page vacate it, and takes it."""
+        owner = self._owner(page)
+        if owner is not None and not self._accounts[owner].reclaimer.vacate(page, home):
+            return False
+        self._take_unused(page)
+        return True
+
+    def _owner(self, page: int) -> str | None:
+        return next((name for name, account in self._accounts.items() if page in account.pages), None)
+
+    # --- pages for blocks ----------------------------------------------------------------------------
+
     def owned(self, engine: str) -> int:
-        """How many pages `engine` owns."""
-        return len(self._accounts[engine].pages)
+        """How many pages `engine` owns; one that is being claimed counts no more, so that what lies in it
+        may move to another."""
+        pages = self._accounts[engine].pages
+        return len(pages) if self._claiming is None else len(pages - self._claiming[1])
 
     def pages_of(self, engine: str) -> frozenset[int]:
         return frozenset(self._accounts[engine].pages)
@@ -111,9 +188,12 @@ class PagePool:
         return self._accounts[engine].ceiling
 
     def room(self, engine: str) -> int:
-        """Pages that `engine` may still get before it is at its ceiling."""
-        account = self._accounts[engine]
-        return min(account.ceiling, self.num_pages) - len(account.pages)
+        """Pages that `engine` may still get before it has all that it may (`most`)."""
+        return max(0, self.most(engine) - self.owned(engine))
+
+    def most(self, engine: str) -> int:
+        """Pages that `engine` may have while the homes are what they are, if nobody else has any."""
+        return min(self.ceiling(engine), self.num_pages - self.home_pages)
 
     def obtainable_pages(self, engine: str) -> int:
         """Pages that `acquire` would give `engine` now: free, idle, cached; up to its floor in any case."""
@@ -121,15 +201,15 @@ class PagePool:
         unused = self.free_pages
         for name, other in self._accounts.items():
             if name != engine:
-                spare = len(other.pages) - min(other.floor, other.reclaimer.demand_pages())
+                spare = self.owned(name) - min(other.floor, other.reclaimer.demand_pages())
                 unused += min(max(spare, 0), other.reclaimer.num_reclaimable_pages())
-        return min(self.room(engine), max(unused, account.floor - len(account.pages)))
+        return min(self.room(engine), max(unused, account.floor - self.owned(engine)))
 
     def cheapest_cached_page(self, engine: str) -> float:
         """The value (`EvictablePage.value`) of the least valuable cached page that others hold, else inf."""
         now, cheapest = self.clock(), float("inf")
         for name, other in self._accounts.items():
-            if name != engine and len(other.pages) > min(other.floor, other.reclaimer.demand_pages()):
+            if name != engine and self.owned(name) > min(other.floor, other.reclaimer.demand_pages()):
                 for page in other.reclaimer.evictable_pages(1):
                     cheapest = min(cheapest, page.value(now))
         return cheapest
@@ -160,36 +240,42 @@ class PagePool:
             if page not in account.pages:
                 raise PoolIntegrityError(f"{engine} releases page {page}, which it doesn't own")
             account.pages.remove(page)
-            heapq.heappush(self._free, page)
+            account.excess = min(account.excess, max(0, len(account.pages) - account.ceiling))
+            self._put_free(page)
 
     def snapshot(self, evictable_limit: int | None = None) -> PoolSnapshot:
         """The state of the pool; `evictable_limit` bounds the evictable pages listed for each engine."""
         engines = tuple(
             EngineSnapshot(
                 name=name,
-                owned=len(account.pages),
+                owned=self.owned(name),
                 floor=account.floor,
                 ceiling=account.ceiling,
                 demand=account.reclaimer.demand_pages(),
-                idle=tuple(account.reclaimer.idle_pages()),
-                evictable=tuple(account.reclaimer.evictable_pages(evictable_limit)),
+                idle=tuple(p for p in account.reclaimer.idle_pages() if not self._is_claimed(p)),
+                evictable=tuple(
+                    e
+                    for e in account.reclaimer.evictable_pages(evictable_limit)
+                    if not self._is_claimed(e.page)
+                ),
             )
             for name, account in self._accounts.items()
         )
-        return PoolSnapshot(self.num_pages, self.page_bytes, self.free_pages, self.clock(), engines)
+        homes = tuple((name, tuple(sorted(pages))) for name, pages in self._homes.items())
+        return PoolSnapshot(self.num_pages, self.page_bytes, self.free_pages, self.clock(), engines, homes)
 
     def check_integrity(self) -> None:
-        """Every page is free or has one owner, and engines know only their own; else PoolIntegrityError."""
-        seen = list(self._free)
-        for account in self._accounts.values():
-            seen.extend(account.pages)
-        if sorted(seen) != list(range(self.num_pages)):
+        """Every page is free, in one home or has one owner, and engines know only their own; else
+        PoolIntegrityError."""
+        owned = [page for account in self._accounts.values() for page in account.pages]
+        homes = [page for home in self._homes.values() for page in home]
+        if sorted([*self._free, *owned, *homes]) != list(range(self.num_pages)):
             raise PoolIntegrityError(
-                f"{len(self._free)} free and {len(seen) - len(self._free)} owned pages are not the pool's "
-                f"{self.num_pages}"
+                f"{len(self._free)} free and {len(owned)} owned pages and {len(homes)} of homes are not the "
+                f"pool's {self.num_pages}"
             )
         for name, account in self._accounts.items():
-            if len(account.pages) > account.ceiling:
+            if len(account.pages) > account.ceiling + account.excess:
                 raise PoolIntegrityError(
                     f"{name} owns {len(account.pages)} pages, over its ceiling of {account.ceiling}"
                 )
@@ -205,9 +291,39 @@ class PagePool:
         return replace(snapshot, engines=engines) if exhausted else snapshot
 
     def _grant(self, engine: str, n: int) -> list[int]:
-        pages = [heapq.heappop(self._free) for _ in range(n)]
+        pages = self._free.take(n)
         self._accounts[engine].pages.update(pages)
         return pages
+
+    def _put_free(self, page: int) -> None:
+        """A page that is nobody's now is free, unless it is being claimed."""
+        if self._claiming is not None and self._is_claimed(page):
+            self._claiming[0].add(page)
+        else:
+            self._free.add(page)
+
+    def _is_claimed(self, page: int) -> bool:
+        """Whether a page belongs to the home that is being claimed, whoever has it yet."""
+        return self._claiming is not None and page in self._claiming[1]
+
+    def _take_back(self, engine: str, page: int) -> None:
+        """An idle or evictable page, and what is cached in it, goes from `engine`."""
+        self._accounts[engine].reclaimer.evict_page(page)
+        self.release(engine, [page])
+        self.recalls[engine] += 1
+
+    def _check_share(self, name: str, floor: int, ceiling: int) -> None:
+        if not 0 <= floor <= ceiling:
+            raise ValueError(f"{name}: need 0 <= floor ({floor}) <= ceiling ({ceiling}) pages")
+        self._check_promises(name, floor + sum(a.floor for n, a in self._accounts.items() if n != name))
+
+    def _check_promises(self, name: str, pages: int) -> None:
+        """`pages`: of floors, and of a home that isn't claimed yet."""
+        promised = pages + self.home_pages
+        if promised > self.num_pages:
+            raise ValueError(
+                f"{name}: homes and floors of {promised} pages are promised out of {self.num_pages}"
+            )
 
     def _apply(self, plan: list[Action]) -> set[str]:
         """Carries out a plan up to its first preemption (then plan anew); returns who was asked in vain."""
@@ -218,6 +334,5 @@ class PagePool:
                 reclaimer.preempt(action.pages)
                 gained = self.free_pages + reclaimer.num_reclaimable_pages() - before
                 return set() if gained > 0 else {action.engine}
-            reclaimer.evict_page(action.page)
-            self.release(action.engine, [action.page])
+            self._take_back(action.engine, action.page)
         return set()

@@ -47,6 +47,13 @@ class PrefixTable:
         if prefix is not None:
             del self._blocks[prefix.hash]
 
+    def move(self, block: int, to: int) -> None:
+        """What a block holds, if anything, now lies in block `to`, which holds nothing yet."""
+        prefix = self._prefixes.pop(block, None)
+        if prefix is not None:
+            self._prefixes[to] = prefix
+            self._blocks[prefix.hash] = to
+
     def clear(self) -> None:
         self._prefixes.clear()
         self._blocks.clear()

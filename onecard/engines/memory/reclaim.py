@@ -10,8 +10,9 @@ The order, cheapest loss first:
 Whatever happens, an engine keeps `min(floor, demand)` pages: a loan is recalled, a guarantee never.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 _AGE_OFFSET = 1e-3
 
@@ -31,6 +32,50 @@ class EvictablePage:
     def value(self, now: float) -> float:
         """What losing the page may cost: recomputing it, with a hit taken as likely as it is recent."""
         return self.cost / (max(now - self.last_used, 0.0) + _AGE_OFFSET)
+
+
+class Reclaimer(Protocol):
+    """How the pool gets pages back from an engine. `BlockPool` implements all of it.
+
+    The pages an engine owns are of three kinds: idle (nothing in them), evictable (cached blocks, none of
+    them in use) and active (at least one block in use).
+    """
+
+    def idle_pages(self) -> list[int]: ...
+
+    def evictable_pages(self, limit: int | None = None) -> list[EvictablePage]:
+        """Least recently used first; at most `limit`."""
+        ...
+
+    def num_reclaimable_pages(self) -> int:
+        """Idle and evictable pages, counted in O(1)."""
+        ...
+
+    def is_active(self, page: int) -> bool:
+        """Whether a page of the engine holds a block in use."""
+        ...
+
+    def evict_page(self, page: int) -> None:
+        """Forget an idle or evictable page and all in it. The pool takes it over: don't release it."""
+        ...
+
+    def demand_pages(self) -> int:
+        """Pages that running and waiting requests want, cache not counted."""
+        ...
+
+    def preempt(self, pages_needed: int) -> int:
+        """Preempt the newest requests until `pages_needed` fewer pages are active; returns how many are.
+
+        0 says that nothing can be freed now. Blocks of a step in flight must not be freed here.
+        """
+        ...
+
+    def vacate(self, page: int, avoid: Container[int]) -> bool:
+        """Move the blocks in use of `page` to pages that aren't in `avoid`, or preempt their requests.
+
+        Afterwards the page is evictable, idle or released. False: a step in flight holds it.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -66,13 +111,17 @@ class EngineSnapshot:
 
 @dataclass(frozen=True)
 class PoolSnapshot:
-    """The whole pool at the instant `now` of its clock."""
+    """The whole pool at the instant `now` of its clock: `num_pages` = free + owned + those of `homes`.
+
+    `homes`: the pages that the weights of awake models lie in, by model.
+    """
 
     num_pages: int
     page_bytes: int
     free_pages: int
     now: float
     engines: tuple[EngineSnapshot, ...] = ()
+    homes: tuple[tuple[str, tuple[int, ...]], ...] = ()
 
     def engine(self, name: str) -> EngineSnapshot:
         return next(e for e in self.engines if e.name == name)
