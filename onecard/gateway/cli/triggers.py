@@ -14,6 +14,9 @@ logger = logging.getLogger(__name__)
 
 Signature = tuple[int, int, int]
 
+PAUSE_MILLISECONDS = 250
+"""Writing has ended when nothing changed for so long. The watch takes the GIL for a moment as often."""
+
 LOOK_MILLISECONDS = 5000
 """How often to look where nothing was told: not every file system tells of changes."""
 
@@ -37,6 +40,7 @@ class RegistryFile:
             self.path.parent,
             recursive=False,
             watch_filter=None,
+            step=PAUSE_MILLISECONDS,
             rust_timeout=LOOK_MILLISECONDS,
             yield_on_timeout=True,
         )
