@@ -5,20 +5,23 @@ methods are called on the event loop's thread. The children of every family are 
 because `record_step` runs once a step and `labels()` costs more than the update itself.
 """
 
+import logging
+
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, generate_latest
 
 from onecard.engines.api import FinishReason, ModelStatus, RequestStats, StepStats
-from onecard.gateway.metrics_families import MODEL_LABELS, EngineFamilies, HttpFamilies
-from onecard.gateway.metrics_node import NodeCollector, NodeStatusSource
+from onecard.gateway.metrics_families import MODEL_LABELS, EngineFamilies
+from onecard.gateway.metrics_http import HttpMetrics
+from onecard.gateway.metrics_node import LedgerSource, NodeCollector, NodeStatusSource
+
+log = logging.getLogger(__name__)
 
 ENGINE_LABEL = "0"
 """vLLM numbers data-parallel replicas here; a model has one engine in this server."""
 
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
-UNCOUNTED_HANDLERS = frozenset(
-    {"/metrics", "/health", "/health/live", "/health/ready", "/load", "/ping", "/version"}
-)
-"""Probes: they would drown the requests that somebody waits for."""
+TOKEN_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
+"""vLLM's; the last is a cache outside the server, which this one doesn't have."""
 
 
 class ModelMetrics:
@@ -28,8 +31,14 @@ class ModelMetrics:
         of = (model, ENGINE_LABEL)
         self.running = families.running.labels(*of)
         self.waiting = families.waiting.labels(*of)
+        self.waiting_for_capacity = families.waiting_by_reason.labels(*of, "capacity")
+        self.waiting_deferred = families.waiting_by_reason.labels(*of, "deferred")
+        self.deferred = 0
         self.kv_usage = families.kv_usage.labels(*of)
         self.prompt_tokens = families.prompt_tokens.labels(*of)
+        self.computed, self.from_cache, _ = (
+            families.prompt_tokens_by_source.labels(*of, source) for source in TOKEN_SOURCES
+        )
         self.generation_tokens = families.generation_tokens.labels(*of)
         self.prompt_tokens_cached = families.prompt_tokens_cached.labels(*of)
         self.prefix_queries = families.prefix_queries.labels(*of)
@@ -49,6 +58,8 @@ class ModelMetrics:
         self.request_prompt = families.request_prompt.labels(*of)
         self.request_generation = families.request_generation.labels(*of)
         self.request_max_generation = families.request_max_generation.labels(*of)
+        self.request_computed = families.request_computed.labels(*of)
+        self.request_preemptions = families.request_preemptions.labels(*of)
         self.params_n = families.params_n.labels(*of)
         self.params_max_tokens = families.params_max_tokens.labels(*of)
         self.iteration = families.iteration.labels(*of)
@@ -58,9 +69,13 @@ class ModelMetrics:
 
     def step(self, stats: StepStats) -> None:
         self.running.set(stats.num_running)
-        self.waiting.set(stats.num_waiting)
+        self.deferred = stats.num_deferred
+        self._set_waiting(stats.num_waiting)
         self.kv_usage.set(stats.kv_usage)
-        self.prompt_tokens.inc(stats.prompt_tokens)
+        if stats.prompt_tokens:
+            self.prompt_tokens.inc(stats.prompt_tokens)
+            self.computed.inc(stats.prompt_tokens - stats.cached_prompt_tokens)
+            self.from_cache.inc(stats.cached_prompt_tokens)
         self.generation_tokens.inc(stats.generation_tokens)
         if stats.prefix_queries:
             self.prefix_queries.inc(stats.prefix_queries)
@@ -81,8 +96,14 @@ class ModelMetrics:
     def now(self, status: ModelStatus) -> None:
         """What is true at a scrape: requests may have left since the last step."""
         self.running.set(status.running)
-        self.waiting.set(status.waiting)
+        self._set_waiting(status.waiting)
         self.kv_usage.set(status.kv_bytes_used / status.ceiling_bytes if status.ceiling_bytes else 0.0)
+
+    def _set_waiting(self, waiting: int) -> None:
+        deferred = min(self.deferred, waiting)
+        self.waiting.set(waiting)
+        self.waiting_deferred.set(deferred)
+        self.waiting_for_capacity.set(waiting - deferred)
 
     def request(self, stats: RequestStats) -> None:
         self.success[stats.finish_reason].inc()
@@ -90,6 +111,8 @@ class ModelMetrics:
         self.request_prompt.observe(stats.prompt_tokens)
         self.request_generation.observe(stats.generation_tokens)
         self.request_max_generation.observe(stats.generation_tokens)
+        self.request_computed.observe(max(stats.prompt_tokens - stats.cached_tokens, 0))
+        self.request_preemptions.observe(stats.preemptions)
         self.params_n.observe(stats.n)
         if stats.max_tokens is not None:
             self.params_max_tokens.observe(stats.max_tokens)
@@ -117,14 +140,14 @@ class Metrics:
     def __init__(self, model_names: list[str] | tuple[str, ...]) -> None:
         self._registry = CollectorRegistry()
         self._engines = EngineFamilies(self._registry)
-        self._http = HttpFamilies(self._registry)
+        self._http = HttpMetrics(self._registry)
         self._node = NodeCollector()
         self._registry.register(self._node)
         self._models = {name: ModelMetrics(self._engines, name) for name in model_names}
 
-    def bind(self, node_status: NodeStatusSource) -> None:
-        """Ask `node_status` for the memory gauges at each scrape."""
-        self._node.source = node_status
+    def bind(self, node_status: NodeStatusSource, ledger: LedgerSource | None = None) -> None:
+        """Ask `node_status`, and the page ledger where there is one, for the memory gauges at each scrape."""
+        self._node.source, self._node.ledger = node_status, ledger
 
     def record_step(self, stats: StepStats) -> None:
         self._model(stats.model).step(stats)
@@ -135,6 +158,11 @@ class Metrics:
     def rejected(self, model_name: str, reason: str) -> None:
         """A request was refused before it ran (queue_full, draining, ...). `model_name` is a served one's."""
         self._engines.rejections.labels(model_name, ENGINE_LABEL, reason).inc()
+
+    def kernel_compiled(self, name: str) -> None:
+        """A kernel was compiled after the start, which held every model of the card up."""
+        log.warning("the kernel %s was compiled while serving: requests had to wait for it", name)
+        self._engines.compilations.inc()
 
     def describe_cache(self, caches: dict[str, dict[str, str]]) -> None:
         """`vllm:cache_config_info`: what each model's KV cache is like (block_size, num_gpu_blocks).
@@ -160,19 +188,8 @@ class Metrics:
         request_bytes: int | None = None,
         response_bytes: int | None = None,
     ) -> None:
-        """One answered HTTP request. `handler` is the route's pattern, never a path that a client made up.
-
-        The sizes are those of the bodies; None where one isn't known.
-        """
-        if handler in UNCOUNTED_HANDLERS:
-            return
-        self._http.requests.labels(handler, method, f"{status // 100}xx").inc()
-        self._http.duration.labels(handler, method).observe(seconds)
-        self._http.duration_highr.observe(seconds)
-        if request_bytes is not None:
-            self._http.request_size.labels(handler).observe(request_bytes)
-        if response_bytes is not None:
-            self._http.response_size.labels(handler).observe(response_bytes)
+        """One answered HTTP request; see `HttpMetrics.answered`."""
+        self._http.answered(handler, method, status, seconds, request_bytes, response_bytes)
 
     def render(self) -> bytes:
         """The whole page in Prometheus' text format 0.0.4."""

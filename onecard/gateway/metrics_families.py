@@ -1,13 +1,13 @@
-"""Every counter, gauge and histogram that the engines and the gateway feed: names, labels and buckets.
+"""Every counter, gauge and histogram that the engines feed: names, labels and buckets.
 
 Names, labels and buckets of the `vllm:` families are vLLM's (`vllm/v1/metrics/loggers.py`), so boards, alerts
-and routers made for it read this server unchanged; `http_*` are those of prometheus-fastapi-instrumentator.
+and routers made for it read this server unchanged.
 Times are seconds. prometheus-client appends `_total` to counters.
 """
 
 from collections.abc import Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Summary
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 MODEL_LABELS = ("model_name", "engine")
 TOKENS_BUCKETS_UP_TO = 131_072
@@ -29,11 +29,7 @@ STEP_BUCKETS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 )
 N_BUCKETS = (1, 2, 5, 10, 20)
-HTTP_BUCKETS = (0.1, 0.5, 1.0)
-HTTP_HIGHR_BUCKETS = (
-    0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 7.5, 10.0,
-    30.0, 60.0,
-)
+PREEMPTION_BUCKETS = (1, 2, 3, 4, 5, 10, 20)
 # fmt: on
 
 
@@ -59,11 +55,23 @@ class EngineFamilies:
         tokens = one_two_five(TOKENS_BUCKETS_UP_TO)
         self.running = gauge("vllm:num_requests_running", "Requests in the batches that run now.")
         self.waiting = gauge("vllm:num_requests_waiting", "Requests that wait to be scheduled.")
+        self.waiting_by_reason = Gauge(
+            "vllm:num_requests_waiting_by_reason",
+            "Requests that wait: for memory or a place in the batch (capacity), or for something else first, "
+            "such as a prefix that is being computed (deferred).",
+            (*MODEL_LABELS, "reason"),
+            registry=registry,
+        )
         self.kv_usage = gauge(
             "vllm:kv_cache_usage_perc", "KV cache in use by requests; 1 is all it may hold."
         )
 
-        self.prompt_tokens = counter("vllm:prompt_tokens", "Prompt tokens processed.")
+        self.prompt_tokens = counter(
+            "vllm:prompt_tokens", "Prompt tokens processed, computed or from the prefix cache."
+        )
+        self.prompt_tokens_by_source = counter(
+            "vllm:prompt_tokens_by_source", "Prompt tokens by where their KV came from.", "source"
+        )
         self.generation_tokens = counter("vllm:generation_tokens", "Tokens generated.")
         self.prompt_tokens_cached = counter(
             "vllm:prompt_tokens_cached", "Prompt tokens taken from the prefix cache."
@@ -95,6 +103,14 @@ class EngineFamilies:
         self.request_max_generation = histogram(
             "vllm:request_max_num_generation_tokens", "Longest answer of a request, in tokens.", tokens
         )
+        self.request_computed = histogram(
+            "vllm:request_prefill_kv_computed_tokens",
+            "Prompt tokens of a request that were not in the prefix cache.",
+            tokens,
+        )
+        self.request_preemptions = histogram(
+            "vllm:request_num_preemptions", "How often a request was preempted.", PREEMPTION_BUCKETS
+        )
         self.params_n = histogram("vllm:request_params_n", "The `n` that requests ask for.", N_BUCKETS)
         self.params_max_tokens = histogram(
             "vllm:request_params_max_tokens", "The `max_tokens` that requests ask for.", tokens
@@ -108,31 +124,9 @@ class EngineFamilies:
         self.gap = histogram(
             "onecard_step_gap_seconds", "Time the device stood idle between steps.", STEP_BUCKETS
         )
-
-
-class HttpFamilies:
-    """The families of the gateway itself, labelled by route and not by model."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
-            "http_requests", "Requests by route.", ("handler", "method", "status"), registry=registry
-        )
-        self.duration = Histogram(
-            "http_request_duration_seconds",
-            "Time to answer, by route.",
-            ("handler", "method"),
+        # Without labels, so that it is there from the start: an alert on its increase sees the first one.
+        self.compilations = Counter(
+            "onecard_kernel_compilations",
+            "Kernels compiled while serving; each holds every model up, and there should be none.",
             registry=registry,
-            buckets=HTTP_BUCKETS,
-        )
-        self.duration_highr = Histogram(
-            "http_request_duration_highr_seconds",
-            "Time to answer, all routes, in fine steps.",
-            registry=registry,
-            buckets=HTTP_HIGHR_BUCKETS,
-        )
-        self.request_size = Summary(
-            "http_request_size_bytes", "Bytes of request bodies, by route.", ("handler",), registry=registry
-        )
-        self.response_size = Summary(
-            "http_response_size_bytes", "Bytes of answer bodies, by route.", ("handler",), registry=registry
         )

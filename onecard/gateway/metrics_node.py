@@ -1,19 +1,22 @@
 """Gauges read from the node at scrape time: bytes by model, pages by card, the state of each model, the
 health of each card.
 
-The ledger already knows these numbers, so nothing is counted twice: a scrape asks for one `NodeStatus`.
+The ledger already knows these numbers, so nothing is counted twice: a scrape asks for one `NodeStatus` and,
+where the node keeps one, for its page ledger.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from onecard.engines.api import CardStatus, ModelState, ModelStatus, NodeStatus
+from onecard.engines.api import CardLedger, CardStatus, ModelState, ModelStatus, NodeStatus
 from onecard.gateway.metrics_health import health_families
+from onecard.gateway.metrics_pages import page_families
 
 NodeStatusSource = Callable[[], NodeStatus]
+LedgerSource = Callable[[], Sequence[CardLedger]]
 
 
 class NodeCollector(Collector):
@@ -21,19 +24,20 @@ class NodeCollector(Collector):
 
     def __init__(self) -> None:
         self.source: NodeStatusSource | None = None
+        self.ledger: LedgerSource | None = None
 
     def describe(self) -> Iterable[Metric]:
         """The families without samples: a registry asks for names before there is a node."""
-        return self._families(NodeStatus("starting", (), ()))
+        return self._families(NodeStatus("starting", (), ()), None)
 
     def collect(self) -> Iterable[Metric]:
-        return self._families(self.source()) if self.source else ()
+        return self._families(self.source(), self.ledger and self.ledger()) if self.source else ()
 
-    def _families(self, status: NodeStatus) -> list[Metric]:
+    def _families(self, status: NodeStatus, ledgers: Sequence[CardLedger] | None) -> list[Metric]:
         return [
             _model_bytes(status.models),
             _card_bytes(status.cards),
-            _pages(status.cards),
+            *page_families(status, ledgers),
             _model_states(status.models),
             *health_families(status.cards),
         ]
@@ -73,16 +77,6 @@ def _card_bytes(cards: Iterable[CardStatus]) -> GaugeMetricFamily:
         }
         for kind, nbytes in kinds.items():
             family.add_metric([c.name, kind], nbytes)
-    return family
-
-
-def _pages(cards: Iterable[CardStatus]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(
-        "onecard_pages", "Arena pages by state: free, or owned by a model.", labels=["card", "state"]
-    )
-    for c in cards:
-        family.add_metric([c.name, "free"], c.pages_free)
-        family.add_metric([c.name, "owned"], c.pages_total - c.pages_free)
     return family
 
 

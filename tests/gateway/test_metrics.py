@@ -10,7 +10,15 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from onecard.engines.api import CardStatus, ModelStatus, NodeStatus, RequestStats, StepStats
+from onecard.engines.api import (
+    CardLedger,
+    CardStatus,
+    ModelLedger,
+    ModelStatus,
+    NodeStatus,
+    RequestStats,
+    StepStats,
+)
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.metrics_families import one_two_five
 
@@ -37,9 +45,11 @@ def step(model: str = "chat") -> StepStats:
     return StepStats(
         model,
         num_running=2,
-        num_waiting=1,
+        num_waiting=3,
+        num_deferred=1,
         kv_usage=0.25,
         prompt_tokens=30,
+        cached_prompt_tokens=12,
         generation_tokens=2,
         prefix_queries=46,
         prefix_hits=16,
@@ -85,6 +95,9 @@ def test_a_step_moves_gauges_counters_and_histograms(metrics: Metrics) -> None:
     assert value(metrics, "vllm:num_requests_waiting", **of) == 1
     assert value(metrics, "vllm:kv_cache_usage_perc", **of) == 0.25
     assert value(metrics, "vllm:prompt_tokens_total", **of) == 30
+    sources = {"local_compute": 18, "local_cache_hit": 12, "external_kv_transfer": 0}
+    for source, tokens in sources.items():
+        assert value(metrics, "vllm:prompt_tokens_by_source_total", source=source, **of) == tokens
     assert value(metrics, "vllm:generation_tokens_total", **of) == 2
     assert value(metrics, "vllm:prefix_cache_queries_total", **of) == 46
     assert value(metrics, "vllm:prefix_cache_hits_total", **of) == 16
@@ -114,6 +127,32 @@ def test_a_request_is_counted_by_reason_and_by_phase(metrics: Metrics) -> None:
     assert value(metrics, "vllm:request_params_max_tokens_count", **of) == 1, "None is no number to count"
 
 
+def test_a_requests_computed_prompt_and_preemptions(metrics: Metrics) -> None:
+    metrics.record_request(replace(request(), preemptions=3))
+    metrics.record_request(replace(request(), cached_tokens=60))
+    assert value(metrics, "vllm:request_prefill_kv_computed_tokens_sum", model_name="chat") == 60
+    assert value(metrics, "vllm:request_prefill_kv_computed_tokens_count", model_name="chat") == 3
+    assert value(metrics, "vllm:request_num_preemptions_sum", model_name="chat") == 3
+    assert value(metrics, "vllm:request_num_preemptions_bucket", model_name="chat", le="2.0") == 2
+
+
+def test_who_waits_is_told_by_reason(metrics: Metrics) -> None:
+    def waiting() -> dict[str, float]:
+        name = "vllm:num_requests_waiting_by_reason"
+        return {
+            reason: value(metrics, name, model_name="chat", reason=reason)
+            for reason in ("capacity", "deferred")
+        }
+
+    def at_scrape(count: int) -> NodeStatus:
+        return NodeStatus("ready", (), (replace(node_status().models[0], waiting=count),))
+
+    metrics.bind(lambda: at_scrape(3))
+    assert waiting() == {"capacity": 2, "deferred": 1}
+    metrics.bind(lambda: at_scrape(0))
+    assert waiting() == {"capacity": 0, "deferred": 0}
+
+
 def test_one_token_has_no_time_per_output_token() -> None:
     metrics = Metrics(["chat"])
     metrics.record_request(replace(request(), generation_tokens=1, decode_seconds=0.0))
@@ -132,11 +171,43 @@ def test_memory_comes_from_the_node_at_scrape(metrics: Metrics) -> None:
     kinds = {"weights": 100, "kv_used": 225, "kv_owned": 384, "floor": 200, "ceiling": 900}
     for kind, nbytes in kinds.items():
         assert value(metrics, "onecard_memory_bytes", kind=kind, **of) == nbytes
-    assert value(metrics, "onecard_pages", card="card0", state="free") == 4
-    assert value(metrics, "onecard_pages", card="card0", state="owned") == 6
+    assert value(metrics, "onecard_pages", card="card0", model_name="", kind="free") == 4
+    assert value(metrics, "onecard_pages", kind="owned", **of) == 6
     assert value(metrics, "onecard_card_bytes", card="card0", kind="arena") == 640
     assert value(metrics, "onecard_model_state", model_name="chat", state="ready") == 1
     assert value(metrics, "onecard_model_state", model_name="chat", state="failed") == 0
+
+
+def ledger_of(*models: ModelLedger) -> list[CardLedger]:
+    return [CardLedger("card0", 64, 20, 3, models, {"chat": 7}, {"memory": 2, "floor": 0, "wake": 1})]
+
+
+def model_ledger(name: str, state: str, home: int, active: int, cached: int, idle: int) -> ModelLedger:
+    owned = active + cached + idle
+    return ModelLedger(name, state, 0, home, owned, active, cached, idle, 2, 9, max(owned - 2, 0), 0, 100, 0)
+
+
+def test_pages_come_from_the_ledger_where_there_is_one(metrics: Metrics) -> None:
+    awake, asleep = model_ledger("chat", "ready", 4, 5, 6, 1), model_ledger("vectors", "asleep", 8, 0, 1, 0)
+    metrics.bind(node_status, lambda: ledger_of(awake, asleep))
+    pages = {"home": 4, "active": 5, "cached": 6, "idle": 1}
+    for kind, count in pages.items():
+        assert value(metrics, "onecard_pages", card="card0", model_name="chat", kind=kind) == count
+    assert value(metrics, "onecard_pages", model_name="vectors", kind="home") == 0, "its home is lent"
+    assert sum(s.value for s in samples(metrics) if s.name == "onecard_pages") == 20, "all of the arena"
+    assert value(metrics, "onecard_page_recalls_total", card="card0", model_name="chat") == 7
+    assert value(metrics, "onecard_page_recalls_total", card="card0", model_name="vectors") == 0
+    assert value(metrics, "onecard_preemptions_total", card="card0", cause="memory") == 2
+    assert value(metrics, "onecard_preemptions_total", card="card0", cause="wake") == 1
+
+
+def test_a_kernel_compiled_while_serving_is_counted_and_named(
+    metrics: Metrics, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert value(metrics, "onecard_kernel_compilations_total") == 0
+    metrics.kernel_compiled("rms_norm")
+    assert value(metrics, "onecard_kernel_compilations_total") == 1
+    assert "rms_norm" in caplog.text
 
 
 def test_running_and_waiting_are_those_of_the_scrape(metrics: Metrics) -> None:

@@ -16,11 +16,16 @@ class StepStats:
     kv_usage: float
     """Fraction of the blocks this model could hold that are in use by requests, 0..1."""
     prompt_tokens: int = 0
+    """Of requests that got their first token in this step, computed or cached; of an encoder, computed."""
+    cached_prompt_tokens: int = 0
+    """Of `prompt_tokens`, those that came from the prefix cache."""
     generation_tokens: int = 0
     prefix_queries: int = 0
     """Prompt tokens looked up in the prefix cache by requests first scheduled in this step."""
     prefix_hits: int = 0
     preemptions: int = 0
+    num_deferred: int = 0
+    """Of `num_waiting`, those that wait for something other than room, such as a prefix being computed."""
     host_seconds: float = 0.0
     device_seconds: float = 0.0
     gap_seconds: float = 0.0
