@@ -20,7 +20,15 @@ SHARD_BYTES = 4 << 30
 LLAMA = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "rms_norm_eps": 1e-5}
 QWEN2 = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "rms_norm_eps": 1e-6}
 QWEN3 = {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "rms_norm_eps": 1e-6}
-BERT = {"architectures": ["BertModel"], "model_type": "bert", "hidden_act": "gelu", "type_vocab_size": 2}
+BERT = {"architectures": ["BertModel"], "model_type": "bert", "type_vocab_size": 2, "pad_token_id": 0}
+XLM_R = {
+    "architectures": ["XLMRobertaModel"],
+    "model_type": "xlm-roberta",
+    "type_vocab_size": 1,
+    "pad_token_id": 1,
+    "layer_norm_eps": 1e-5,
+}
+ENCODERS = ("bert", "xlm-roberta")
 SIZES = (
     "vocab_size",
     "hidden_size",
@@ -35,9 +43,10 @@ SIZES = (
 
 def _config(family: dict[str, Any], *sizes: int, tied: bool = False, theta: float = 1e6) -> dict[str, Any]:
     raw = {**family, **dict(zip(SIZES, sizes, strict=True)), "tie_word_embeddings": tied}
-    if family is BERT:
+    if family["model_type"] in ENCODERS:
         del raw["num_key_value_heads"], raw["head_dim"], raw["tie_word_embeddings"]
-        return {**raw, "pad_token_id": 0, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+        return {**raw, **dropout, "hidden_act": "gelu"}
     return {**raw, "rope_theta": theta, "hidden_act": "silu", "bos_token_id": 1, "eos_token_id": 2}
 
 
@@ -46,13 +55,13 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen3-0.6b": _config(QWEN3, 151936, 1024, 3072, 28, 16, 8, 128, 40960, tied=True),
     "qwen2.5-7b": _config(QWEN2, 152064, 3584, 18944, 28, 28, 4, 128, 32768),
     "minilm": _config(BERT, 30522, 384, 1536, 6, 12, 12, 32, 512),
-    "bge-m3": _config(BERT, 250002, 1024, 4096, 24, 16, 16, 64, 512),
+    "bge-m3": _config(XLM_R, 250002, 1024, 4096, 24, 16, 16, 64, 8194),
     "tiny-llama": _config(LLAMA, 512, 96, 192, 2, 3, 1, 32, 2048, tied=True),
     "tiny-qwen3": _config(QWEN3, 512, 64, 128, 2, 4, 2, 32, 2048, tied=True),
     "tiny-qwen2": _config(QWEN2, 512, 56, 112, 2, 7, 1, 8, 2048),
     "tiny-bert": _config(BERT, 512, 64, 128, 2, 4, 4, 16, 512),
+    "tiny-xlm-r": _config(XLM_R, 512, 64, 128, 2, 4, 4, 16, 130),
 }
-"""`bge-m3` is its layers' shape (XLM-RoBERTa large) at the 512 positions that are measured."""
 
 
 def parameter_shapes(raw: dict[str, Any]) -> dict[str, torch.Size]:
@@ -61,7 +70,7 @@ def parameter_shapes(raw: dict[str, Any]) -> dict[str, torch.Size]:
 
     options = {key: value for key, value in raw.items() if key not in ("model_type", "architectures")}
     config = AutoConfig.for_model(raw["model_type"], **options)
-    factory = AutoModel if raw["model_type"] == "bert" else AutoModelForCausalLM
+    factory = AutoModel if raw["model_type"] in ENCODERS else AutoModelForCausalLM
     with torch.device("meta"):
         model = factory.from_config(config)
     tied = {"lm_head.weight"} if raw.get("tie_word_embeddings") else set()
@@ -79,7 +88,7 @@ def weight_bytes(raw: dict[str, Any], dtype: torch.dtype) -> tuple[int, int]:
 
 
 def write_model(name: str, folder: Path, dtype: torch.dtype, device: str = "cpu", seed: int = 0) -> None:
-    """Config, sharded safetensors and a tokenizer of the words t0, t1, ... of model `name` into `folder`."""
+    """Config, sharded safetensors and a tokenizer of words (t5 is token 5) of model `name` into `folder`."""
     raw = CONFIGS[name]
     generator = torch.Generator(device).manual_seed(seed)
     shards: list[dict[str, torch.Tensor]] = [{}]
@@ -99,7 +108,7 @@ def write_model(name: str, folder: Path, dtype: torch.dtype, device: str = "cpu"
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
     (folder / "config.json").write_text(json.dumps({**raw, "dtype": str(dtype)[6:]}))
-    write_tokenizer(folder, raw["vocab_size"])
+    write_tokenizer(folder, raw["vocab_size"], raw.get("pad_token_id", 0))
 
 
 def _write_shard(folder: Path, shards: list[dict[str, torch.Tensor]], weight_map: dict[str, str]) -> None:
@@ -110,13 +119,12 @@ def _write_shard(folder: Path, shards: list[dict[str, torch.Tensor]], weight_map
     shards[-1].clear()
 
 
-def write_tokenizer(folder: Path, vocab_size: int) -> None:
-    backend = tokenizers.Tokenizer(
-        tokenizers.models.WordLevel({f"t{i}": i for i in range(vocab_size)}, unk_token="t0")
-    )
+def write_tokenizer(folder: Path, vocab_size: int, pad_token_id: int) -> None:
+    vocab = {"<pad>" if i == pad_token_id else f"t{i}": i for i in range(vocab_size)}
+    backend = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocab, unk_token="t2"))
     backend.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     backend.save(str(folder / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "t0", "model_max_length": 512}
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
 
 
