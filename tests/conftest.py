@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -75,6 +76,23 @@ class LiveNode:
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = 240) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
+
+    def wait_idle(self) -> None:
+        """Until nothing runs or waits."""
+        self.call(self.node.drained())
+
+    def on_loop(self, engine: Any, function: Callable[..., T], *arguments: Any) -> T:
+        """Run `function` where the engine's pools may be touched: on its device loop's thread."""
+        result: Future[T] = Future()
+
+        def call() -> None:
+            try:
+                result.set_result(function(*arguments))
+            except BaseException as error:
+                result.set_exception(error)
+
+        engine._loop.post(call)
+        return result.result(60)
 
     def close(self) -> None:
         self.call(self.node.stop())

@@ -24,13 +24,19 @@ from onecard.engines.needs import model_needs, read_config
 from onecard.engines.node import Card, LocalNode, ServedModel
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.card_watch import CardWatch
+from onecard.engines.runtime.cuda_graphs import graph_backend
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Outbox
+from onecard.engines.runtime.step_clock import step_clock
 from onecard.registry.spec import CardSpec, ModelSpec, Registry
 
 logger = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
+
+QUANTUM_SECONDS = {"cuda": 0.02, "cpu": 0.1}
+"""The longest step while several models want a card, where the registry doesn't say."""
 
 
 def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
@@ -72,7 +78,7 @@ def _build_all(
     models: list[ServedModel] = []
     for spec in registry.cards:
         plan, configs = _plan(registry, spec, paths)
-        card, handle = _open_card(plan, outbox, executor, stats)
+        card, handle = _open_card(plan, spec.quantum, outbox, executor, stats)
         cards.append(card)
         for model in _models_of(registry, spec):
             models.append(_build_model(model, configs[model.name], paths[model.name], plan, handle, progress))
@@ -96,15 +102,19 @@ def _plan(
 
 
 def _open_card(
-    plan: CardPlan, outbox: Outbox, executor: Executor, stats: StatsSink
+    plan: CardPlan, quantum: float | None, outbox: Outbox, executor: Executor, stats: StatsSink
 ) -> tuple[Card, CardHandle]:
     device = torch.device(plan.device)
     arena = DeviceArena(plan.arena_bytes, plan.page_bytes, device)
     pool = PagePool(plan.num_pages, plan.page_bytes)
-    loop = DeviceLoop(plan.card, outbox, partial(_prepare_thread, device))
+    clock = step_clock(device)
+    share = FairShare(QUANTUM_SECONDS[device.type] if quantum is None else quantum)
+    loop = DeviceLoop(plan.card, outbox, clock, share, partial(_prepare_thread, device))
     planned = plan.weight_bytes + plan.arena_bytes + plan.workspace_bytes
     watch = CardWatch(plan.card, open_monitor(device, logger), planned)
-    return Card(plan, arena, pool, loop, watch), CardHandle(device, arena, pool, loop, executor, stats)
+    return Card(plan, arena, pool, loop, watch), CardHandle(
+        device, arena, pool, loop, clock, graph_backend(device), executor, stats
+    )
 
 
 def _prepare_thread(device: torch.device) -> None:

@@ -212,16 +212,3 @@ async def test_statistics(bench: Any) -> None:
     assert first.finish_reason == "stop"
     assert first.queue_seconds is not None
     assert 0 <= first.queue_seconds <= first.e2e_seconds
-
-
-async def test_steps_may_overlap(bench: Any) -> None:
-    """A loop may launch the next step before it collects the last."""
-    (task,) = await start(bench, request(*[tuple(range(1, 17))] * 4))
-    for call in bench.loop.calls:
-        call()
-    first, second = bench.core.launch(), bench.core.launch()
-    assert bench.core.num_running == 1
-    for step in (first, second):
-        for deliver in bench.core.collect(step):
-            deliver()
-    assert (await task).vectors.shape == (4, 4)

@@ -16,6 +16,7 @@ from onecard.engines.encoder.queue import TokenBudgetQueue
 from onecard.engines.encoder.sentence_config import load_sentence_config
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.models.registry import load_config
+from onecard.engines.runtime.step_clock import HostStepClock
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
 from onecard.engines.weights.loader import load_model
@@ -42,7 +43,13 @@ def engine(minilm_path: Path, hand_driven_loop: Any) -> EncoderEngine:
     assert isinstance(config, EncoderConfig)
     model = load_model(minilm_path, config, cpu, "auto").model
     core = EncoderCore(
-        "minilm", model, sentence.pooling, TokenBudgetQueue(1024, 16), cpu, hand_driven_loop.stats
+        "minilm",
+        model,
+        sentence.pooling,
+        TokenBudgetQueue(1024, 16),
+        cpu,
+        HostStepClock(),
+        hand_driven_loop.stats,
     )
     hand_driven_loop.core = core
     info = ModelInfo("minilm", "embedding", str(minilm_path), 0, sentence.max_seq_length or 512)

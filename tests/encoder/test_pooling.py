@@ -8,14 +8,13 @@ from hypothesis import strategies as st
 
 from onecard.engines.encoder.packing import pack
 from onecard.engines.encoder.pooling import POOLING_MODES, Pooling, PoolingMode, cut_dimensions
-
-CPU = torch.device("cpu")
+from onecard.engines.runtime.staging import Staging
 
 
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=9))
 @settings(max_examples=100, deadline=None)
 def test_packs_texts_end_to_end(texts: list[list[int]]) -> None:
-    batch = pack(texts, CPU)
+    batch = pack(texts, Staging(torch.device("cpu")))
     assert batch.input_ids.tolist() == [token for text in texts for token in text]
     assert batch.positions.tolist() == [position for text in texts for position in range(len(text))]
     assert batch.cu_seqlens.tolist() == [0, *np.cumsum([len(text) for text in texts])]

@@ -90,7 +90,7 @@ def test_a_step_that_raises_fails_its_requests_and_the_engine_goes_on(live, monk
     engine = live.node.engine("smollm2")
     core = engine.core
     before = live.call(complete(engine, "Once upon a time"))
-    run, calls = core._runner.run, []
+    run, calls = core._runner.launch, []
 
     def broken(schedule):
         calls.append(len(schedule.items))
@@ -98,7 +98,7 @@ def test_a_step_that_raises_fails_its_requests_and_the_engine_goes_on(live, monk
             raise RuntimeError("injected")
         return run(schedule)
 
-    monkeypatch.setattr(core._runner, "run", broken)
+    monkeypatch.setattr(core._runner, "launch", broken)
 
     async def two() -> list:
         return await asyncio.gather(
@@ -107,7 +107,7 @@ def test_a_step_that_raises_fails_its_requests_and_the_engine_goes_on(live, monk
 
     results = live.call(two())
     assert all(isinstance(result, EngineFailedError) for result in results)
-    monkeypatch.setattr(core._runner, "run", run)
+    monkeypatch.setattr(core._runner, "launch", run)
     assert live.call(complete(engine, "Once upon a time")) == before
     live.call(live.node.drained())
     pool = core.scheduler.kv.pool

@@ -7,7 +7,7 @@ import pytest
 
 from onecard.engines.api import SamplingParams, TokenChunk
 from onecard.engines.llm.kv_cache_manager import KVCacheManager
-from onecard.engines.llm.request import Request, Sequence
+from onecard.engines.llm.request import Request, Sequence, Status
 from onecard.engines.llm.scheduler import Schedule, Scheduler, SchedulerLimits
 from onecard.engines.llm.stream import TokenStream
 from onecard.engines.memory.block_pool import BlockPool
@@ -26,8 +26,10 @@ class NoOutput:
 
 @dataclass
 class World:
-    """A scheduler on a page pool of its own; `run` plays the model: it computes a step and samples token
-    7."""
+    """A scheduler on a page pool of its own; `run` plays the model: it computes a step and samples token 7.
+
+    `launch` and `read` are the halves of `run`, for steps that overlap.
+    """
 
     pages: PagePool
     pool: BlockPool
@@ -45,15 +47,24 @@ class World:
         return request
 
     def run(self) -> Schedule:
+        schedule = self.launch()
+        self.read(schedule)
+        return schedule
+
+    def launch(self) -> Schedule:
         schedule = self.scheduler.schedule(self.time)
-        for item in schedule.items:
-            samples, before = item.samples, item.sequence.num_computed_tokens
-            item.sequence.num_computed_tokens += item.num_tokens
-            self.scheduler.kv.cache_computed(item.sequence, before)
-            if samples:
-                item.sequence.token_ids.append(7)
         self.check()
         return schedule
+
+    def read(self, schedule: Schedule) -> None:
+        for item in schedule.items:
+            if item.samples:
+                item.sequence.num_in_flight -= 1
+                if item.sequence.status is not Status.FINISHED:
+                    item.sequence.append(7)
+            if item.sequence.status is Status.RUNNING:
+                self.scheduler.kv.cache_computed(item.sequence)
+        self.check()
 
     def check(self) -> None:
         """What must hold between steps: the pools' books, and the sequences' own invariant."""

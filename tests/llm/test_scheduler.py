@@ -1,11 +1,15 @@
 import random
 
 import pytest
+import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from onecard.engines.api import SamplingParams
+from onecard.engines.llm.logits import LogitsProcessor
 from onecard.engines.llm.request import Status
+from onecard.engines.llm.scheduler import Schedule
 from onecard.engines.memory.block_pool import BlockPool
 
 
@@ -160,6 +164,62 @@ def test_lower_priority_numbers_go_first(world):
     assert [s.request for s in w.scheduler.waiting] == [late]
 
 
+def test_a_step_is_scheduled_before_the_one_before_it_is_read(world):
+    w = world()
+    sequence = w.request(list(range(5))).sequences[0]
+    first = w.launch()
+    second = w.launch()
+    assert [(i.start, i.num_tokens, i.output_index) for s in (first, second) for i in s.items] == [
+        (0, 5, 0),
+        (5, 1, 1),
+    ]
+    assert (sequence.num_output_tokens, sequence.num_in_flight) == (0, 2)
+    w.read(first)
+    w.read(second)
+    assert (sequence.num_output_tokens, sequence.num_in_flight) == (2, 0)
+
+
+def test_no_step_runs_ahead_of_the_last_token_that_was_asked_for(world):
+    w = world()
+    request = w.request([1, 2, 3])
+    request.max_tokens = 2
+    assert [len(w.launch().items) for _ in range(3)] == [1, 1, 0]
+
+
+def test_a_token_that_decides_on_the_next_one_is_waited_for(world):
+    w = world()
+    sequence = w.request([1, 2, 3]).sequences[0]
+    sequence.processor = LogitsProcessor(
+        SamplingParams(presence_penalty=1.0), [1, 2, 3], [], torch.device("cpu")
+    )
+    first = w.launch()
+    assert not w.launch().items
+    w.read(first)
+    assert len(w.launch().items) == 1
+
+
+def test_a_sequence_preempted_in_flight_resumes_once_its_token_is_read(world):
+    w = world()
+    sequence = w.request([1, 2, 3]).sequences[0]
+    flying = w.launch()
+    w.scheduler.preempt(sequence)
+    assert not w.launch().items
+    w.read(flying)
+    assert sequence.token_ids == [1, 2, 3, 7]
+    assert lengths(w.run()) == [4]
+
+
+def test_equal_prompts_wait_for_a_prefix_that_is_still_in_flight(world):
+    w = world()
+    for _ in range(2):
+        w.request(list(range(12)))
+    flying = w.launch()
+    assert lengths(flying) == [12]
+    assert lengths(w.launch()) == [1], "only the first one goes on"
+    w.read(flying)
+    assert lengths(w.launch()) == [1, 4], "the second finds two blocks in the cache"
+
+
 @pytest.mark.parametrize("num_pages", [5, 9, 30])
 def test_every_request_finishes_however_small_the_arena(world, num_pages):
     w = world(num_pages=num_pages, max_num_batched_tokens=8)
@@ -179,7 +239,7 @@ def test_every_request_finishes_however_small_the_arena(world, num_pages):
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """Arrivals, steps, aborts and preemptions in any order: the books always add up."""
+    """Arrivals, steps, aborts and preemptions in any order, two steps in flight: the books always add up."""
 
     make_world = None
 
@@ -188,18 +248,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert SchedulerMachine.make_world is not None
         self.w = SchedulerMachine.make_world(num_pages, caching, max_num_batched_tokens=budget)
         self.sequences = []
+        self.unread: list[Schedule] = []
 
     @rule(prompt=st.lists(st.integers(0, 2), min_size=1, max_size=30), n=st.integers(1, 3))
     def arrive(self, prompt: list[int], n: int) -> None:
         self.sequences += self.w.request(prompt, n).sequences
 
+    @precondition(lambda self: len(self.unread) < 2)
     @rule()
-    def step(self) -> None:
-        schedule = self.w.run()
+    def launch(self) -> None:
+        schedule = self.w.launch()
+        self.unread.append(schedule)
         assert schedule.num_tokens <= self.w.scheduler.limits.max_num_batched_tokens
         assert [i.num_tokens == 1 for i in schedule.items] == sorted(
             (i.num_tokens == 1 for i in schedule.items), reverse=True
         )
+
+    @precondition(lambda self: self.unread)
+    @rule()
+    def read(self) -> None:
+        self.w.read(self.unread.pop(0))
 
     @precondition(lambda self: self.w.scheduler.has_work())
     @rule(data=st.data())
@@ -222,7 +290,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "w"):
             return
+        for schedule in self.unread:
+            self.w.read(schedule)
         for sequence in self.sequences:
+            assert sequence.num_in_flight == 0
             if sequence.status is not Status.FINISHED:
                 self.w.scheduler.finish(sequence)
         assert self.w.all_free()

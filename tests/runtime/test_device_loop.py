@@ -3,7 +3,9 @@ import threading
 from functools import partial
 
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Outbox
+from onecard.engines.runtime.step_clock import HostStepClock, StepClock
 
 
 class CountingEngine:
@@ -22,7 +24,10 @@ class CountingEngine:
     def has_work(self) -> bool:
         return self.left > 0
 
-    def launch(self):
+    def urgency(self) -> int:
+        return 0
+
+    def launch(self, seconds: float | None = None):
         self.threads.add(threading.current_thread().name)
         if self.blocked:
             return None
@@ -42,12 +47,57 @@ class CountingEngine:
         self.idles.set()
 
 
-async def start(*engines: CountingEngine) -> DeviceLoop:
-    loop = DeviceLoop("card0", Outbox(asyncio.get_running_loop()))
+async def start(*engines: CountingEngine, clock: StepClock | None = None) -> DeviceLoop:
+    loop = DeviceLoop("card0", Outbox(asyncio.get_running_loop()), clock or HostStepClock(), FairShare(0.1))
     for engine in engines:
         loop.add_engine(engine)
     loop.start()
     return loop
+
+
+class LateClock(HostStepClock):
+    """Of a card that computes on after a launch."""
+
+    asynchronous = True
+
+
+class LoggingEngine(CountingEngine):
+    """Writes down the order of launches and collections."""
+
+    def launch(self, seconds: float | None = None):
+        step = super().launch(seconds)
+        self.received.append(("launch", step))
+        return step
+
+    def collect(self, step):
+        self.received.append(("collect", step))
+        return []
+
+
+async def test_on_an_asynchronous_card_a_step_is_launched_before_the_one_before_it_is_collected():
+    log: list = []
+    loop = await start(LoggingEngine("a", log, left=3), clock=LateClock())
+    await until(lambda: len(log) == 6)
+    assert log == [
+        ("launch", 2),
+        ("launch", 1),
+        ("collect", 2),
+        ("launch", 0),
+        ("collect", 1),
+        ("collect", 0),
+    ]
+    await until(loop.is_idle)
+    loop.stop()
+
+
+async def test_a_launch_that_fails_leaves_the_step_in_flight_to_be_collected():
+    log: list = []
+    engine = LoggingEngine("a", log, left=3, broken=1)
+    loop = await start(engine, clock=LateClock())
+    await until(lambda: ("collect", 0) in log)
+    assert [str(error) for error in engine.failures] == ["broken step"]
+    assert ("collect", 2) in log
+    loop.stop()
 
 
 async def until(condition) -> None:

@@ -47,8 +47,10 @@ def build_encoder(
         sentences.pooling,
         TokenBudgetQueue(size.max_num_batched_tokens, size.max_num_seqs),
         card.device,
+        card.clock,
         card.stats,
         spec.weight,
+        spec.priority,
     )
     engine = EncoderEngine(
         info=ModelInfo(

@@ -11,55 +11,66 @@ import torch
 from onecard.engines.api import EngineFailedError, StatsSink, StepStats
 from onecard.engines.encoder.job import EmbedJob
 from onecard.engines.encoder.packing import filler_texts, pack
-from onecard.engines.encoder.pooling import Pooling
 from onecard.engines.encoder.queue import Entry, TokenBudgetQueue
 from onecard.engines.layers.forward_batch import EncodeBatch
+from onecard.engines.runtime.cost_model import StepShape
 from onecard.engines.runtime.inbox import Delivery
+from onecard.engines.runtime.staging import Staging
+from onecard.engines.runtime.step_budget import StepBudget
+from onecard.engines.runtime.step_clock import StepClock, StepMark
 
 EncoderModel = Callable[[EncodeBatch], torch.Tensor]
 """`[T]` packed tokens to hidden states `[T, D]`."""
 
+VectorPooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Hidden states `[T, D]` and cu_seqlens `[B + 1]` to vectors `[B, D]` float32."""
+
 
 @dataclass(slots=True)
 class _Step:
+    """`vectors` `[len(entries), D]` float32 on the host, to be read once `mark` has been waited for."""
+
     entries: list[Entry]
     num_tokens: int
-    launched: float
-    gap_seconds: float = 0.0
     host_seconds: float = 0.0
     vectors: torch.Tensor | None = None
-    begin: torch.cuda.Event | None = None
-    end: torch.cuda.Event | None = None
+    mark: StepMark | None = None
 
 
 class EncoderCore:
     """A `runtime.StepEngine`; `add` and `cancel` too run on the device loop's thread.
 
-    Steps are collected in the order in which they were launched, at any distance.
+    Steps are collected in the order in which they were launched; others may be launched meanwhile. A request
+    may have texts in several of them.
     """
 
     def __init__(
         self,
         name: str,
         model: EncoderModel,
-        pooling: Pooling,
+        pooling: VectorPooling,
         queue: TokenBudgetQueue,
         device: torch.device,
+        clock: StepClock,
         stats: StatsSink,
         weight: float = 1.0,
+        priority: int = 0,
     ):
         self.name = name
         self.weight = weight
+        self.priority = priority
+        self._budget = StepBudget()
         self._model = model
         self._pooling = pooling
         self._queue = queue
         self._device = device
+        self._staging = Staging(device)
+        self._clock = clock
         self._stats = stats
         self._jobs: set[EmbedJob] = set()
         self._in_flight: deque[_Step] = deque()
         self._stepping: _Step | None = None
         """The step being launched or collected: the one that `fail` is about."""
-        self._busy_until: float | None = None
 
     # --- requests ---------------------------------------------------------------------------------------
 
@@ -86,66 +97,61 @@ class EncoderCore:
     # --- steps ------------------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
+        """Texts wait for a step. Those in flight only want to be collected."""
         return len(self._queue) > 0
 
-    def launch(self, max_tokens: int | None = None) -> object | None:
+    def urgency(self) -> int:
+        """The priority of the most urgent request that waits."""
+        return self.priority + self._queue.priority
+
+    def launch(self, seconds: float | None = None) -> object | None:
         """Take what fits the budget and enqueue its forward pass, pooling and copy back.
 
-        `max_tokens` lowers the queue's own budget for this step; one text is taken in any case.
+        `seconds` lowers the queue's own budget to what such a step can compute; one text is taken in any
+        case.
         """
-        launched = time.monotonic()
-        entries = self._queue.take(max_tokens)
+        began = time.perf_counter()
+        entries = self._queue.take(self._budget.tokens(seconds, StepShape(0, 0), 1))
         if not entries:
             return None
         # Neighbours of like length share cache lines and attention tiles; rows find their place by their
         # entry.
         entries.sort(key=lambda entry: len(entry.token_ids), reverse=True)
-        step = _Step(entries, sum(len(entry.token_ids) for entry in entries), launched)
+        step = _Step(entries, sum(len(entry.token_ids) for entry in entries))
         self._stepping = step
-        if self._busy_until is not None:
-            step.gap_seconds = launched - self._busy_until
-        for entry in entries:
-            job = _job_of(entry)
-            if job.started is None:
-                job.started = launched
+        now = time.monotonic()
+        for job in map(_job_of, entries):
+            job.started = now if job.started is None else job.started
         self._enqueue(step)
         self._in_flight.append(step)
         self._stepping = None
+        step.host_seconds = time.perf_counter() - began
         return step
 
+    @torch.inference_mode()
     def _enqueue(self, step: _Step) -> None:
         texts = [entry.token_ids for entry in step.entries]
         filler = filler_texts(step.num_tokens) if self._device.type == "cpu" else []
-        batch = pack([*texts, *filler], self._device)
-        if self._device.type == "cuda":
-            step.begin, step.end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            step.begin.record()
-        step.host_seconds = time.monotonic() - step.launched
-        with torch.inference_mode():
-            hidden = self._model(batch)[: step.num_tokens]
-            vectors = self._pooling(hidden, batch.cu_seqlens[: len(texts) + 1])
-            if step.end is None:
-                step.vectors = vectors
-                return
-            step.vectors = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-            step.vectors.copy_(vectors, non_blocking=True)
-            step.end.record()
-        step.host_seconds = time.monotonic() - step.launched
+        batch = pack([*texts, *filler], self._staging)
+        step.mark = self._clock.begin()
+        hidden = self._model(batch)[: step.num_tokens]
+        step.vectors = _to_host(self._pooling(hidden, batch.cu_seqlens[: len(texts) + 1]))
+        step.mark.end()
 
     def collect(self, step: object) -> list[Delivery]:
         """Wait for `step`, put its vectors where they belong, and hand over the requests that are whole."""
         assert isinstance(step, _Step)
         assert step is self._in_flight[0], "steps are collected in order"
-        assert step.vectors is not None
+        assert step.mark is not None
         self._stepping = self._in_flight.popleft()
-        if step.end is not None:
-            step.end.synchronize()
-        computed = time.monotonic()
+        step.mark.wait()
+        computed = time.perf_counter()
         finished = self._scatter(step)
+        step.host_seconds += time.perf_counter() - computed
+        self._budget.observe(StepShape(step.num_tokens, len(step.entries)), step.mark.device_seconds)
+        stats = self._step_stats(step, step.mark)
         self._jobs.difference_update(finished)
         self._stepping = None
-        stats = self._step_stats(step, computed)
-        self._busy_until = time.monotonic() if self.has_work() else None
         return [*(job.deliver for job in finished), partial(self._stats.record_step, stats)]
 
     def _scatter(self, step: _Step) -> list[EmbedJob]:
@@ -159,21 +165,18 @@ class EncoderCore:
                 finished.append(job)
         return finished
 
-    def _step_stats(self, step: _Step, computed: float) -> StepStats:
-        elapsed = computed - step.launched
-        if step.begin is not None and step.end is not None:
-            device_seconds = step.begin.elapsed_time(step.end) / 1e3
-        else:
-            device_seconds = elapsed - step.host_seconds
+    def _step_stats(self, step: _Step, mark: StepMark) -> StepStats:
+        """On a CPU a step is computed while it is launched: that is no host time."""
+        computed_meanwhile = 0.0 if self._clock.asynchronous else mark.device_seconds
         return StepStats(
             model=self.name,
             num_running=len({id(entry.ticket) for entry in step.entries}),
             num_waiting=len(self._queue),
             kv_usage=0.0,
             prompt_tokens=step.num_tokens,
-            host_seconds=step.host_seconds + time.monotonic() - computed,
-            device_seconds=device_seconds,
-            gap_seconds=step.gap_seconds,
+            host_seconds=step.host_seconds - computed_meanwhile,
+            device_seconds=mark.device_seconds,
+            gap_seconds=mark.gap_seconds,
         )
 
     def fail(self, error: BaseException) -> list[Delivery]:
@@ -190,6 +193,14 @@ class EncoderCore:
         """Raises `RuntimeError` where a request got lost: nothing waits or runs, yet one is unfinished."""
         if self._jobs and not self._in_flight and not self.has_work():
             raise RuntimeError(f"{self.name}: {len(self._jobs)} requests are neither queued nor running")
+
+
+def _to_host(vectors: torch.Tensor) -> torch.Tensor:
+    """A copy that is whole when the step is; on a CPU the vectors themselves."""
+    if vectors.is_cpu:
+        return vectors
+    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
+    return host.copy_(vectors, non_blocking=True)
 
 
 def _job_of(entry: Entry) -> EmbedJob:

@@ -42,6 +42,11 @@ class TokenBudgetQueue:
         """Texts that wait, those of cancelled requests not counted."""
         return self._num_waiting
 
+    @property
+    def priority(self) -> int:
+        """The smallest that waits; 0 when nothing does."""
+        return min(self._lanes, default=0)
+
     def add(self, ticket: Ticket, texts: list[list[int]]) -> None:
         """Queue all texts of a request behind those of equal priority."""
         if ticket.cancelled:

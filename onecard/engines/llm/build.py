@@ -9,6 +9,7 @@ import torch
 
 from onecard.engines.api import ModelInfo
 from onecard.engines.llm.core import LLMCore
+from onecard.engines.llm.decode_graphs import DecodeGraphs, default_sizes
 from onecard.engines.llm.engine import LLMEngine
 from onecard.engines.llm.kv_cache_manager import KVCacheManager
 from onecard.engines.llm.rows import RequestRows
@@ -60,9 +61,17 @@ def build_llm(
     )
     card.pool.add_engine(spec.name, floor_pages, ceiling_pages, blocks)
     size = step_size(spec, card.device.type, longest)
-    rows = RequestRows(size.max_num_seqs, -(-longest // layout.block_size))
+    rows = RequestRows(
+        size.max_num_seqs, -(-longest // layout.block_size), card.device, mirrored=card.device.type != "cpu"
+    )
+    graphs = None if spec.engine.enforce_eager else card.graphs
     assert isinstance(loaded.model, DecoderForCausalLM)
-    runner = ModelRunner(loaded.model, layout.view(card.arena), rows, card.device)
+    kv_cache = layout.view(card.arena)
+    runner = ModelRunner(loaded.model, kv_cache, rows, card.clock)
+    if graphs is not None:
+        sizes = spec.engine.cudagraph_capture_sizes or default_sizes(size.max_num_seqs)
+        runner.graphs = DecodeGraphs(loaded.model, kv_cache, rows, config.vocab_size, longest, sizes, graphs)
+        runner.graphs.capture()
     scheduler = Scheduler(
         KVCacheManager(blocks, layout.block_size, spec.name),
         SchedulerLimits(
@@ -74,7 +83,9 @@ def build_llm(
     )
     template = Path(spec.engine.chat_template) if spec.engine.chat_template else None
     tokenizer = load_tokenizer(Path(spec.engine.tokenizer) if spec.engine.tokenizer else path, template)
-    core = LLMCore(spec.name, spec.weight, scheduler, runner, rows, tokenizer, card.stats)
+    core = LLMCore(
+        spec.name, spec.weight, spec.priority, scheduler, runner, rows, card.clock, tokenizer, card.stats
+    )
     blocks.waiting_blocks, blocks.preempt_newest = core.waiting_blocks, core.preempt_newest
     defaults = load_generation_defaults(path)
     engine = LLMEngine(

@@ -45,6 +45,7 @@ class KVCacheManager:
         assert not sequence.block_table
         self.pool.touch(cached)
         sequence.block_table = list(cached)
+        sequence.num_offered_blocks = len(cached)
         sequence.num_computed_tokens = len(cached) * self.block_size
 
     def allocate_slots(self, sequence: Sequence, num_new_tokens: int) -> bool:
@@ -58,10 +59,15 @@ class KVCacheManager:
         sequence.block_table.extend(blocks)
         return True
 
-    def cache_computed(self, sequence: Sequence, num_before: int) -> None:
-        """Offer the blocks that became full since `num_before` tokens were computed to the prefix cache."""
-        first, last = num_before // self.block_size, sequence.num_computed_tokens // self.block_size
-        if not self.enable_caching or first == last:
+    def cache_computed(self, sequence: Sequence) -> None:
+        """Offer the blocks that are full of known tokens to the prefix cache.
+
+        Also those that a step in flight fills: whoever finds them reads them in a later step of the same
+        stream.
+        """
+        computed = min(sequence.num_computed_tokens, len(sequence.token_ids))
+        first, last = sequence.num_offered_blocks, computed // self.block_size
+        if not self.enable_caching or first >= last:
             return
         self.extend_hashes(sequence)
         for i in range(first, last):
@@ -69,12 +75,16 @@ class KVCacheManager:
             self.pool.cache_full_block(
                 sequence.block_table[i], sequence.block_hashes[i], tokens, self._parent(sequence, i)
             )
+        sequence.num_offered_blocks = last
 
     def free(self, sequence: Sequence) -> None:
-        """Give all blocks back, the tail first: of a cached chain, the end is evicted before its
-        beginning."""
+        """Give all blocks back, the tail first: of a cached chain, the end is evicted before its beginning.
+
+        A step in flight may still write to them: whoever gets them next writes later on the same stream.
+        """
         self.pool.free(sequence.block_table[::-1])
         sequence.block_table = []
+        sequence.num_offered_blocks = 0
         sequence.num_computed_tokens = 0
 
     def _parent(self, sequence: Sequence, index: int) -> bytes:

@@ -42,10 +42,12 @@ class Request:
 
 @dataclass(eq=False)
 class Sequence:
-    """One answer being written. `token_ids` is the prompt and what has been sampled so far.
+    """One answer being written. `token_ids` is the prompt and every sampled token that has been read.
 
-    Invariant between steps: K/V of the first `num_computed_tokens` tokens exist in the blocks of
-    `block_table`, and `num_computed_tokens < len(token_ids)`: at least the last token is still to be run.
+    A step that is launched but not collected counts as computed, and the token that it samples counts as one
+    of the sequence's: `num_in_flight` of its tokens are not known yet. Invariant between steps: K/V of the
+    first `num_computed_tokens` tokens exist in the blocks of `block_table`, or will before any later step
+    reads them, and `num_computed_tokens < num_tokens`: at least the last token is still to be run.
     """
 
     request: Request
@@ -56,6 +58,9 @@ class Sequence:
     processor: LogitsProcessor | None = None
     status: Status = Status.WAITING
     num_computed_tokens: int = 0
+    num_in_flight: int = 0
+    num_offered_blocks: int = 0
+    """Full blocks of its table that the prefix cache knows of."""
     num_cached_tokens: int = 0
     num_preemptions: int = 0
     block_table: list[int] = field(default_factory=list)
@@ -68,7 +73,7 @@ class Sequence:
 
     @property
     def num_tokens(self) -> int:
-        return len(self.token_ids)
+        return len(self.token_ids) + self.num_in_flight
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -76,11 +81,31 @@ class Sequence:
 
     @property
     def num_output_tokens(self) -> int:
+        """Sampled and read."""
         return len(self.token_ids) - len(self.request.prompt_token_ids)
 
     @property
+    def num_launched_outputs(self) -> int:
+        """Sampled, read or not."""
+        return self.num_tokens - len(self.request.prompt_token_ids)
+
+    @property
     def num_uncomputed_tokens(self) -> int:
-        return len(self.token_ids) - self.num_computed_tokens
+        return self.num_tokens - self.num_computed_tokens
+
+    @property
+    def may_step(self) -> bool:
+        """Whether its next token can be run now: there is one to come, and nothing about it hangs on a token
+        in flight (penalties do)."""
+        if self.num_launched_outputs >= max(self.request.max_tokens, 1):
+            return False
+        return self.processor is None or not self.num_in_flight
+
+    def append(self, token_id: int) -> None:
+        """A step's token has been read."""
+        self.token_ids.append(token_id)
+        if self.processor is not None:
+            self.processor.append(token_id)
 
     @property
     def order(self) -> tuple[int, float, str, int]:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from onecard.engines.llm.request import Sequence
 from onecard.engines.llm.rows import RequestRows
+from onecard.engines.llm.scheduler import ScheduledSequence
+from onecard.engines.runtime.staging import Staging
 from onecard.kernels.sampling import sample
 
 
@@ -40,38 +41,34 @@ def compute_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, num_top: int
 
 
 class Sampler:
-    def __init__(self, rows: RequestRows, device: torch.device):
-        self._rows = rows
-        self._device = device
+    """The card's rows are told each token, for a step that is launched before the token is read."""
 
-    def __call__(self, logits: torch.Tensor, sequences: list[Sequence]) -> Sampled:
+    def __init__(self, rows: RequestRows, staging: Staging):
+        self._rows = rows
+        self._staging = staging
+
+    def __call__(self, logits: torch.Tensor, items: list[ScheduledSequence]) -> Sampled:
         """`logits [S, V]` float32, one row a sequence; edited in place."""
-        wanted = [i for i, s in enumerate(sequences) if s.request.sampling.logprobs is not None]
+        wanted = [i for i, item in enumerate(items) if item.sequence.request.sampling.logprobs is not None]
         raw = logits[wanted].clone() if wanted else None
-        for i, sequence in enumerate(sequences):
-            if sequence.processor is not None:
-                sequence.processor.apply(logits[i])
-        token_ids = self._sample(logits, sequences)
+        for i, item in enumerate(items):
+            if item.sequence.processor is not None:
+                item.sequence.processor.apply(logits[i])
+        token_ids = self._sample(logits, items)
         if raw is None:
             return Sampled(token_ids, None, [])
-        num_top = max(sequences[i].request.sampling.logprobs or 0 for i in wanted)
+        num_top = max(items[i].sequence.request.sampling.logprobs or 0 for i in wanted)
         return Sampled(token_ids, compute_logprobs(raw, token_ids[wanted], num_top), wanted)
 
-    def _sample(self, logits: torch.Tensor, sequences: list[Sequence]) -> torch.Tensor:
-        rows, row_ids = self._rows, [s.row for s in sequences]
-        if not rows.temperature[row_ids].any():
-            return logits.argmax(dim=-1)
-
-        def gather(array: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(array[row_ids]).to(self._device)
-
-        steps = torch.tensor([s.num_output_tokens for s in sequences], dtype=torch.int64, device=self._device)
-        return sample(
-            logits,
-            gather(rows.temperature),
-            gather(rows.top_k),
-            gather(rows.top_p),
-            gather(rows.min_p),
-            gather(rows.seed),
-            steps,
-        )
+    def _sample(self, logits: torch.Tensor, items: list[ScheduledSequence]) -> torch.Tensor:
+        rows, row_ids = self._rows, np.array([item.sequence.row for item in items], dtype=np.int64)
+        arrays: list[np.ndarray] = [row_ids]
+        greedy = not rows.temperature[row_ids].any()
+        if not greedy:
+            steps = np.array([item.output_index for item in items], dtype=np.int64)
+            params = (rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.seed)
+            arrays += [*(param[row_ids] for param in params), steps]
+        on_card, *sampling = self._staging.to_device(arrays)
+        token_ids = logits.argmax(dim=-1) if greedy else sample(logits, *sampling)
+        rows.last_token.index_copy_(0, on_card, token_ids)
+        return token_ids

@@ -1,7 +1,8 @@
 """Decides what the next step computes: running decodes, then prompts in chunks, then new requests.
 
 A step is a packed mix of sequences, each with the tokens it still has to run: one for a decode, a chunk for a
-prompt. Requests run in order of (priority, arrival). When blocks run out the newest running sequence is
+prompt. A scheduled step counts as computed, so that the next one can be scheduled before its tokens are read.
+Requests run in order of (priority, arrival). When blocks run out the newest running sequence is
 preempted: its blocks are freed (their contents stay in the prefix cache as long as nobody needs them) and it
 waits to be computed again. Touched by the device-loop thread only; knows no torch, so it is tested without a
 model.
@@ -12,6 +13,7 @@ from dataclasses import dataclass, field
 
 from onecard.engines.llm.kv_cache_manager import KVCacheManager
 from onecard.engines.llm.request import Request, Sequence, Status
+from onecard.engines.runtime.cost_model import StepShape
 
 PROMPT_LOGPROBS_CHUNK = 128
 """Prompt tokens a step may compute of a request that wants a logit row for each of them."""
@@ -34,15 +36,27 @@ class SchedulerLimits:
 
 @dataclass(frozen=True)
 class ScheduledSequence:
-    """`num_tokens` of `sequence` run in this step, starting at its `num_computed_tokens`."""
+    """`num_tokens` of `sequence` run in this step, from position `start` on.
+
+    `samples`: the step reaches the sequence's last token, so its output token number `output_index` is
+    sampled.
+    """
 
     sequence: Sequence
+    start: int
     num_tokens: int
+    samples: bool
+    output_index: int
 
-    @property
-    def samples(self) -> bool:
-        """Whether the step reaches the sequence's last token, so that a new one is sampled."""
-        return self.sequence.num_computed_tokens + self.num_tokens == self.sequence.num_tokens
+    @classmethod
+    def take(cls, sequence: Sequence, num_tokens: int) -> "ScheduledSequence":
+        """Schedule the sequence's next `num_tokens`: from now on they count as computed."""
+        start = sequence.num_computed_tokens
+        samples = start + num_tokens == sequence.num_tokens
+        item = cls(sequence, start, num_tokens, samples, sequence.num_launched_outputs)
+        sequence.num_computed_tokens += num_tokens
+        sequence.num_in_flight += samples
+        return item
 
 
 @dataclass
@@ -59,6 +73,12 @@ class Schedule:
     def num_tokens(self) -> int:
         return sum(item.num_tokens for item in self.items)
 
+    @property
+    def shape(self) -> StepShape:
+        """What it costs, for the cost model."""
+        context = sum(item.start + item.num_tokens for item in self.items)
+        return StepShape(self.num_tokens, len(self.items), context)
+
 
 class Scheduler:
     def __init__(self, kv: KVCacheManager, limits: SchedulerLimits):
@@ -74,10 +94,12 @@ class Scheduler:
         for sequence in request.sequences:
             insort(self.waiting, sequence, key=lambda s: s.order)
 
-    def schedule(self, now: float) -> Schedule:
-        """Choose the next step and take its blocks. `now` in seconds, for the requests' own records."""
+    def schedule(self, now: float, max_tokens: int | None = None) -> Schedule:
+        """Choose the next step and take its blocks. `now` in seconds, for the requests' own records;
+        `max_tokens` bounds this step below the engine's own limit."""
         schedule = Schedule()
-        budget = self._schedule_running(schedule, self.limits.max_num_batched_tokens)
+        most = self.limits.max_num_batched_tokens
+        budget = self._schedule_running(schedule, most if max_tokens is None else min(most, max_tokens))
         if not schedule.preempted:
             self._schedule_waiting(schedule, budget, now)
         schedule.items.sort(key=lambda item: item.num_tokens != 1)
@@ -91,11 +113,11 @@ class Scheduler:
         for sequence in by_kind:
             if budget == 0:
                 break
-            if sequence.status is not Status.RUNNING:
+            if sequence.status is not Status.RUNNING or not sequence.may_step:
                 continue
             num_tokens = self._chunk(sequence, budget)
             if self._make_room(sequence, num_tokens, chosen, schedule):
-                schedule.items.append(ScheduledSequence(sequence, num_tokens))
+                schedule.items.append(ScheduledSequence.take(sequence, num_tokens))
                 chosen.add(id(sequence))
                 budget -= num_tokens
         return budget
@@ -115,6 +137,9 @@ class Scheduler:
         index = 0
         while budget > 0 and index < len(self.waiting) and len(self.running) < self.limits.max_num_seqs:
             sequence = self.waiting[index]
+            if sequence.num_in_flight:  # preempted under a step whose token it needs to go on
+                index += 1
+                continue
             cached = self.kv.find_cached(sequence)
             if self._is_in_flight(sequence, len(cached), in_flight):
                 index += 1
@@ -124,16 +149,16 @@ class Scheduler:
             del self.waiting[index]
             self._start_running(sequence, schedule, now)
             num_tokens = self._chunk(sequence, budget)
-            schedule.items.append(ScheduledSequence(sequence, num_tokens))
+            schedule.items.append(ScheduledSequence.take(sequence, num_tokens))
             budget -= num_tokens
             in_flight.update(sequence.block_hashes[len(cached) :])
 
     def _hashes_in_flight(self) -> set[bytes]:
-        """Full prompt blocks that running sequences are about to compute."""
+        """Full blocks that running sequences are about to compute, or to offer to the cache."""
         hashes: set[bytes] = set()
         for sequence in self.running:
-            if sequence.num_uncomputed_tokens > 1:
-                hashes.update(sequence.block_hashes[sequence.num_computed_tokens // self.kv.block_size :])
+            if len(sequence.block_hashes) > sequence.num_offered_blocks:
+                hashes.update(sequence.block_hashes[sequence.num_offered_blocks :])
         return hashes
 
     def _is_in_flight(self, sequence: Sequence, num_cached: int, in_flight: set[bytes]) -> bool:

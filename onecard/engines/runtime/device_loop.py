@@ -1,19 +1,25 @@
 """The one thread that runs steps on one card.
 
-    inbox -> pick an engine by fair share -> launch -> collect -> deliver -> inbox -> ...
+    inbox -> pick an engine by fair share -> launch its step -> collect the one before -> deliver -> ...
 
-Everything that the engines of a card own (schedulers, block pools, the page pool) is touched by this thread
-alone, so none of it has locks. An idle loop sleeps on its inbox; it never spins.
+On a GPU a step is launched before the one before it is collected, so the card computes while the host reads
+tokens and prepares; on a CPU, where launching is computing, each step is collected at once. Everything that
+the engines of a card own (schedulers, block pools, the page pool) is touched by this thread alone, so none of
+it has locks; and all steps run on one stream, in order, so memory may change hands while one is in flight. An
+idle loop sleeps on its inbox; it never spins.
 """
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Call, Delivery, Inbox, Outbox
+from onecard.engines.runtime.step_clock import StepClock
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +38,22 @@ class StepEngine(Protocol):
 
     def has_work(self) -> bool: ...
 
-    def launch(self) -> Any | None:
-        """Schedule and enqueue one step. None: nothing can run now (it waits for memory, say)."""
+    def urgency(self) -> int:
+        """The priority of its most urgent request (smaller: more urgent); asked only where there is work."""
+        ...
+
+    def launch(self, seconds: float | None = None) -> Any | None:
+        """Schedule and enqueue one step, of no more than about `seconds`; None: as large as it may be.
+
+        Returns None where nothing can run now (it waits for memory, say).
+        """
         ...
 
     def collect(self, step: Any) -> list[Delivery]:
-        """Wait for the step, update the engine's state, and return what its clients get."""
+        """Wait for the step, update the engine's state, and return what its clients get.
+
+        Steps are collected in order; another one may have been launched meanwhile.
+        """
         ...
 
     def fail(self, error: BaseException) -> list[Delivery]:
@@ -49,14 +65,37 @@ class StepEngine(Protocol):
         ...
 
 
+@dataclass
+class _InFlight:
+    """A launched step of an engine; `estimate` seconds were charged for it beforehand."""
+
+    engine: StepEngine
+    step: Any
+    launched: float
+    estimate: float
+
+
 class DeviceLoop:
-    def __init__(self, name: str, outbox: Outbox, on_thread_start: Callable[[], None] | None = None):
+    def __init__(
+        self,
+        name: str,
+        outbox: Outbox,
+        clock: StepClock,
+        fair_share: FairShare,
+        on_thread_start: Callable[[], None] | None = None,
+    ):
         self.name = name
         self._outbox = outbox
+        self._clock = clock
         self._on_thread_start = on_thread_start
         self._inbox = Inbox()
         self._engines: dict[str, StepEngine] = {}
-        self._fair_share = FairShare()
+        self._fair_share = fair_share
+        self._in_flight: deque[_InFlight] = deque()
+        self._most_in_flight = 1 if clock.asynchronous else 0
+        self._step_seconds: dict[str, float] = {}
+        """What each engine's last step took."""
+        self._last_collected = 0.0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"device-loop-{name}", daemon=True)
 
@@ -78,7 +117,8 @@ class DeviceLoop:
 
     def is_idle(self) -> bool:
         """Nothing posted, nothing to run: an advisory look from another thread."""
-        return self._inbox.empty and not any(engine.has_work() for engine in self._engines.values())
+        busy = any(engine.has_work() for engine in self._engines.values())
+        return self._inbox.empty and not self._in_flight and not busy
 
     def stop(self, timeout: float = 10.0) -> None:
         """Finish the current step and end the thread. Whatever still runs is dropped."""
@@ -91,11 +131,14 @@ class DeviceLoop:
             self._on_thread_start()
         while not self._stopping:
             self._run_calls()
-            backlogged = [name for name, engine in self._engines.items() if engine.has_work()]
-            if not backlogged:
-                self._sleep_until_posted()
-            elif not self._step(backlogged):
+            backlogged = {name: e.urgency() for name, e in self._engines.items() if e.has_work()}
+            launched = self._launch(backlogged)
+            if self._in_flight and (not launched or len(self._in_flight) > self._most_in_flight):
+                self._collect(self._in_flight.popleft())
+            elif not launched and backlogged:
                 self._inbox.wait(BLOCKED_RETRY_SECONDS)
+            elif not launched:
+                self._sleep_until_posted()
 
     def _run_calls(self) -> None:
         for call in self._inbox.take():
@@ -105,6 +148,7 @@ class DeviceLoop:
                 logger.exception("a call posted to device loop %s failed", self.name)
 
     def _sleep_until_posted(self) -> None:
+        self._clock.rest()
         if self._inbox.wait(IDLE_SECONDS):
             return
         for engine in self._engines.values():
@@ -114,30 +158,46 @@ class DeviceLoop:
                 logger.exception("%s is not intact", engine.name)
         self._inbox.wait(None)
 
-    def _step(self, backlogged: list[str]) -> bool:
-        """Run one step of the first engine, in order of fair share, that can run one."""
-        candidates = list(backlogged)
-        while candidates:
-            name = self._fair_share.pick(candidates)
-            assert name is not None
-            if self._step_engine(self._engines[name]):
+    def _launch(self, backlogged: dict[str, int]) -> bool:
+        """Launch a step of the first engine, in order of fair share, that can run one."""
+        candidates = dict(backlogged)
+        while (turn := self._fair_share.pick(candidates, time.monotonic())) is not None:
+            if self._launch_engine(self._engines[turn.name], turn.seconds):
                 return True
-            candidates.remove(name)
+            del candidates[turn.name]
         return False
 
-    def _step_engine(self, engine: StepEngine) -> bool:
-        started = time.perf_counter()
+    def _launch_engine(self, engine: StepEngine, seconds: float | None) -> bool:
+        """True if a step is in flight now that wasn't, or if trying has failed the engine's requests."""
+        launched = time.perf_counter()
         try:
-            step = engine.launch()
-            if step is None:
-                return False
-            deliveries = engine.collect(step)
+            step = engine.launch(seconds)
+        except Exception as error:
+            logger.exception("a step of %s failed", engine.name)
+            self._outbox.send(self._fail(engine, error))
+            return True
+        if step is None:
+            return False
+        estimate = self._step_seconds.get(engine.name, 0.0)
+        self._fair_share.charge(engine.name, estimate)
+        self._in_flight.append(_InFlight(engine, step, launched, estimate))
+        return True
+
+    def _collect(self, flying: _InFlight) -> None:
+        engine = flying.engine
+        try:
+            deliveries = engine.collect(flying.step)
         except Exception as error:
             logger.exception("a step of %s failed", engine.name)
             deliveries = self._fail(engine, error)
-        self._fair_share.charge(engine.name, time.perf_counter() - started)
+        now = time.perf_counter()
+        # Steps run one after another: this one began when the one before it had ended, if not later.
+        seconds = now - max(flying.launched, self._last_collected)
+        self._last_collected = now
+        if engine.name in self._engines:
+            self._fair_share.charge(engine.name, seconds - flying.estimate)
+            self._step_seconds[engine.name] = seconds
         self._outbox.send(deliveries)
-        return True
 
     def _fail(self, engine: StepEngine, error: Exception) -> list[Delivery]:
         """An engine that can't even give up its requests is beyond help; the card's others still go on."""
