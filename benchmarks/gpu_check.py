@@ -23,7 +23,12 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TAIL = 6000
 GRACE_SECONDS = 5
-TESTS = ("tests/kernels", "tests/models/test_decoders.py")
+TESTS = (
+    "tests/kernels",
+    "tests/models/test_decoders.py",
+    "tests/models/test_xlm_roberta.py",
+    "tests/encoder/test_packing.py",
+)
 DEVICE = """
 import json, torch
 cuda = torch.cuda.is_available()

@@ -117,15 +117,15 @@ def paged_runner() -> Callable[..., PagedRunner]:
 
 
 @pytest.fixture
-def encode_batch() -> Callable[[list[list[int]]], EncodeBatch]:
-    """Texts as token ids, packed."""
+def encode_batch() -> Callable[..., EncodeBatch]:
+    """`encode_batch(texts, device="cpu")`: texts as token ids, packed."""
 
-    def pack(texts: list[list[int]]) -> EncodeBatch:
+    def pack(texts: list[list[int]], device: str = "cpu") -> EncodeBatch:
         lengths = torch.tensor([0, *map(len, texts)])
         return EncodeBatch(
-            input_ids=torch.tensor([token for text in texts for token in text]),
-            positions=torch.cat([torch.arange(len(text)) for text in texts]),
-            cu_seqlens=lengths.cumsum(0).to(torch.int32),
+            input_ids=torch.tensor([token for text in texts for token in text], device=device),
+            positions=torch.cat([torch.arange(len(text), device=device) for text in texts]),
+            cu_seqlens=lengths.cumsum(0).to(device, torch.int32),
             max_seqlen=int(lengths.max()),
         )
 

@@ -39,8 +39,8 @@ def save_random(name: str, folder: Path, spread: float = 0.2, **options: Any) ->
     return model
 
 
-def load(folder: Path) -> LoadedModel:
-    return load_model(folder, load_config(folder), torch.device("cpu"))
+def load(folder: Path, device: str = "cpu") -> LoadedModel:
+    return load_model(folder, load_config(folder), torch.device(device), "float32")
 
 
 def texts(lengths: list[int], vocab_size: int = 120) -> list[list[int]]:
@@ -50,22 +50,28 @@ def texts(lengths: list[int], vocab_size: int = 120) -> list[list[int]]:
 
 @torch.inference_mode()
 def assert_equal(
-    reference: Any, loaded: LoadedModel, pack: Any, lengths: list[int] = LENGTHS, atol: float = 1e-5
+    reference: Any,
+    loaded: LoadedModel,
+    pack: Any,
+    lengths: list[int] = LENGTHS,
+    atol: float = 1e-5,
+    device: str = "cpu",
 ) -> None:
     """Packed with others, then each alone."""
     inputs = texts(lengths)
-    packed = loaded.model.forward(pack(inputs)).split(lengths)
+    packed = loaded.model.forward(pack(inputs, device)).cpu().split(lengths)
     for text, rows in zip(inputs, packed, strict=True):
         expected = reference(torch.tensor([text])).last_hidden_state[0]
         torch.testing.assert_close(rows, expected, atol=atol, rtol=1e-5)
-        alone = loaded.model.forward(pack([text]))
+        alone = loaded.model.forward(pack([text], device)).cpu()
         torch.testing.assert_close(alone, expected, atol=atol, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["XLMRobertaModel", "RobertaModel", "CamembertModel"])
-def test_hidden_states_equal_transformers(name: str, tmp_path: Path, encode_batch: Any) -> None:
+def test_hidden_states_equal_transformers(name: str, device: str, tmp_path: Path, encode_batch: Any) -> None:
     model = save_random(name, tmp_path)
-    assert_equal(model, load(tmp_path), encode_batch)
+    atol = 1e-5 if device == "cpu" else 1e-3
+    assert_equal(model, load(tmp_path, device), encode_batch, atol=atol, device=device)
 
 
 @pytest.mark.parametrize(
