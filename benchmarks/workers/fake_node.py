@@ -32,7 +32,7 @@ class Tokenizing:
         self.info = info
         self._clock = clock
 
-    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
         return [1, 2, 3]
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:

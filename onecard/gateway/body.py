@@ -1,6 +1,7 @@
 """Request bodies in, JSON answers out."""
 
 import asyncio
+import re
 from typing import Any, TypeVar
 
 import orjson
@@ -13,12 +14,20 @@ from onecard.gateway.context import GATEWAY
 from onecard.gateway.errors import GatewayError, from_validation, shorten, too_large
 from onecard.gateway.schemas.base import RequestModel
 
+PRIORITY_HEADER = "X-Priority"
+"""For clients that can set a header for all requests of theirs, but no field in the body, which wins."""
+
 Parsed = TypeVar("Parsed", bound=RequestModel)
 
 
 async def parse(request: web.Request, schema: type[Parsed]) -> Parsed:
-    """The request's body as a `schema`. Raises `EngineError` with status 400, 408, 413 or 415."""
+    """The request's body as a `schema`; its `priority` may also come as a header.
+
+    Raises `EngineError` with status 400, 408, 413 or 415.
+    """
     data = await read_object(request)
+    if data.get("priority") is None and PRIORITY_HEADER in request.headers:
+        data["priority"] = _header_priority(request.headers[PRIORITY_HEADER])
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -44,6 +53,14 @@ def json_response(answer: Any) -> web.Response:
     """`answer` as JSON; rows of numpy arrays are written without going through Python floats."""
     body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return web.Response(body=body, content_type="application/json")
+
+
+def _header_priority(text: str) -> int:
+    if re.fullmatch(r"[+-]?[0-9]{1,10}", text.strip()):
+        return int(text)  # its range is the schema's
+    raise InvalidRequestError(
+        f"The header `{PRIORITY_HEADER}` must be an integer (got {shorten(repr(text))}).", param="priority"
+    )
 
 
 def _check_content_type(request: web.Request) -> None:

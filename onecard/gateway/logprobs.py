@@ -1,5 +1,6 @@
 """Log-probabilities in the shapes of chat, completions and `prompt_logprobs`."""
 
+import codecs
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,23 +19,44 @@ def chat_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
 
 @dataclass
 class CompletionLogprobs:
-    """`choices[].logprobs` of completions, piece by piece: offsets go on from piece to piece."""
+    """`choices[].logprobs` of completions, piece by piece: offsets go on from piece to piece.
+
+    An offset says how many characters of the text are whole before the token: tokens that share a character
+    share its offset.
+    """
 
     offset: int = 0
     tokens: list[str] = field(default_factory=list)
     token_logprobs: list[float | None] = field(default_factory=list)
     top_logprobs: list[dict[str, float] | None] = field(default_factory=list)
     text_offset: list[int] = field(default_factory=list)
+    _utf8: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
 
-    def add(self, entries: Sequence[TokenLogprob | None], first_token: str = "") -> None:
-        """Append tokens; None is a prompt's first token, `first_token`, which has no probability."""
+    def add_prompt(self, entries: Sequence[TokenLogprob | None], first_token: str, text: str) -> None:
+        """Append an echoed prompt, `text`, whose first token has no probability (its entry is None)."""
+        rest = [entry for entry in entries if entry is not None]
+        # Of the first token only the spelling is known, but the others' bytes are: the text begins with what
+        # they leave over (nothing, for a special token that the text doesn't show).
+        whole = text.encode()
+        first = whole[: max(len(whole) - sum(len(entry.token_bytes) for entry in rest), 0)]
+        self._append(first_token, None, None, first)
+        self.add(rest)
+
+    def add(self, entries: Sequence[TokenLogprob]) -> None:
+        """Append tokens."""
         for entry in entries:
-            token = first_token if entry is None else entry.token
-            self.tokens.append(token)
-            self.text_offset.append(self.offset)
-            self.offset += len(token)
-            self.token_logprobs.append(None if entry is None else _finite(entry.logprob))
-            self.top_logprobs.append(None if entry is None else _top(entry))
+            self._append(entry.token, _finite(entry.logprob), _top(entry), entry.token_bytes)
+
+    def _append(
+        self, token: str, logprob: float | None, top: dict[str, float] | None, token_bytes: bytes
+    ) -> None:
+        self.tokens.append(token)
+        self.token_logprobs.append(logprob)
+        self.top_logprobs.append(top)
+        self.text_offset.append(self.offset)
+        self.offset += len(self._utf8.decode(token_bytes))
 
     def take(self) -> dict[str, Any]:
         """What was added since the last `take`."""

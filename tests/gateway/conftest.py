@@ -60,9 +60,11 @@ class FakeTokenizer:
     def __init__(self, info: ModelInfo):
         self.info = info
 
-    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool = True) -> list[int]:
-        text = render(prompt) if isinstance(prompt, ChatPrompt) else prompt
-        return [256] * add_special_tokens + list(text.encode())
+    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
+        is_chat = isinstance(prompt, ChatPrompt)
+        text = render(prompt) if is_chat else prompt
+        special = not is_chat if add_special_tokens is None else add_special_tokens
+        return [256] * special + list(text.encode())
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return bytes(t for t in token_ids if t < 256).decode(errors="replace")

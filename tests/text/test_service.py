@@ -4,6 +4,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import tokenizers
+from tokenizers import processors
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
 from onecard.engines.text.chat_template import ChatTemplates
@@ -49,6 +51,23 @@ async def test_short_texts_stay_and_long_ones_go(
     ids = byte_level.encode(long)
     assert await service.detokenize(ids) == long
     assert executor.calls == 4
+
+
+async def test_special_tokens_by_default_for_texts_only(
+    byte_level: Tokenizer, executor: CountingExecutor
+) -> None:
+    backend = tokenizers.Tokenizer.from_str(byte_level.backend.to_str())
+    end = backend.token_to_id("<|end|>")
+    backend.post_processor = processors.TemplateProcessing(
+        single="<|end|> $A", special_tokens=[("<|end|>", end)]
+    )
+    templates = ChatTemplates({"default": "{{ messages[0].content }}"})
+    service = TextService(Tokenizer(backend, SpecialTokens(), templates), executor)
+    chat, ids = ChatPrompt(({"role": "user", "content": "fox"},)), byte_level.encode("fox")
+    assert await service.tokenize("fox") == [end, *ids]
+    assert await service.tokenize("fox", add_special_tokens=False) == ids
+    assert await service.tokenize(chat) == ids
+    assert await service.tokenize(chat, add_special_tokens=True) == [end, *ids]
 
 
 async def test_token_ids_pass_through(service: TextService) -> None:

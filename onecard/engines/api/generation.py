@@ -51,12 +51,15 @@ class ChatPrompt:
 
 @dataclass(frozen=True)
 class GenerateRequest:
-    """One prompt, `sampling.n` answers. `prompt` is text, token ids, or messages."""
+    """One prompt, `sampling.n` answers. `prompt` is text, token ids, or messages.
+
+    `add_special_tokens=None`: to a text yes, to messages no (templates write their own).
+    """
 
     request_id: str
     prompt: str | tuple[int, ...] | ChatPrompt
     sampling: SamplingParams = SamplingParams()
-    add_special_tokens: bool = True
+    add_special_tokens: bool | None = None
     truncate_prompt_tokens: int | None = None
     cache_salt: str | None = None
     priority: int = 0

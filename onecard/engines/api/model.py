@@ -24,7 +24,9 @@ class ModelInfo:
 class Tokenizing(Protocol):
     info: ModelInfo
 
-    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool = True) -> list[int]: ...
+    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
+        """Token ids. `add_special_tokens=None`: to a text yes, to messages no (templates write their own)."""
+        ...
 
     async def detokenize(self, token_ids: Sequence[int]) -> str: ...
 

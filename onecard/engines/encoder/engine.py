@@ -58,7 +58,7 @@ class EncoderEngine:
         """Requests being served."""
         self.num_finished = 0
 
-    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
         return await self._text.tokenize(prompt, add_special_tokens)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:

@@ -54,7 +54,7 @@ class LLMEngine:
         self._device = device
         self._seeds = random.Random(seed)
 
-    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
         return await self._text.tokenize(prompt, add_special_tokens)
 
     async def detokenize(self, token_ids: Seq[int]) -> str:

@@ -37,18 +37,19 @@ class TextService:
         self._inline_chars = inline_chars
 
     async def encode_prompt(
-        self, prompt: str | Sequence[int] | ChatPrompt, add_special_tokens: bool = True
+        self, prompt: str | Sequence[int] | ChatPrompt, add_special_tokens: bool | None = None
     ) -> EncodedPrompt:
-        """Text, ids or messages to ids; to messages no special tokens are added: templates write their own.
+        """Text, ids or messages to ids.
 
-        Raises `InvalidRequestError`.
+        Special tokens are added as told; where nothing is said (None) to text, but not to messages: templates
+        write their own. Raises `InvalidRequestError`.
         """
         if isinstance(prompt, str):
-            ids = await self._run(len(prompt), lambda: self._encode(prompt, add_special_tokens))
+            ids = await self._run(len(prompt), lambda: self._encode(prompt, add_special_tokens is not False))
             return EncodedPrompt(ids, prompt)
         if isinstance(prompt, ChatPrompt):
             size = self._inline_chars + 1 if self.tokenizer.renders_slowly(prompt) else _chat_size(prompt)
-            return await self._run(size, lambda: self._encode_chat(prompt))
+            return await self._run(size, lambda: self._encode_chat(prompt, bool(add_special_tokens)))
         self.check_token_ids(prompt)
         return EncodedPrompt(list(prompt), None)
 
@@ -61,7 +62,7 @@ class TextService:
         encode = self.tokenizer.encode_batch
         return await self._run(sum(map(len, texts)), lambda: encode(texts, add_special_tokens))
 
-    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool = True) -> list[int]:
+    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
         return (await self.encode_prompt(prompt, add_special_tokens)).token_ids
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
@@ -87,9 +88,9 @@ class TextService:
         _check_text(text)
         return self.tokenizer.encode(text, add_special_tokens)
 
-    def _encode_chat(self, prompt: ChatPrompt) -> EncodedPrompt:
+    def _encode_chat(self, prompt: ChatPrompt, add_special_tokens: bool) -> EncodedPrompt:
         text = self.tokenizer.render_chat(prompt)
-        return EncodedPrompt(self._encode(text, add_special_tokens=False), text)
+        return EncodedPrompt(self._encode(text, add_special_tokens), text)
 
     async def _run(self, size: int, call: Callable[[], T]) -> T:
         if size <= self._inline_chars:

@@ -77,7 +77,7 @@ class CompletionFrames:
             self._echo_due[choice] = False
             text = self._echoes[stream].text + text
             if self._asked.logprobs is not None:
-                logprobs.add(self._streams[stream].prompt_logprobs or (), self._echoes[stream].first_token)
+                _add_prompt(logprobs, self._streams[stream], self._echoes[stream])
         if self._asked.logprobs is not None:
             logprobs.add(chunk.logprobs or ())
         shown = logprobs.take() if logprobs.tokens else None
@@ -148,6 +148,11 @@ def _logprobs(
         return None
     logprobs = CompletionLogprobs()
     if asked.echo:
-        logprobs.add(stream.prompt_logprobs or (), echo.first_token)
+        _add_prompt(logprobs, stream, echo)
     logprobs.add(entries)
     return logprobs.take()
+
+
+def _add_prompt(logprobs: CompletionLogprobs, stream: GenerationStream, echo: Echo) -> None:
+    # A prompt of one token may have no entries at all.
+    logprobs.add_prompt(stream.prompt_logprobs or (None,), echo.first_token, echo.text)
