@@ -8,6 +8,9 @@ import numpy as np
 import pytest
 
 from onecard.engines.api import EmbedRequest, EmbedResult, EngineFailedError
+from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.fair_share import FairShare
+from onecard.engines.runtime.inbox import Outbox
 
 FULL = tuple(range(1, 17))
 """Two of these fill a step."""
@@ -181,3 +184,25 @@ async def test_a_step_of_limited_time(late: Any) -> None:
         late.loop.collect()
     assert [s.prompt_tokens for s in late.stats.steps] == [32, 32, 32, 32, 16, 32]
     assert (await task).vectors.shape == (11, 4)
+
+
+async def test_on_the_device_loop_itself(late: Any) -> None:
+    loop = DeviceLoop("card0", Outbox(asyncio.get_running_loop()), late.device, FairShare(0.1))
+    loop.add_engine(late.core)
+    late.loop.post = loop.post
+    late.device.poison = 98
+    loop.start()
+    try:
+        texts = [tuple(range(i % 7, i % 7 + 1 + i % 16)) for i in range(100)]
+        tasks = [await ask(late, text, FULL, text) for text in texts]
+        for text, task in zip(texts, tasks, strict=True):
+            vectors = (await task).vectors
+            np.testing.assert_allclose(vectors, [expected(text), expected(FULL), expected(text)], rtol=1e-6)
+        with pytest.raises(EngineFailedError, match="found out late"):
+            await (await ask(late, (98,)))
+        while not loop.is_idle():
+            await asyncio.sleep(0.001)
+    finally:
+        loop.stop()
+    late.core.idle()
+    assert late.core.num_running == 0
