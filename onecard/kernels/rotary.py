@@ -35,18 +35,18 @@ def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.
         return
     cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
     half = cos.shape[-1]
-    for heads in _side_by_side(q, k):
+    for heads in neighbours(q, k):
         first, second = heads[..., :half], heads[..., half : 2 * half]
         crossed = first * sin
         first.mul_(cos).addcmul_(second, sin, value=-1)
         second.mul_(cos).add_(crossed)
 
 
-def _side_by_side(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def neighbours(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """q and k as one view where they are neighbours in a fused projection: half as many calls."""
     _, heads, dim = q.shape
-    neighbours = k.data_ptr() == q.data_ptr() + heads * dim * q.element_size() and q.stride() == k.stride()
-    if neighbours and q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr():
+    adjacent = k.data_ptr() == q.data_ptr() + heads * dim * q.element_size() and q.stride() == k.stride()
+    if adjacent and q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr():
         return (q.as_strided((q.shape[0], heads + k.shape[1], dim), q.stride(), q.storage_offset()),)
     return q, k
 

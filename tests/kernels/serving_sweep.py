@@ -21,6 +21,7 @@ from onecard.kernels.layer_norm import layer_norm
 from onecard.kernels.paged_attention import PagedBatch, paged_attention
 from onecard.kernels.rms_norm import add_rms_norm, rms_norm
 from onecard.kernels.rotary import rotary
+from onecard.kernels.rotary_kv_store import rotary_kv_store
 from onecard.kernels.sampling import sample
 from onecard.kernels.varlen_attention import varlen_attention
 
@@ -51,8 +52,10 @@ def decoder_step(decodes: int, prompts: list[int], width: int, shift: int) -> No
     rms_norm.run_triton(x, weight, 1e-5)
     rms_norm.run_triton(q, weight[:DIM], 1e-5)
     add_rms_norm.run_triton(x, x, weight, 1e-5)
-    rotary.run_triton(q, k, staged(tokens, torch.int64, shift), torch.zeros(64, DIM))
+    positions, cos_sin = staged(tokens, torch.int64, shift), torch.zeros(64, DIM)
+    rotary.run_triton(q, k, positions, cos_sin)
     kv_store.run_triton(k, v, arena[:, 1, 0], arena[:, 1, 1], batch.slot_mapping)
+    rotary_kv_store.run_triton(q, k, v, positions, cos_sin, arena[:, 1, 0], arena[:, 1, 1], batch)
     paged_attention.run_triton(q, arena[:, 1, 0], arena[:, 1, 1], batch, 0.125)
     silu_and_mul.run_triton(torch.zeros(tokens, 2 * HIDDEN, dtype=DTYPE))
     floats, integers = (staged(sequences, dtype, shift) for dtype in (torch.float32, torch.int32))

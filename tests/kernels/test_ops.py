@@ -2,11 +2,20 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import pytest
 import torch
+from oracles import (
+    add_rms_norm_oracle,
+    kv_store_oracle,
+    layer_norm_oracle,
+    paged_oracle,
+    rms_norm_oracle,
+    rotary_oracle,
+    silu_and_mul_oracle,
+    varlen_oracle,
+)
 from paged_cases import DEVICE, IMPLEMENTATIONS, Paged, build_paged
 from sampling_oracle import sample_oracle
 
@@ -18,6 +27,7 @@ from onecard.kernels.layer_norm import layer_norm
 from onecard.kernels.paged_attention import paged_attention
 from onecard.kernels.rms_norm import add_rms_norm, rms_norm
 from onecard.kernels.rotary import rotary
+from onecard.kernels.rotary_kv_store import rotary_kv_store
 from onecard.kernels.sampling import sample
 from onecard.kernels.varlen_attention import varlen_attention
 
@@ -64,109 +74,6 @@ def as_tuple(value: Any) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-# --- oracles ---------------------------------------------------------------------------------------
-
-
-def rms_norm_oracle(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    wide = x.double()
-    return wide / ((wide**2).sum(-1, keepdim=True) / x.shape[-1] + eps) ** 0.5 * weight.double()
-
-
-def add_rms_norm_oracle(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    total = x.double() + residual.double()
-    return rms_norm_oracle(total, weight, eps), total
-
-
-def layer_norm_oracle(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
-    total = x.double() if residual is None else x.double() + residual.double()
-    centred = total - total.sum(-1, keepdim=True) / x.shape[-1]
-    deviation = ((centred**2).sum(-1, keepdim=True) / x.shape[-1] + eps) ** 0.5
-    return centred / deviation * weight.double() + bias.double()
-
-
-def rotary_oracle(
-    q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Complex numbers: the pair (x[i], x[i + R/2]) times cos + i sin."""
-    cos, sin = cos_sin[positions].double().unsqueeze(1).chunk(2, dim=-1)
-    half = cos.shape[-1]
-
-    def turn(x: torch.Tensor) -> torch.Tensor:
-        wide = x.double()
-        turned = torch.complex(wide[..., :half], wide[..., half : 2 * half]) * torch.complex(cos, sin)
-        return torch.cat([turned.real, turned.imag, wide[..., 2 * half :]], dim=-1)
-
-    return turn(q), turn(k)
-
-
-def silu_and_mul_oracle(x: torch.Tensor) -> torch.Tensor:
-    gate, up = x.double().chunk(2, dim=-1)
-    return gate / (1 + torch.exp(-gate)) * up
-
-
-def kv_store_oracle(
-    k: torch.Tensor, v: torch.Tensor, k_cache: torch.Tensor, v_cache: torch.Tensor, slots: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    stored = k_cache.clone(), v_cache.clone()
-    for t, slot in enumerate(slots.tolist()):
-        if slot >= 0:
-            for cache, row in zip(stored, (k[t], v[t]), strict=True):
-                cache[slot // cache.shape[1], slot % cache.shape[1]] = row
-    return stored
-
-
-def attend_oracle(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, causal: bool, window: int = 0
-) -> torch.Tensor:
-    """One sequence, one query and one head after another; the queries are the last ones."""
-    q, k, v = q.double(), k.double(), v.double()
-    out = torch.zeros_like(q)
-    group = q.shape[1] // k.shape[1]
-    for t in range(len(q)):
-        position = len(k) - len(q) + t
-        last = position + 1 if causal else len(k)
-        first = max(0, position - window + 1) if window else 0
-        for h in range(q.shape[1]):
-            scores = torch.exp(k[first:last, h // group] @ q[t, h] * scale)
-            out[t, h] = scores @ v[first:last, h // group] / scores.sum()
-    return out
-
-
-def varlen_oracle(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_seqlen: int,
-    scale: float,
-    causal: bool = False,
-) -> torch.Tensor:
-    ends = cu_seqlens.tolist()
-    parts = [slice(a, b) for a, b in pairwise(ends)]
-    return torch.cat([attend_oracle(q[p], k[p], v[p], scale, causal) for p in parts])
-
-
-def paged_oracle(paged: Paged, q: torch.Tensor, scale: float, window: int) -> torch.Tensor:
-    starts = paged.batch.query_starts
-    out = torch.zeros(q.shape, dtype=torch.float64, device=q.device)
-    for i, (k, v) in enumerate(paged.tokens):
-        rows = slice(starts[i], starts[i + 1])
-        if len(k):
-            out[rows] = attend_oracle(q[rows], k, v, scale, True, window)
-    return out
-
-
-# --- cases -----------------------------------------------------------------------------------------
-
-
 def rotary_case(dim: int, turned: int) -> Callable[[torch.dtype], tuple[Any, ...]]:
     def make(dtype: torch.dtype) -> tuple[Any, ...]:
         q, k, _ = fused_qkv(5, 6, 2, dim, dtype)
@@ -188,6 +95,29 @@ def kv_store_case(dtype: torch.dtype) -> tuple[Any, ...]:
     _, k, v = fused_qkv(6, 3, 3, 20, dtype)
     slots = torch.tensor([7, -1, 0, 255, 18, -1], device=DEVICE)
     return k, v, paged.k_cache, paged.v_cache, slots
+
+
+def rotary_kv_store_case(turned: int, apart: bool = False) -> Callable[[torch.dtype], tuple[Any, ...]]:
+    def make(dtype: torch.dtype) -> tuple[Any, ...]:
+        paged = build_paged([1] * 5, [3, 0, 9, 4, 1], 2, 16, dtype)
+        q, k, v = fused_qkv(5, 6, 2, 16, dtype)
+        _, _, positions, cos_sin = rotary_case(16, turned)(dtype)
+        q = q.clone() if apart else q
+        return q, k, v, positions, cos_sin, paged.k_cache, paged.v_cache, paged.batch
+
+    return make
+
+
+def rotary_kv_store_oracle(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    positions: torch.Tensor,
+    cos_sin: torch.Tensor,
+    *to: Any,
+) -> tuple[torch.Tensor, ...]:
+    q, k = rotary_oracle(q, k, positions, cos_sin)
+    return q, *kv_store_oracle(k.to(v.dtype), v, to[0], to[1], to[2].slot_mapping)
 
 
 def varlen_case(dim: int, causal: bool, lengths: list[int]) -> Callable[[torch.dtype], tuple[Any, ...]]:
@@ -246,6 +176,11 @@ def gather_oracle(*args: Any) -> tuple[torch.Tensor, ...]:
     return tuple(torch.tensor(values, device=DEVICE) for values in expected)
 
 
+ROTARY_KV_STORE_CASES = {
+    "whole": rotary_kv_store_case(16),
+    "partial": rotary_kv_store_case(12),
+    "apart": rotary_kv_store_case(16, apart=True),
+}
 NORM_SHAPES = {"whole": (5, 64), "one": (1, 80), "odd": (3, 37)}
 PAGED_CASES = {
     "decode": paged_case([1, 1, 1], [1, 37, 20], 4, 2, 16),
@@ -301,6 +236,10 @@ CASES = [
     Case(silu_and_mul, "even", lambda dtype: (rand(3, 128, dtype=dtype),), silu_and_mul_oracle),
     Case(silu_and_mul, "odd", lambda dtype: (rand(2, 74, dtype=dtype),), silu_and_mul_oracle),
     Case(kv_store, "skips", kv_store_case, kv_store_oracle, written=(2, 3)),
+    *(
+        Case(rotary_kv_store, name, make, rotary_kv_store_oracle, written=(0, 5, 6))
+        for name, make in ROTARY_KV_STORE_CASES.items()
+    ),
     Case(varlen_attention, "ragged", varlen_case(16, False, [3, 19, 1]), varlen_oracle),
     Case(varlen_attention, "causal-odd-dim", varlen_case(24, True, [18, 2]), varlen_oracle),
     Case(varlen_attention, "equal-lengths", varlen_case(16, True, [1, 4, 4, 4, 0, 0, 2, 2]), varlen_oracle),

@@ -3,6 +3,7 @@ purpose."""
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from onecard.kernels.kv_store import kv_store
 from onecard.kernels.paged_attention import PagedBatch, paged_attention
+from onecard.kernels.rotary_kv_store import rotary_kv_store
 
 FAR = 2**31
 """The first element that 32 bits can't address."""
@@ -109,6 +111,12 @@ def test_addresses_have_64_bits(implementation: str) -> None:
     getattr(kv_store, f"run_{implementation}")(k, k * 2, paged.k_cache, paged.v_cache, slot)
     assert torch.equal(paged.k_cache[7, 2], k[0])
     assert torch.equal(paged.v_cache[7, 2], k[0] * 2)
+    batch = replace(paged.batch, slot_mapping=slot)
+    table, zero = torch.tensor([[1.0] * 8 + [0.0] * 8], device=DEVICE), torch.zeros_like(slot)
+    caches = paged.k_cache, paged.v_cache
+    getattr(rotary_kv_store, f"run_{implementation}")(k.clone(), k + 1, k - 1, zero, table, *caches, batch)
+    assert torch.equal(paged.k_cache[7, 2], k[0] + 1)
+    assert torch.equal(paged.v_cache[7, 2], k[0] - 1)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
@@ -184,6 +192,23 @@ def test_layers_of_a_step_share_one_plan() -> None:
     elsewhere = paged_attention(q, arena[:, 0], arena[:, 1], paged.batch, 0.25)
     expected = paged_attention.run_reference(q, *other, paged.batch, 0.25)
     torch.testing.assert_close(elsewhere, expected)
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the plan is the CPU path's")
+def test_layers_of_a_step_share_the_indices_of_their_stores() -> None:
+    """Also models with two tables of angles (local and global layers): one plan a table."""
+    paged = build_paged([1, 1, 3], [9, 0, 3], 2, 16)
+    positions = torch.tensor([8, 0, 0, 1, 2])
+    tables = [torch.rand(9, 16), torch.rand(9, 16)]
+    for table in (tables[0], tables[1], tables[0]):
+        q, k, v = torch.randn(5, 4, 16), torch.randn(5, 2, 16), torch.randn(5, 2, 16)
+        got, expected = ([x.clone() for x in (paged.k_cache, paged.v_cache)] for _ in range(2))
+        turned = q.clone()
+        rotary_kv_store.run_reference(turned, k.clone(), v, positions, table, *expected, paged.batch)
+        rotary_kv_store(q, k, v, positions, table, *got, paged.batch)
+        for a, b in zip((q, *got), (turned, *expected), strict=True):
+            torch.testing.assert_close(a, b, equal_nan=True)
+    assert len(paged.batch.plans) == 2
 
 
 def test_later_chunks_equal_the_whole_prompt() -> None:

@@ -5,6 +5,7 @@ import torch
 from onecard.engines.layers.forward_batch import EncodeBatch, ForwardBatch
 from onecard.kernels.kv_store import kv_store
 from onecard.kernels.paged_attention import paged_attention
+from onecard.kernels.rotary_kv_store import rotary_kv_store
 from onecard.kernels.varlen_attention import varlen_attention
 
 
@@ -21,10 +22,24 @@ class PagedAttention:
         self._kv_cache: torch.Tensor | None = None
         self._views: tuple[torch.Tensor, torch.Tensor]
 
-    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, batch: ForwardBatch) -> torch.Tensor:
-        """q `[T, Hq, D]`, k, v `[T, Hk, D]` (rows may be strided), rotated already; returns `[T, Hq, D]`."""
+    def forward(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        batch: ForwardBatch,
+        cos_sin: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """q `[T, Hq, D]`, k, v `[T, Hk, D]` (rows may be strided) to `[T, Hq, D]`.
+
+        q and k are turned by `batch.positions` with the table cos_sin (see `kernels.rotary`), in place;
+        without one they are taken as they are.
+        """
         k_cache, v_cache = self._layer_views(batch.kv_cache)
-        kv_store(k, v, k_cache, v_cache, batch.paged.slot_mapping)
+        if cos_sin is None:
+            kv_store(k, v, k_cache, v_cache, batch.paged.slot_mapping)
+        else:
+            rotary_kv_store(q, k, v, batch.positions, cos_sin, k_cache, v_cache, batch.paged)
         return paged_attention(q, k_cache, v_cache, batch.paged, self.scale, self.sliding_window)
 
     def _layer_views(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,7 +16,6 @@ from onecard.engines.layers.norm import RMSNorm
 from onecard.engines.layers.precision import Precision
 from onecard.engines.layers.rotary import cos_sin_table
 from onecard.engines.models.config import DecoderConfig
-from onecard.kernels.rotary import rotary
 
 
 class DecoderAttention(nn.Module):
@@ -39,8 +38,8 @@ class DecoderAttention(nn.Module):
         q, k, v = self.qkv_proj.forward(x).view(self.qkv_shape).split(self.heads, dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm.forward(q), self.k_norm.forward(k)
-        rotary(q, k, batch.positions, cos_sin)
-        return self.o_proj.forward(self.attention.forward(q, k, v, batch).view(self.out_shape))
+        attended = self.attention.forward(q, k, v, batch, cos_sin)
+        return self.o_proj.forward(attended.view(self.out_shape))
 
 
 class DecoderLayer(nn.Module):
