@@ -305,3 +305,27 @@ def test_an_error_in_the_middle_of_a_stream_is_said(
     ran = onecard("chat", "m", "--url", server.url)
     assert ran.code == 1
     assert "the engine failed" in ran.err
+
+
+# --- proxies -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "all_proxy"])
+def test_a_proxy_is_not_asked_for_this_machine(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    server.json("/admin/status", STATUS)
+    monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for url in (server.url, server.url.replace("127.0.0.1", "localhost")):
+        ran = onecard("ps", "--url", url)
+        assert (ran.code, ran.err) == (0, "")
+
+
+def test_a_proxy_is_asked_for_other_machines(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.json("/admin/status", STATUS)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.setenv("http_proxy", server.url)
+    assert onecard("ps", "--url", "http://gpu-box.example:8000").code == 0, "by way of the proxy"

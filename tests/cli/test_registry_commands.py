@@ -1,6 +1,8 @@
 """`check`, `list`, `pull`, `plan` and `collect-env` on registries that are right and wrong."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,3 +163,21 @@ def test_collect_env_says_what_a_bug_report_needs(onecard: Run) -> None:
         assert f"  {wanted}" in ran.out
     sections = json.loads(onecard("collect-env", "--json").out)
     assert sections["versions"]["aiohttp"][0].isdigit()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+@pytest.mark.parametrize("command", ["pull", "list", "check"])
+def test_a_full_disk_is_one_sentence(command: str, local_registry: Path) -> None:
+    main = "import sys; from onecard.gateway.cli import main; sys.exit(main())"
+    with open("/dev/full", "w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", main, command, str(local_registry)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert ran.returncode == 1
+    assert "No space left on device" in ran.stderr
+    assert ran.stderr.startswith(f"onecard {command}: ")
+    assert len(ran.stderr.splitlines()) == 1

@@ -44,15 +44,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     command: Command = args.command
     try:
-        return command.run(args)
+        code = command.run(args)
+        sys.stdout.flush()  # a full disk behind it is found here, not by the interpreter's last breath
+        return code
     except (CommandError, RegistryError) as error:
         print(f"onecard {args.command_name}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `onecard list | head`: nobody reads on
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return 1
+    except OSError as error:
+        from onecard.gateway.cli.startup import DEBUG_VARIABLE, explain
+
+        if os.environ.get(DEBUG_VARIABLE):
+            raise
+        print(f"onecard {args.command_name}: {explain(error)}", file=sys.stderr)
+        _silence_stdout()
+        return 1
+
+
+def _silence_stdout() -> None:
+    """What is still buffered can't be written: it must not fail once more when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,8 +1,10 @@
 """The few HTTP calls that `ps` and `chat` make to a running server."""
 
 import http.client
+import ipaddress
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Generator
 from typing import Any
@@ -17,6 +19,7 @@ class Client:
         whole = url if "://" in url else f"http://{url}"
         self.url = whole.rstrip("/").removesuffix("/v1")
         self._timeout = timeout
+        self._opener = _opener(self.url)
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -44,7 +47,7 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(self.url + path, data, self._headers)
-            response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=self._timeout)
+            response: http.client.HTTPResponse = self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
             raise CommandError(self._refusal(error)) from None
         except (urllib.error.URLError, OSError, http.client.HTTPException, ValueError) as error:
@@ -67,3 +70,18 @@ class Client:
         except (ValueError, KeyError, TypeError):
             message = f"{self.url} doesn't look like a onecard server"
         return f"{message} (HTTP {error.code})"
+
+
+def _opener(url: str) -> urllib.request.OpenerDirector:
+    """Goes through `$http_proxy` as usual, but not to this machine: to a proxy, localhost is the proxy."""
+    if _is_loopback(url):
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return urllib.request.build_opener()
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = urllib.parse.urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or no URL at all
+        return False
