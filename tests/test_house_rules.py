@@ -25,11 +25,10 @@ ENGINE_PARTS = {
     "runtime": {"runtime", "memory"},
     "layers": {"layers"},
     "models": {"models", "layers", "weights.gguf_config"},
-    "weights": {"weights", "models", "layers"},
+    "weights": {"weights", "models", "layers", "memory.arena", "memory.homes"},
     "text": {"text", "weights"},
     "llm": {"llm", "models", "layers", "weights", "text", "memory", "runtime", "step_size"},
     "encoder": {"encoder", "models", "layers", "weights", "text", "memory", "runtime", "step_size"},
-    "step_size": set(),
 }
 """What each part of `engines` may import of the others. `api` is open to all, the factory to none."""
 
@@ -39,7 +38,16 @@ COMPOSITION_ROOTS = ("onecard.engines.factory", "onecard.engines.environment")
 PURE_REGISTRY = ("onecard.registry.spec", "onecard.registry.units")
 """What engines may see of the registry: no files, no network."""
 
-TORCH_FREE_MEMORY = {"page_pool", "reclaim", "block_pool", "plan", "prefix_hash"}
+TORCH_FREE_MEMORY = {
+    "page_pool",
+    "free_pages",
+    "reclaim",
+    "block_pool",
+    "card_plan",
+    "homes",
+    "plan",
+    "prefix_hash",
+}
 
 
 @dataclass(frozen=True)
