@@ -14,15 +14,17 @@ An operation file reads as a specification:
         from onecard.kernels.triton.rms_norm import launch
         return launch(x, weight, eps)
 
-The implementation is chosen by the device of the first argument: CUDA runs Triton; a CPU runs the reference,
-or `@rms_norm.cpu` where the plain formulation is not the fast one; everything else the reference.
-`KERNELS=reference` in the environment forces the reference everywhere (for bisecting); tests call
+The implementation is chosen by the device of the first argument: CUDA runs Triton, or `@rms_norm.cuda` where
+torch has something better and it takes the arguments; a CPU runs the reference, or `@rms_norm.cpu` where the
+plain formulation is not the fast one; everything else the reference. `KERNELS=reference` in the environment
+forces the reference everywhere, `KERNELS=triton` Triton on CUDA (for bisecting and comparing); tests call
 `rms_norm.run_triton(...)` under `TRITON_INTERPRET=1` to check the kernel without a GPU.
 """
 
 import functools
 import os
 from collections.abc import Callable
+from types import NotImplementedType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -38,7 +40,8 @@ class Op(Generic[P, R]):
         self._reference: Callable[P, R] | None = None
         self._cpu: Callable[P, R] | None = None
         self._triton: Callable[P, R] | None = None
-        self._forced = os.environ.get("KERNELS") == "reference"
+        self._cuda: Callable[P, R | NotImplementedType] | None = None
+        self._forced = os.environ.get("KERNELS")
 
     def reference(self, function: Callable[P, R]) -> Callable[P, R]:
         self._reference = function
@@ -52,6 +55,16 @@ class Op(Generic[P, R]):
         self._triton = function
         return function
 
+    def cuda(self, function: Callable[P, R | NotImplementedType]) -> Callable[P, R | NotImplementedType]:
+        """What CUDA tries before Triton; it returns NotImplemented for arguments that it can't take."""
+        self._cuda = function
+        return function
+
+    @property
+    def prefers_torch(self) -> bool:
+        """On CUDA, for some arguments at least."""
+        return self._cuda is not None
+
     def run_reference(self, *args: P.args, **kwargs: P.kwargs) -> R:
         assert self._reference is not None, f"{self.name} has no reference"
         return self._reference(*args, **kwargs)
@@ -63,12 +76,19 @@ class Op(Generic[P, R]):
     def run_cpu(self, *args: P.args, **kwargs: P.kwargs) -> R:
         return (self._cpu or self.run_reference)(*args, **kwargs)
 
+    def run_cuda(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        if self._cuda is not None and self._forced != "triton":
+            result = self._cuda(*args, **kwargs)
+            if not isinstance(result, NotImplementedType):
+                return result
+        return self.run_triton(*args, **kwargs)
+
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
-        if self._forced:
+        if self._forced == "reference":
             return self.run_reference(*args, **kwargs)
         if first.is_cuda and self._triton is not None:
-            return self.run_triton(*args, **kwargs)
+            return self.run_cuda(*args, **kwargs)
         if first.is_cpu:
             return self.run_cpu(*args, **kwargs)
         return self.run_reference(*args, **kwargs)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
+from types import NotImplementedType
 
 import torch
 import torch.nn.functional as F
@@ -92,3 +93,20 @@ def _(
     from onecard.kernels.triton.varlen_attention import launch
 
     return launch(q, k, v, cu_seqlens, max_seqlen, scale, causal)
+
+
+@varlen_attention.cuda
+def _(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    cu_seqlens: torch.Tensor,
+    max_seqlen: int,
+    scale: float,
+    causal: bool = False,
+) -> torch.Tensor | NotImplementedType:
+    from onecard.kernels import torch_varlen
+
+    if not torch_varlen.takes(q):
+        return NotImplemented
+    return torch_varlen.attend(q, k, v, cu_seqlens, max_seqlen, scale, causal)

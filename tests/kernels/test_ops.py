@@ -269,7 +269,10 @@ RUNS = [
         case, implementation, dtype, id=f"{case.op.name}-{case.name}-{implementation}-{str(dtype)[6:]}"
     )
     for case in CASES
-    for implementation in IMPLEMENTATIONS
+    for implementation in (
+        *IMPLEMENTATIONS,
+        *(["cuda"] if DEVICE == "cuda" and case.op.prefers_torch else []),
+    )
     for dtype in case.dtypes
     if can_run(case, implementation, dtype)
 ]
