@@ -72,7 +72,7 @@ class LiveNode:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.node = self.call(start_node(registry, paths, self.stats))
+        self.node = self.call(start_node(registry, paths, self.stats, warm_up=False))
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = 240) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)

@@ -27,15 +27,26 @@ ENGINE_PARTS = {
     "models": {"models", "layers", "weights.gguf_config"},
     "weights": {"weights", "models", "layers", "memory.arena", "memory.homes"},
     "text": {"text", "weights"},
-    "llm": {"llm", "models", "layers", "weights", "text", "memory", "runtime", "step_size"},
-    "encoder": {"encoder", "models", "layers", "weights", "text", "memory", "runtime", "step_size"},
+    "lifecycle": {"lifecycle", "weights", "memory", "runtime"},
+    "llm": {"llm", "lifecycle", "models", "layers", "weights", "text", "memory", "runtime", "step_size"},
+    "encoder": {
+        "encoder",
+        "lifecycle",
+        "models",
+        "layers",
+        "weights",
+        "text",
+        "memory",
+        "runtime",
+        "step_size",
+    },
 }
 """What each part of `engines` may import of the others. `api` is open to all, the factory to none."""
 
 COMPOSITION_ROOTS = ("onecard.engines.factory", "onecard.engines.environment")
 """All of the engines that the CLI may import, and only inside functions."""
 
-PURE_REGISTRY = ("onecard.registry.spec", "onecard.registry.units")
+PURE_REGISTRY = ("onecard.registry.spec", "onecard.registry.units", "onecard.registry.changes")
 """What engines may see of the registry: no files, no network."""
 
 TORCH_FREE_MEMORY = {

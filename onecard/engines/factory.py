@@ -4,24 +4,27 @@ import asyncio
 import logging
 import os
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from onecard.engines.api import LoadProgress, ModelStatus, StatsSink
+from onecard.engines.api import LoadProgress, StatsSink
 from onecard.engines.encoder.build import build_encoder
-from onecard.engines.encoder.engine import EncoderEngine
+from onecard.engines.lifecycle.keeper import Keeper
+from onecard.engines.lifecycle.move import Placement, move_in
 from onecard.engines.llm.build import build_llm
-from onecard.engines.llm.engine import LLMEngine
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.card import card_facts
+from onecard.engines.memory.card_plan import CardPlan
 from onecard.engines.memory.nvml import open_monitor
 from onecard.engines.memory.page_pool import PagePool
-from onecard.engines.memory.plan import CardPlan, ModelPlan, plan_card
-from onecard.engines.models.config import DecoderConfig, EncoderConfig, ModelConfig
+from onecard.engines.memory.plan import plan_card
+from onecard.engines.models.config import EncoderConfig, ModelConfig
 from onecard.engines.needs import model_needs, read_config
 from onecard.engines.node import Card, LocalNode, ServedModel
+from onecard.engines.reports import encoder_status, llm_status
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.cuda_graphs import graph_backend
@@ -47,14 +50,34 @@ def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
     return [_plan(registry, spec, paths)[0] for spec in registry.cards]
 
 
+@dataclass(frozen=True)
+class _Surroundings:
+    """What all cards and models of a node share."""
+
+    outbox: Outbox
+    executor: Executor
+    stats: StatsSink
+    progress: LoadProgress
+    warm_up: bool
+
+
 async def start_node(
-    registry: Registry, paths: dict[str, Path], stats: StatsSink, progress: LoadProgress | None = None
+    registry: Registry,
+    paths: dict[str, Path],
+    stats: StatsSink,
+    progress: LoadProgress | None = None,
+    warm_up: bool = True,
 ) -> LocalNode:
     """Plan, allocate and load everything, then start the device loops. Call it on the event loop that
-    serves."""
-    outbox = Outbox(asyncio.get_running_loop())
-    executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
-    build = partial(_build_all, registry, paths, outbox, executor, stats, progress or (lambda *_: None))
+    serves. `warm_up=False` leaves the first steps to the first requests."""
+    around = _Surroundings(
+        Outbox(asyncio.get_running_loop()),
+        ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer"),
+        stats,
+        progress or (lambda *_: None),
+        warm_up,
+    )
+    build = partial(_build_all, registry, paths, around)
     # A thread of its own that ends: while a second thread with an OpenMP team lives, the teams of a CPU's
     # device loop wait for each other in the kernel instead of spinning, and every parallel operation takes
     # twice as long.
@@ -67,21 +90,16 @@ async def start_node(
 
 
 def _build_all(
-    registry: Registry,
-    paths: dict[str, Path],
-    outbox: Outbox,
-    executor: Executor,
-    stats: StatsSink,
-    progress: LoadProgress,
+    registry: Registry, paths: dict[str, Path], around: _Surroundings
 ) -> tuple[list[Card], list[ServedModel]]:
     cards: list[Card] = []
     models: list[ServedModel] = []
     for spec in registry.cards:
         plan, configs = _plan(registry, spec, paths)
-        card, handle = _open_card(plan, spec.quantum, outbox, executor, stats)
+        card, handle = _open_card(plan, spec.quantum, around)
         cards.append(card)
         for model in _models_of(registry, spec):
-            models.append(_build_model(model, configs[model.name], paths[model.name], plan, handle, progress))
+            models.append(_build_model(model, configs[model.name], paths[model.name], card, handle, around))
     return cards, models
 
 
@@ -101,20 +119,20 @@ def _plan(
     return plan_card(facts, needs, spec.page_size), configs
 
 
-def _open_card(
-    plan: CardPlan, quantum: float | None, outbox: Outbox, executor: Executor, stats: StatsSink
-) -> tuple[Card, CardHandle]:
+def _open_card(plan: CardPlan, quantum: float | None, around: _Surroundings) -> tuple[Card, CardHandle]:
     device = torch.device(plan.device)
     arena = DeviceArena(plan.arena_bytes, plan.page_bytes, device)
     pool = PagePool(plan.num_pages, plan.page_bytes)
+    pool.keep_for_last({page for model in plan.models for page in model.home})
     clock = step_clock(device)
     share = FairShare(QUANTUM_SECONDS[device.type] if quantum is None else quantum)
-    loop = DeviceLoop(plan.card, outbox, clock, share, partial(_prepare_thread, device))
-    planned = plan.weight_bytes + plan.arena_bytes + plan.workspace_bytes
+    loop = DeviceLoop(plan.card, around.outbox, clock, share, partial(_prepare_thread, device))
+    planned = plan.arena_bytes + plan.workspace_bytes + plan.graph_bytes
     watch = CardWatch(plan.card, open_monitor(device, logger), planned)
-    return Card(plan, arena, pool, loop, watch), CardHandle(
-        device, arena, pool, loop, clock, graph_backend(device), executor, stats
+    handle = CardHandle(
+        device, arena, pool, loop, clock, graph_backend(device), around.executor, around.stats
     )
+    return Card(plan, arena, pool, loop, watch, Keeper(plan.card, arena, pool, loop)), handle
 
 
 def _prepare_thread(device: torch.device) -> None:
@@ -125,58 +143,32 @@ def _prepare_thread(device: torch.device) -> None:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
 
 
+def _captured(progress: LoadProgress, model: str, done: int, total: int) -> None:
+    progress(model, done, total, "graphs")
+
+
 def _build_model(
-    spec: ModelSpec,
-    config: ModelConfig,
-    path: Path,
-    plan: CardPlan,
-    card: CardHandle,
-    progress: LoadProgress,
+    spec: ModelSpec, config: ModelConfig, path: Path, card: Card, handle: CardHandle, around: _Surroundings
 ) -> ServedModel:
-    share = plan.model(spec.name)
-    report_bytes = partial(progress, spec.name)
+    share = card.plan.model(spec.name)
+    place = Placement(
+        handle,
+        share,
+        around.warm_up,
+        on_load=partial(around.progress, spec.name),
+        on_capture=partial(_captured, around.progress, spec.name),
+    )
     if isinstance(config, EncoderConfig):
-        encoder, loaded = build_encoder(spec, config, path, card, report_bytes)
-        return ServedModel(
-            encoder.info, encoder, partial(_encoder_status, encoder, plan, share, loaded.weight_bytes)
+        encoder, residence = build_encoder(spec, config, path, place)
+        served = ServedModel(
+            encoder.info, encoder, residence, partial(encoder_status, encoder, residence, card.plan)
         )
-    assert isinstance(config, DecoderConfig)
-    llm, loaded = build_llm(spec, config, path, card, share.floor_pages, share.ceiling_pages, report_bytes)
-    return ServedModel(llm.info, llm, partial(_llm_status, llm, plan, share, loaded.weight_bytes, card.pool))
-
-
-def _llm_status(
-    engine: LLMEngine, plan: CardPlan, share: ModelPlan, weights: int, pool: PagePool
-) -> ModelStatus:
-    scheduler = engine.core.scheduler
-    return ModelStatus(
-        name=engine.info.name,
-        kind=engine.info.kind,
-        card=plan.card,
-        state="ready",
-        weight_bytes=weights,
-        kv_bytes_used=scheduler.kv.pool.num_used_blocks * (share.block_bytes or 0),
-        kv_bytes_owned=pool.owned(engine.info.name) * plan.page_bytes,
-        floor_bytes=share.floor_pages * plan.page_bytes,
-        ceiling_bytes=share.ceiling_pages * plan.page_bytes,
-        running=len(scheduler.running),
-        waiting=len(scheduler.waiting),
-        finished=engine.core.num_finished,
-    )
-
-
-def _encoder_status(engine: EncoderEngine, plan: CardPlan, share: ModelPlan, weights: int) -> ModelStatus:
-    return ModelStatus(
-        name=engine.info.name,
-        kind=engine.info.kind,
-        card=plan.card,
-        state="ready",
-        weight_bytes=weights,
-        kv_bytes_used=0,
-        kv_bytes_owned=0,
-        floor_bytes=share.floor_pages * plan.page_bytes,
-        ceiling_bytes=share.ceiling_pages * plan.page_bytes,
-        running=engine.core.num_running,
-        waiting=engine.core.num_waiting,
-        finished=engine.num_finished,
-    )
+    else:
+        llm, residence = build_llm(spec, config, path, place)
+        served = ServedModel(
+            llm.info, llm, residence, partial(llm_status, llm, residence, card.plan, card.pool)
+        )
+    card.keeper.add(residence)
+    if share.awake_at_start:
+        move_in(residence, handle)
+    return served

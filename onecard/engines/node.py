@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from onecard.engines.api import (
+    CardLedger,
     CardStatus,
     Embedder,
     ModelInfo,
@@ -13,15 +14,20 @@ from onecard.engines.api import (
     ModelStatus,
     NodeStatus,
     ShuttingDownError,
+    SleepLevel,
     TextGenerator,
 )
+from onecard.engines.lifecycle.keeper import Keeper
+from onecard.engines.lifecycle.ledger import card_ledger
+from onecard.engines.lifecycle.residence import Residence
 from onecard.engines.memory.arena import DeviceArena
+from onecard.engines.memory.card_plan import CardPlan
 from onecard.engines.memory.page_pool import PagePool
-from onecard.engines.memory.plan import CardPlan
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.device_loop import DeviceLoop
 
 DRAIN_POLL_SECONDS = 0.02
+IDLE_CHECK_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ class Card:
     pool: PagePool
     loop: DeviceLoop
     watch: CardWatch
+    keeper: Keeper
 
     def status(self) -> CardStatus:
         return CardStatus(
@@ -66,17 +73,19 @@ class ModelReport(Protocol):
 class ServedModel:
     info: ModelInfo
     engine: TextGenerator | Embedder
+    residence: Residence
     report: ModelReport
 
 
 class LocalNode:
-    """Implements `api.Node` over engines in this process."""
+    """Implements `api.Node` over engines in this process, and `api.NodeControl` but for `reload`."""
 
     def __init__(self, cards: Sequence[Card], models: Sequence[ServedModel]):
         self._cards = list(cards)
         self._models = {model.info.name: model for model in models}
         self._names = {alias: m for m in models for alias in (m.info.name, *m.info.aliases)}
         self._state: Literal["ready", "draining"] = "ready"
+        self._clockwork = asyncio.create_task(self._watch_idle(), name="ttl")
 
     def models(self) -> list[ModelInfo]:
         return [model.info for model in self._models.values()]
@@ -84,6 +93,32 @@ class LocalNode:
     def engine(self, name: str) -> TextGenerator | Embedder:
         if self._state == "draining":
             raise ShuttingDownError("The server is shutting down; try another one, or this one again later.")
+        return self._find(name).engine
+
+    async def sleep(self, name: str, level: SleepLevel = 1) -> None:
+        model = self._find(name)
+        await self._keeper_of(model).sleep(model.info.name, level)
+
+    async def wake(self, name: str) -> None:
+        model = self._find(name)
+        await self._keeper_of(model).wake(model.info.name)
+
+    def is_sleeping(self, name: str) -> bool:
+        return not self._find(name).residence.awake
+
+    def ledger(self) -> Sequence[CardLedger]:
+        return [card_ledger(card.keeper) for card in self._cards]
+
+    def _keeper_of(self, model: ServedModel) -> Keeper:
+        return next(c.keeper for c in self._cards if model.info.name in c.keeper.residences)
+
+    async def _watch_idle(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_CHECK_SECONDS)
+            for card in self._cards:
+                await card.keeper.sleep_idle()
+
+    def _find(self, name: str) -> ServedModel:
         model = self._names.get(name)
         if model is None:
             valid = ", ".join(self._names)
@@ -92,7 +127,7 @@ class LocalNode:
                 param="model",
                 code="model_not_found",
             )
-        return model.engine
+        return model
 
     def status(self) -> NodeStatus:
         return NodeStatus(
@@ -105,8 +140,9 @@ class LocalNode:
         self._state = "draining"
 
     async def drained(self) -> None:
-        while not all(card.loop.is_idle() for card in self._cards):
+        while not all(card.loop.is_idle() and card.keeper.is_quiet for card in self._cards):
             await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     async def stop(self) -> None:
+        self._clockwork.cancel()
         await asyncio.gather(*(asyncio.to_thread(card.stop) for card in self._cards))

@@ -18,6 +18,7 @@ from onecard.engines.encoder.pooling import Pooling
 from onecard.engines.encoder.queue import TokenBudgetQueue
 from onecard.engines.encoder.sentence_config import SentenceConfig
 from onecard.engines.layers.forward_batch import EncodeBatch
+from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.runtime.step_clock import HostStepClock
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.service import TextService
@@ -212,7 +213,7 @@ class Bench:
         info = ModelInfo("bert", "embedding", "root", 0, max_model_len)
         text = TextService(word_tokenizer(), ThreadPoolExecutor(1))
         self.engine = EncoderEngine(
-            info, self.core, self.loop, text, config, TellingModel.dimensions, self.stats
+            info, self.core, self.loop, text, config, TellingModel.dimensions, Gate("bert"), self.stats
         )
 
 

@@ -14,6 +14,7 @@ from onecard.engines.encoder.core import EncoderCore
 from onecard.engines.encoder.engine import EncoderEngine
 from onecard.engines.encoder.queue import TokenBudgetQueue
 from onecard.engines.encoder.sentence_config import load_sentence_config
+from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.models.registry import load_config
 from onecard.engines.runtime.step_clock import HostStepClock
@@ -55,7 +56,14 @@ def engine(minilm_path: Path, hand_driven_loop: Any) -> EncoderEngine:
     info = ModelInfo("minilm", "embedding", str(minilm_path), 0, sentence.max_seq_length or 512)
     text = TextService(load_tokenizer(minilm_path), ThreadPoolExecutor(1))
     return EncoderEngine(
-        info, core, hand_driven_loop, text, sentence, config.hidden_size, hand_driven_loop.stats
+        info,
+        core,
+        hand_driven_loop,
+        text,
+        sentence,
+        config.hidden_size,
+        Gate("minilm"),
+        hand_driven_loop.stats,
     )
 
 

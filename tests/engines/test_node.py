@@ -16,7 +16,6 @@ from onecard.engines.api import (
     SamplingParams,
     ShuttingDownError,
 )
-from onecard.engines.factory import plan_registry
 
 pytestmark = pytest.mark.weights
 
@@ -73,17 +72,31 @@ def test_the_card_is_looked_at(live):
 def test_the_status_is_the_plan_and_the_ledger(live):
     status = live.node.status()
     (card,) = status.cards
-    assert card.pages_total * card.page_bytes == card.arena_bytes
-    assert sum(m.weight_bytes for m in status.models) + card.arena_bytes <= card.budget_bytes == 900 << 20
+    assert card.pages_total * card.page_bytes == card.arena_bytes < card.budget_bytes == 900 << 20
     llm = next(m for m in status.models if m.kind == "llm")
-    assert llm.kv_bytes_owned == (card.pages_total - card.pages_free) * card.page_bytes
+    homes = [live.node._cards[0].pool.home(m.name) for m in status.models]
+    for model, home in zip(status.models, homes, strict=True):
+        assert (len(home) - 1) * card.page_bytes < model.weight_bytes <= len(home) * card.page_bytes
+    held = card.pages_total - card.pages_free - sum(map(len, homes))
+    assert llm.kv_bytes_owned == held * card.page_bytes
 
 
-def test_planned_weight_bytes_are_what_loading_took(live, demo_registry, demo_paths):
-    (plan,) = plan_registry(demo_registry, demo_paths)
+def test_weights_that_are_not_packed_lie_in_the_models_home(live):
+    card = live.node._cards[0]
+    model = live.node.engine("minilm").core.model
+    pages = [
+        (tensor.data_ptr() - card.arena.tensor.data_ptr()) / card.arena.page_bytes
+        for tensor in model.parameters()
+    ]
+    home = card.plan.model("minilm").home
+    assert len(pages) > 20
+    assert all(home.start <= page < home.stop for page in pages)
+
+
+def test_planned_weight_bytes_are_what_loading_took(live):
+    plan = live.node._cards[0].plan
     for model in live.node.status().models:
-        planned = plan.model(model.name).weight_bytes
-        assert abs(model.weight_bytes - planned) <= 0.02 * planned
+        assert model.weight_bytes == plan.model(model.name).weight_bytes
 
 
 def test_a_step_that_raises_fails_its_requests_and_the_engine_goes_on(live, monkeypatch):

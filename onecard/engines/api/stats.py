@@ -1,7 +1,7 @@
 """What engines report of their steps and requests."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from onecard.engines.api.generation import FinishReason
 
@@ -54,9 +54,11 @@ class RequestStats:
 
 
 class LoadProgress(Protocol):
-    """Told of every model's weights as they load, from a worker thread."""
+    """Told of weights as they load and of graphs as they are captured, from a worker thread."""
 
-    def __call__(self, model: str, done_bytes: int, total_bytes: int) -> None: ...
+    def __call__(
+        self, model: str, done: int, total: int, unit: Literal["bytes", "graphs"] = "bytes"
+    ) -> None: ...
 
 
 class StatsSink(Protocol):

@@ -1,20 +1,27 @@
-"""Puts an embedding model's engine together: files -> model -> queue -> engine."""
+"""Puts an embedding model's engine together: files -> queue -> engine; weights come later."""
 
 import time
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+
+import torch
 
 from onecard.engines.api import ModelInfo
 from onecard.engines.encoder.core import EncoderCore
 from onecard.engines.encoder.engine import EncoderEngine
 from onecard.engines.encoder.queue import TokenBudgetQueue
 from onecard.engines.encoder.sentence_config import SentenceConfig, load_sentence_config
+from onecard.engines.encoder.tenancy import EncoderTenancy
+from onecard.engines.encoder.warm_up import WarmUp
+from onecard.engines.lifecycle.gate import Gate
+from onecard.engines.lifecycle.move import Placement
+from onecard.engines.lifecycle.residence import Residence
 from onecard.engines.models.config import EncoderConfig
-from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.step_size import step_size
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
-from onecard.engines.weights.loader import LoadedModel, load_model
+from onecard.engines.weights.allocator import WeightAllocator
+from onecard.engines.weights.loader import LoadedModel, Progress, load_model
 from onecard.registry.spec import ModelSpec
 
 
@@ -26,16 +33,12 @@ def max_model_len(spec: ModelSpec, config: EncoderConfig, sentences: SentenceCon
 
 
 def build_encoder(
-    spec: ModelSpec,
-    config: EncoderConfig,
-    path: Path,
-    card: CardHandle,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[EncoderEngine, LoadedModel]:
-    """Load the model. Blocks while the weights load."""
+    spec: ModelSpec, config: EncoderConfig, path: Path, place: Placement
+) -> tuple[EncoderEngine, Residence]:
+    """The engine, and the residence that brings in its weights."""
+    card = place.card
     sentences = load_sentence_config(path)
     folder = sentences.transformer_path
-    loaded = load_model(folder, config, card.device, spec.engine.dtype, progress=progress)
     tokenizer = load_tokenizer(
         Path(spec.engine.tokenizer) if spec.engine.tokenizer else folder, lowercase=sentences.do_lower_case
     )
@@ -43,7 +46,7 @@ def build_encoder(
     size = step_size(spec, card.device.type, longest)
     core = EncoderCore(
         spec.name,
-        loaded.model,
+        None,
         sentences.pooling,
         TokenBudgetQueue(size.max_num_batched_tokens, size.max_num_seqs),
         card.device,
@@ -51,6 +54,11 @@ def build_encoder(
         card.stats,
         spec.weight,
         spec.priority,
+    )
+    gate = Gate(spec.name)
+    warm_up = WarmUp(core, size, config.vocab_size, longest, config.hidden_size)
+    tenancy = EncoderTenancy(
+        core, card.device, place.share.workspace_bytes, warm_up if place.warm_up else None
     )
     engine = EncoderEngine(
         info=ModelInfo(
@@ -66,7 +74,20 @@ def build_encoder(
         text=TextService(tokenizer, card.executor),
         config=sentences,
         dimensions=config.hidden_size,
+        gate=gate,
         stats=card.stats,
     )
     card.loop.add_engine(core)
-    return engine, loaded
+    load = partial(_load, spec, config, folder, card.device)
+    return engine, place.residence(spec, gate, load, tenancy)
+
+
+def _load(
+    spec: ModelSpec,
+    config: EncoderConfig,
+    folder: Path,
+    device: torch.device,
+    memory: WeightAllocator,
+    progress: Progress | None,
+) -> LoadedModel:
+    return load_model(folder, config, device, spec.engine.dtype, memory, progress)

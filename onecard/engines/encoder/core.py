@@ -47,7 +47,7 @@ class EncoderCore:
     def __init__(
         self,
         name: str,
-        model: EncoderModel,
+        model: EncoderModel | None,
         pooling: VectorPooling,
         queue: TokenBudgetQueue,
         device: torch.device,
@@ -60,7 +60,8 @@ class EncoderCore:
         self.weight = weight
         self.priority = priority
         self._budget = StepBudget()
-        self._model = model
+        self.model = model
+        """None while it sleeps with its weights dropped."""
         self._pooling = pooling
         self._queue = queue
         self._device = device
@@ -83,6 +84,11 @@ class EncoderCore:
         """What has not run is dropped; what runs is thrown away when it is collected. Idempotent."""
         self._queue.cancel(job)
         self._jobs.discard(job)
+
+    @property
+    def has_requests(self) -> bool:
+        """Whether any is unfinished. Any thread may ask."""
+        return bool(self._jobs)
 
     @property
     def num_running(self) -> int:
@@ -134,7 +140,8 @@ class EncoderCore:
         filler = filler_texts(step.num_tokens) if self._device.type == "cpu" else []
         batch = pack([*texts, *filler], self._staging)
         step.mark = self._clock.begin()
-        hidden = self._model(batch)[: step.num_tokens]
+        assert self.model is not None
+        hidden = self.model(batch)[: step.num_tokens]
         step.vectors = _to_host(self._pooling(hidden, batch.cu_seqlens[: len(texts) + 1]))
         step.mark.end()
 

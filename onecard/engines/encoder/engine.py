@@ -23,6 +23,7 @@ from onecard.engines.encoder.core import EncoderCore
 from onecard.engines.encoder.job import EmbedJob
 from onecard.engines.encoder.pooling import cut_dimensions
 from onecard.engines.encoder.sentence_config import SentenceConfig
+from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.runtime.inbox import Call
 from onecard.engines.text.service import TextService
 
@@ -44,11 +45,13 @@ class EncoderEngine:
         text: TextService,
         config: SentenceConfig,
         dimensions: int,
+        gate: Gate,
         stats: StatsSink,
     ):
         """`dimensions`: of the model's own vectors; `info.max_model_len` bounds a text with its specials."""
         self.info = info
         self.core = core
+        self.gate = gate
         self._loop = loop
         self._text = text
         self._config = config
@@ -96,6 +99,7 @@ class EncoderEngine:
 
     async def _run(self, job: EmbedJob) -> None:
         reason: FinishReason = "error"
+        await self.gate.enter()
         self._loop.post(partial(self.core.add, job))
         try:
             await job.result

@@ -1,13 +1,16 @@
-"""Puts a language model's engine together: files -> model -> pools -> scheduler -> engine."""
+"""Puts a language model's engine together: files -> pools -> scheduler -> engine; weights come later."""
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from onecard.engines.api import ModelInfo
+from onecard.engines.lifecycle.gate import Gate
+from onecard.engines.lifecycle.move import Placement
+from onecard.engines.lifecycle.residence import Residence
 from onecard.engines.llm.core import LLMCore
 from onecard.engines.llm.decode_graphs import DecodeGraphs, default_sizes
 from onecard.engines.llm.engine import LLMEngine
@@ -15,16 +18,18 @@ from onecard.engines.llm.kv_cache_manager import KVCacheManager
 from onecard.engines.llm.rows import RequestRows
 from onecard.engines.llm.runner import ModelRunner
 from onecard.engines.llm.scheduler import Scheduler, SchedulerLimits
+from onecard.engines.llm.tenancy import LLMTenancy
+from onecard.engines.llm.warm_up import WarmUp
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.models.config import DecoderConfig
-from onecard.engines.models.decoder import DecoderForCausalLM
 from onecard.engines.runtime.card_handle import CardHandle
-from onecard.engines.step_size import step_size
+from onecard.engines.step_size import StepSize, step_size
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
-from onecard.engines.weights.loader import LoadedModel, load_model
+from onecard.engines.weights.allocator import WeightAllocator
+from onecard.engines.weights.loader import LoadedModel, Progress, activation_dtype, load_model
 from onecard.registry.spec import ModelSpec
 
 
@@ -38,20 +43,23 @@ def kv_layout(spec: ModelSpec, config: DecoderConfig, dtype: torch.dtype) -> KVL
     )
 
 
+def graph_sizes(spec: ModelSpec, size: StepSize) -> list[int]:
+    """Batch sizes that get a graph where there are graphs at all; none with `enforce_eager`."""
+    if spec.engine.enforce_eager:
+        return []
+    asked = [n for n in spec.engine.cudagraph_capture_sizes if n <= size.max_num_seqs]
+    return asked or default_sizes(size.max_num_seqs)
+
+
 def build_llm(
-    spec: ModelSpec,
-    config: DecoderConfig,
-    path: Path,
-    card: CardHandle,
-    floor_pages: int,
-    ceiling_pages: int,
-    progress: Callable[[int, int], None] | None,
-) -> tuple[LLMEngine, LoadedModel]:
-    """Load the model and open its account in the card's page pool. Blocks while the weights load."""
+    spec: ModelSpec, config: DecoderConfig, path: Path, place: Placement
+) -> tuple[LLMEngine, Residence]:
+    """The engine with an account in the card's page pool, and the residence that brings in its weights."""
+    card = place.card
     longest = max_model_len(spec, config)
     config = replace(config, max_position_embeddings=longest)
-    loaded = load_model(path, config, card.device, spec.engine.dtype, progress=progress)
-    layout = kv_layout(spec, config, loaded.activation_dtype)
+    size = step_size(spec, card.device.type, longest)
+    layout = kv_layout(spec, config, activation_dtype(path, spec.engine.dtype, card.device.type))
     blocks = BlockPool(
         spec.name,
         card.pool,
@@ -59,19 +67,7 @@ def build_llm(
         spec.engine.enable_prefix_caching,
         cost_per_block=2.0 * config.num_matrix_parameters * layout.block_size,
     )
-    card.pool.add_engine(spec.name, floor_pages, ceiling_pages, blocks)
-    size = step_size(spec, card.device.type, longest)
-    rows = RequestRows(
-        size.max_num_seqs, -(-longest // layout.block_size), card.device, mirrored=card.device.type != "cpu"
-    )
-    graphs = None if spec.engine.enforce_eager else card.graphs
-    assert isinstance(loaded.model, DecoderForCausalLM)
-    kv_cache = layout.view(card.arena)
-    runner = ModelRunner(loaded.model, kv_cache, rows, card.clock)
-    if graphs is not None:
-        sizes = spec.engine.cudagraph_capture_sizes or default_sizes(size.max_num_seqs)
-        runner.graphs = DecodeGraphs(loaded.model, kv_cache, rows, config.vocab_size, longest, sizes, graphs)
-        runner.graphs.capture()
+    rows, runner = _runner(spec, config, layout, size, longest, card)
     scheduler = Scheduler(
         KVCacheManager(blocks, layout.block_size, spec.name),
         SchedulerLimits(
@@ -87,6 +83,17 @@ def build_llm(
         spec.name, spec.weight, spec.priority, scheduler, runner, rows, card.clock, tokenizer, card.stats
     )
     blocks.waiting_blocks, blocks.preempt_newest = core.waiting_blocks, core.preempt_newest
+    blocks.move_blocks = core.move_blocks
+    card.pool.add_engine(spec.name, 0, place.share.ceiling_pages, blocks)
+    gate = Gate(spec.name)
+    tenancy = LLMTenancy(
+        core,
+        runner,
+        card.device,
+        place.share.workspace_bytes,
+        WarmUp(core, config.vocab_size, longest) if place.warm_up else None,
+        place.on_capture,
+    )
     defaults = load_generation_defaults(path)
     engine = LLMEngine(
         info=ModelInfo(
@@ -105,7 +112,33 @@ def build_llm(
         vocab_size=config.vocab_size,
         eos_token_ids=frozenset((*tokenizer.eos_token_ids, *defaults.eos_token_ids)),
         device=card.device,
+        gate=gate,
         seed=spec.engine.seed,
     )
     card.loop.add_engine(core)
-    return engine, loaded
+    load = partial(_load, spec, config, path, card.device)
+    return engine, place.residence(spec, gate, load, tenancy)
+
+
+def _runner(
+    spec: ModelSpec, config: DecoderConfig, layout: KVLayout, size: StepSize, longest: int, card: CardHandle
+) -> tuple[RequestRows, ModelRunner]:
+    widest_table = -(-longest // layout.block_size)
+    rows = RequestRows(size.max_num_seqs, widest_table, card.device, mirrored=card.device.type != "cpu")
+    kv_cache = layout.view(card.arena)
+    runner = ModelRunner(kv_cache, rows, card.clock)
+    sizes = graph_sizes(spec, size)
+    if card.graphs is not None and sizes:
+        runner.graphs = DecodeGraphs(kv_cache, rows, config.vocab_size, longest, sizes, card.graphs)
+    return rows, runner
+
+
+def _load(
+    spec: ModelSpec,
+    config: DecoderConfig,
+    path: Path,
+    device: torch.device,
+    memory: WeightAllocator,
+    progress: Progress | None,
+) -> LoadedModel:
+    return load_model(path, config, device, spec.engine.dtype, memory, progress)

@@ -90,6 +90,14 @@ class LLMCore:
         self._num_recalled += 1
         return True
 
+    def move_blocks(self, moves: dict[int, int]) -> None:
+        """Blocks lie elsewhere from now on, old id -> new id: copy their K and V, rewrite the tables."""
+        self._runner.move_blocks(moves)
+        for sequence in self.scheduler.running:
+            if not moves.keys().isdisjoint(sequence.block_table):
+                sequence.block_table = [moves.get(block, block) for block in sequence.block_table]
+                self._rows.rewrite_blocks(sequence)
+
     def waiting_blocks(self) -> int:
         """Blocks that the waiting sequences need to begin."""
         return sum(self.scheduler.kv.blocks_for(sequence.num_tokens) for sequence in self.scheduler.waiting)

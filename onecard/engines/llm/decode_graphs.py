@@ -32,11 +32,10 @@ def default_sizes(max_num_seqs: int) -> list[int]:
 
 
 class DecodeGraphs:
-    """The graphs of one model. `capture` before serving; then `run` any step that `fits`."""
+    """The graphs of one model, set before `capture`. After that `run` any step that `fits`."""
 
     def __init__(
         self,
-        model: PagedModel,
         kv_cache: torch.Tensor,
         rows: RequestRows,
         vocab_size: int,
@@ -45,7 +44,8 @@ class DecodeGraphs:
         backend: GraphBackend,
     ):
         self.sizes = sorted(sizes)
-        self._model, self._kv_cache, self._rows = model, kv_cache, rows
+        self.model: PagedModel | None = None
+        self._kv_cache, self._rows = kv_cache, rows
         self._max_model_len = max_model_len
         self._backend = backend
         self._graphs: dict[int, Run] = {}
@@ -120,9 +120,11 @@ class DecodeGraphs:
         paged = PagedBatch(
             self._cu_seqlens[: size + 1], seq_lens, tables, slots, 1, self._max_model_len, size
         )
-        hidden = self._model(ForwardBatch(known, positions, paged, self._kv_cache, positions[:0]))
+        model = self.model
+        assert model is not None, "the model is asleep"
+        hidden = model(ForwardBatch(known, positions, paged, self._kv_cache, positions[:0]))
         logits = self.logits[:size]
-        logits.copy_(self._model.compute_logits(hidden))
+        logits.copy_(model.compute_logits(hidden))
         index = torch.where(row_ids >= 0, row_ids, rows.padding_row).long()
         params = rows.device_sampling
         sampled = sample(

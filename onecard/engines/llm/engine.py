@@ -1,5 +1,6 @@
 """The event loop's side of a language model: what the gateway calls."""
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence as Seq
@@ -10,11 +11,13 @@ import torch
 from onecard.engines.api import (
     ChatPrompt,
     ContextLengthError,
+    EngineError,
     GenerateRequest,
     InvalidRequestError,
     ModelInfo,
     SamplingParams,
 )
+from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.llm.core import LLMCore
 from onecard.engines.llm.logits import LogitsProcessor, wants_processing
 from onecard.engines.llm.output import SequenceOutput
@@ -42,11 +45,14 @@ class LLMEngine:
         vocab_size: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
+        gate: Gate,
         seed: int = 0,
     ):
         self.info = info
         self.core = core
+        self.gate = gate
         self._loop = loop
+        self._entering: set[asyncio.Task[None]] = set()
         self._text = text
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
@@ -84,9 +90,33 @@ class LLMEngine:
         )
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         admitted.sequences = [self._sequence(admitted, index, seed) for index in range(params.n)]
-        stream.on_abort(partial(self._loop.post, partial(self._abort, admitted)))
-        self._loop.post(partial(self.core.add, admitted))
+        if self.gate.is_open:
+            self._admit(admitted)
+        else:
+            self._admit_later(admitted)
         return stream
+
+    def _admit(self, request: Request) -> None:
+        self.gate.touch()
+        request.stream.on_abort(partial(self._loop.post, partial(self._abort, request)))
+        self._loop.post(partial(self.core.add, request))
+
+    def _admit_later(self, request: Request) -> None:
+        """The model isn't awake: the stream is there, but nothing comes before the model has woken up."""
+
+        async def enter() -> None:
+            try:
+                await self.gate.enter()
+            except EngineError as error:
+                request.stream.fail(error)
+            else:
+                self._admit(request)
+
+        entering = asyncio.create_task(enter())
+        self._entering.add(entering)
+        entering.add_done_callback(self._entering.discard)
+        request.stream.on_abort(partial(_cancel, entering))
+        request.stream.notice = self.gate.notice
 
     def _abort(self, request: Request) -> None:
         self._loop.deliver(self.core.abort(request))
@@ -151,3 +181,7 @@ class LLMEngine:
 def _signed64(value: int) -> int:
     """`value` modulo 2^64 as a signed 64-bit integer."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()

@@ -39,20 +39,29 @@ class StepOutput:
 
 
 class ModelRunner:
-    """Runs steps of `model`; `kv_cache` is the model's view of the arena, on the card that `clock` is of.
+    """Runs steps of a model; `kv_cache` is its view of the arena, on the card that `clock` is of.
 
     `graphs`, once set, run the steps that fit them.
     """
 
-    def __init__(self, model: PagedModel, kv_cache: torch.Tensor, rows: RequestRows, clock: StepClock):
-        self.model = model
+    def __init__(self, kv_cache: torch.Tensor, rows: RequestRows, clock: StepClock):
         self.kv_cache = kv_cache
         self.rows = rows
         self.graphs: DecodeGraphs | None = None
+        self._model: PagedModel | None = None
         self._clock = clock
         self._block_size = kv_cache.shape[3]
         self._staging = Staging(kv_cache.device)
         self._sampler = Sampler(rows, self._staging)
+
+    def use(self, model: PagedModel | None) -> None:
+        """Steps run on `model` from now on; None: there are none until the next call.
+
+        Graphs were captured over the addresses of a model's weights: the next one must have the same.
+        """
+        self._model = model
+        if self.graphs is not None:
+            self.graphs.model = model
 
     @torch.inference_mode()
     def launch(self, schedule: Schedule) -> StepOutput:
@@ -80,11 +89,13 @@ class ModelRunner:
         self.kv_cache.index_copy_(0, new, self.kv_cache.index_select(0, old))
 
     def _run(self, inputs: StepInputs) -> tuple[Sampled | None, list[PromptLogprobs]]:
-        hidden = self.model(inputs.forward)
+        model = self._model
+        assert model is not None, "the model is asleep"
+        hidden = model(inputs.forward)
         rows = inputs.forward.logits_rows
         if not len(rows):
             return None, []
-        logits = self.model.compute_logits(hidden if len(rows) == len(hidden) else hidden[rows])
+        logits = model.compute_logits(hidden if len(rows) == len(hidden) else hidden[rows])
         prompt_logprobs = [self._prompt_logprobs(logits, entry) for entry in inputs.prompt_rows]
         if not inputs.sampled:
             return None, prompt_logprobs

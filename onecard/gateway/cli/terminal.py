@@ -4,7 +4,7 @@ import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 from rich import box
 from rich.console import Console
@@ -111,11 +111,14 @@ class LoadBars(Bars):
         super().__init__(console)
         self._tasks: dict[str, TaskID] = {}
 
-    def __call__(self, model: str, done_bytes: int, total_bytes: int) -> None:
+    def __call__(
+        self, model: str, done: int, total: int, unit: Literal["bytes", "graphs"] = "bytes"
+    ) -> None:
+        label = f"loading {model}" if unit == "bytes" else f"capturing {total} graphs of {model}"
         with self._lock:
-            if model not in self._tasks:
-                self._tasks[model] = self._add(f"loading {model}", total_bytes)
-            self._bars.update(self._tasks[model], completed=done_bytes, total=total_bytes)
+            if label not in self._tasks:
+                self._tasks[label] = self._add(label, total)
+            self._bars.update(self._tasks[label], completed=done, total=total)
 
 
 def fetch_all(models: Iterable[ModelSpec], console: Console) -> dict[str, Path]:

@@ -1,0 +1,54 @@
+"""How an embedding model moves in and out of its card (`lifecycle.residence.Tenancy`)."""
+
+import logging
+
+import torch
+from torch import nn
+
+from onecard.engines.encoder.core import EncoderCore
+from onecard.engines.encoder.warm_up import WarmUp
+from onecard.engines.runtime.peak_memory import peak_bytes
+from onecard.registry.units import format_bytes as human
+
+logger = logging.getLogger(__name__)
+
+
+class EncoderTenancy:
+    """`workspace_bytes`: what the plan has for a step's activations. `warm_up` None: nothing runs before the
+    first request (tests that open many nodes)."""
+
+    def __init__(self, core: EncoderCore, device: torch.device, workspace_bytes: int, warm_up: WarmUp | None):
+        self.core = core
+        self.peak_bytes: int | None = None
+        """What the largest step took beside the weights; None where it wasn't, or can't be, measured."""
+        self._device = device
+        self._workspace_bytes = workspace_bytes
+        self._warm_up = warm_up
+        self._moved_in_before = False
+
+    def move_in(self, model: nn.Module) -> None:
+        self.core.model = model
+        if not self._moved_in_before and self._warm_up is not None:
+            self._prepare(self._warm_up)
+        self._moved_in_before = True
+
+    def move_out(self) -> None:
+        """An encoder holds nothing between steps."""
+
+    def forget(self) -> None:
+        self.core.model = None
+
+    def has_requests(self) -> bool:
+        return self.core.has_requests
+
+    def _prepare(self, warm_up: WarmUp) -> None:
+        warm_up.usual_steps()
+        self.peak_bytes = peak_bytes(self._device, warm_up.largest_step)
+        if self.peak_bytes is not None and self.peak_bytes > self._workspace_bytes:
+            logger.warning(
+                "%s: its largest step takes %s, more than the %s planned: lower `max_num_batched_tokens:`",
+                self.core.name,
+                human(self.peak_bytes),
+                human(self._workspace_bytes),
+            )
+        warm_up.leave()

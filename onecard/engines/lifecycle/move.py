@@ -1,0 +1,56 @@
+"""How a model's engine is put on its card: what the builders of each kind need to know."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from onecard.engines.lifecycle.gate import Gate
+from onecard.engines.lifecycle.home_weights import HomeWeights, Load
+from onecard.engines.lifecycle.residence import Policy, Residence, Tenancy
+from onecard.engines.memory.card_plan import ModelPlan
+from onecard.engines.runtime.card_handle import CardHandle
+from onecard.registry.spec import ModelSpec
+
+Count = Callable[[int, int], None]
+"""Told (done, all)."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A model's share of a card, and how it gets going there."""
+
+    card: CardHandle
+    share: ModelPlan
+    warm_up: bool = True
+    """Whether steps run before the first request."""
+    on_load: Count | None = None
+    on_capture: Count | None = None
+
+    def residence(self, spec: ModelSpec, gate: Gate, load: Load, tenancy: Tenancy) -> Residence:
+        """The model isn't on its card yet: `move_in` or the keeper brings it there."""
+        gate.state = "unloaded"
+        return Residence(
+            name=spec.name,
+            gate=gate,
+            weights=HomeWeights(self.card.arena, self.share.home, load),
+            tenancy=tenancy,
+            policy=policy_of(spec),
+            floor_pages=self.share.floor_pages,
+            ceiling_pages=self.share.ceiling_pages,
+            on_load=self.on_load,
+        )
+
+
+def policy_of(spec: ModelSpec) -> Policy:
+    return Policy(spec.pinned, spec.ttl, spec.sleep_level)
+
+
+def move_in(residence: Residence, card: CardHandle) -> None:
+    """Bring a model to its card before the card's loop runs. Blocks while the weights load."""
+    if not card.pool.claim_home(residence.name, residence.weights.home):
+        raise RuntimeError(f"{residence.name}: pages {residence.weights.home} of its home are taken")
+    residence.weights.load(residence.on_load)
+    if residence.name in card.pool.engines:
+        card.pool.set_share(residence.name, residence.floor_pages, residence.ceiling_pages)
+    assert residence.weights.model is not None
+    residence.tenancy.move_in(residence.weights.model)
+    residence.gate.state = "ready"

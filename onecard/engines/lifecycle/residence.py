@@ -1,0 +1,63 @@
+"""A model on its card: its weights, and how its engine moves in and out. Knows no kind of model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from onecard.engines.api import SleepLevel
+from onecard.engines.lifecycle.gate import Gate
+from onecard.engines.lifecycle.home_weights import HomeWeights
+
+
+class Tenancy(Protocol):
+    """What a kind of engine does when its weights come and go; all of it on the device loop's thread, but
+    for `move_in` at start, when there is no such thread yet."""
+
+    def move_in(self, model: nn.Module) -> None:
+        """Steps run on `model` from now on; the first time, get ready to serve (capture, warm up)."""
+        ...
+
+    def move_out(self) -> None:
+        """Nothing runs: give back all memory of the card but the weights'."""
+        ...
+
+    def forget(self) -> None:
+        """Hold the model no longer."""
+        ...
+
+    def has_requests(self) -> bool:
+        """Whether anything runs or waits. Any thread may ask."""
+        ...
+
+
+@dataclass
+class Policy:
+    """When a model may sleep; changes with the registry."""
+
+    pinned: bool = False
+    ttl: float | None = None
+    sleep_level: SleepLevel = 1
+
+
+@dataclass
+class Residence:
+    """One model: its gate on the event loop, its weights' home, its engine's tenancy and its share of pages.
+
+    The keeper alone changes `gate.state`.
+    """
+
+    name: str
+    gate: Gate
+    weights: HomeWeights
+    tenancy: Tenancy
+    policy: Policy
+    floor_pages: int
+    ceiling_pages: int
+    on_load: Callable[[int, int], None] | None = None
+    """Told of the bytes that were read while the weights load."""
+
+    @property
+    def awake(self) -> bool:
+        return self.gate.state == "ready"

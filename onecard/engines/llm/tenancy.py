@@ -1,0 +1,101 @@
+"""How a language model moves in and out of its card (`lifecycle.residence.Tenancy`)."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
+
+import torch
+from torch import nn
+
+from onecard.engines.llm.core import LLMCore
+from onecard.engines.llm.paged_model import PagedModel
+from onecard.engines.llm.runner import ModelRunner
+from onecard.engines.llm.warm_up import WarmUp
+from onecard.engines.runtime.peak_memory import peak_bytes
+from onecard.registry.units import format_bytes as human
+
+logger = logging.getLogger(__name__)
+
+SMALLEST_STEP = 64
+
+
+class LLMTenancy:
+    """`workspace_bytes`: what the plan has for a step's activations. `on_capture(done, all)` counts graphs.
+
+    `warm_up` None: the first request finds kernels that aren't compiled (tests that open many nodes).
+    """
+
+    def __init__(
+        self,
+        core: LLMCore,
+        runner: ModelRunner,
+        device: torch.device,
+        workspace_bytes: int,
+        warm_up: WarmUp | None,
+        on_capture: Callable[[int, int], None] | None = None,
+    ):
+        self.core = core
+        self.peak_bytes: int | None = None
+        """What the largest step took beside weights and cache; None where that wasn't measured."""
+        self._runner = runner
+        self._device = device
+        self._workspace_bytes = workspace_bytes
+        self._warm_up = warm_up
+        self._on_capture = on_capture
+        self._moved_in_before = False
+
+    def move_in(self, model: nn.Module) -> None:
+        self._runner.use(cast(PagedModel, model))
+        if not self._moved_in_before:
+            self._prepare()
+        self._moved_in_before = True
+
+    def move_out(self) -> None:
+        pool = self.core.scheduler.kv.pool
+        pool.reset_prefix_cache()
+        pool.release_idle_pages()
+        pool.check_integrity()
+
+    def forget(self) -> None:
+        self._runner.use(None)
+
+    def has_requests(self) -> bool:
+        return self.core.has_work()
+
+    def _prepare(self) -> None:
+        warm_up, graphs = self._warm_up, self._runner.graphs
+        if warm_up is not None:
+            self._fit_largest_step(warm_up)
+        if graphs is not None:
+            graphs.capture(self._on_capture)
+        if warm_up is not None:
+            warm_up.usual_steps()
+            warm_up.leave()
+
+    def _fit_largest_step(self, warm_up: WarmUp) -> None:
+        """A step that takes more than was planned is made smaller, until it doesn't."""
+        warm_up.usual_steps()  # what libraries take once isn't the step's
+        while True:
+            self.peak_bytes = peak_bytes(self._device, warm_up.largest_step)
+            limits = self.core.scheduler.limits
+            if self.peak_bytes is None or self.peak_bytes <= self._workspace_bytes:
+                return
+            if limits.max_num_batched_tokens <= max(SMALLEST_STEP, limits.max_num_seqs):
+                break
+            smaller = max(SMALLEST_STEP, limits.max_num_seqs, limits.max_num_batched_tokens // 2)
+            logger.warning(
+                "%s: a step of %d tokens takes %s, more than the %s planned: from now on it has %d at most",
+                self.core.name,
+                limits.max_num_batched_tokens,
+                human(self.peak_bytes),
+                human(self._workspace_bytes),
+                smaller,
+            )
+            self.core.scheduler.limits = replace(limits, max_num_batched_tokens=smaller)
+        logger.warning(
+            "%s: its smallest step takes %s, more than the %s planned: lower `max_num_seqs:`",
+            self.core.name,
+            human(self.peak_bytes),
+            human(self._workspace_bytes),
+        )

@@ -1,0 +1,94 @@
+"""Runs a language model's steps before it serves: kernels get compiled, libraries take their memory, and the
+largest step shows what it needs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from onecard.engines.api import SamplingParams, TokenChunk, TokenLogprob
+from onecard.engines.llm.core import LLMCore
+from onecard.engines.llm.request import Request, Sequence
+from onecard.engines.llm.stream import TokenStream
+
+_SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, seed=0)
+_GREEDY = SamplingParams(temperature=0.0)
+
+
+@dataclass
+class _Discard:
+    """The output side of an answer that nobody reads: ends it after `left` tokens."""
+
+    left: int
+
+    def append(self, token_id: int, logprob: TokenLogprob | None) -> TokenChunk:
+        self.left -= 1
+        return TokenChunk(0, "", (token_id,), None, None if self.left else "length")
+
+
+class WarmUp:
+    """Drives a core that isn't on its loop yet, with requests of random tokens. Leaves nothing behind."""
+
+    def __init__(self, core: LLMCore, vocab_size: int, max_model_len: int):
+        self._core = core
+        self._vocab_size = vocab_size
+        self._max_model_len = max_model_len
+        self._num_requests = 0
+
+    def largest_step(self) -> None:
+        """All tokens and all sequences that a step may have, every sequence with a logits row to sample from;
+        as far as the cache holds them."""
+        limits, kv = self._core.scheduler.limits, self._core.scheduler.kv
+        room = kv.pool.max_blocks * kv.block_size
+        length = max(1, limits.max_num_batched_tokens // limits.max_num_seqs)
+        length = min(length, self._max_model_len - 1)
+        taken = kv.blocks_for(length + 1) * kv.block_size
+        count = max(1, min(limits.max_num_seqs, room // taken))
+        self._run([self._request(length, 1, _SAMPLED) for _ in range(count)])
+
+    def usual_steps(self) -> None:
+        """One prompt alone, a chunked one, decodes with and without sampling, prompts among decodes."""
+        longest = min(self._core.scheduler.limits.max_num_batched_tokens, self._max_model_len - 4)
+        for length in sorted({1, 2, min(33, longest), longest}):
+            self._run([self._request(length, 3, _GREEDY)])
+        self._run(
+            [self._request(5, 6, _SAMPLED), self._request(7, 3, _GREEDY)], self._request(40, 3, _GREEDY)
+        )
+
+    def leave(self) -> None:
+        """Forget what these steps left: cached prefixes, pages, counts."""
+        pool = self._core.scheduler.kv.pool
+        pool.reset_prefix_cache()
+        pool.release_idle_pages()
+        pool.check_integrity()
+        self._core.num_finished = 0
+
+    def _run(self, requests: list[Request], later: Request | None = None) -> None:
+        core = self._core
+        for request in requests:
+            core.add(request)
+        while core.has_work():
+            step = core.launch()
+            if step is None:
+                raise RuntimeError(f"{core.name} has no room for a first request")
+            core.collect(step)
+            if later is not None:
+                core.add(later)
+                later = None
+
+    def _request(self, prompt_length: int, num_tokens: int, sampling: SamplingParams) -> Request:
+        prompt_length = max(1, min(prompt_length, self._max_model_len - num_tokens))
+        prompt = list(self._tokens(prompt_length))
+        self._num_requests += 1
+        request = Request(
+            request_id=f"warm-up-{self._num_requests}",
+            prompt_token_ids=prompt,
+            sampling=sampling,
+            max_tokens=num_tokens,
+            arrival_time=float(self._num_requests),
+            stream=TokenStream(prompt, None, 1),
+        )
+        request.sequences = [Sequence(request, 0, self._num_requests, list(prompt), _Discard(num_tokens))]
+        return request
+
+    def _tokens(self, count: int) -> Iterator[int]:
+        """Different ones for every request, so that none finds another's prefix."""
+        return ((self._num_requests * 7919 + i * 104729 + 1) % self._vocab_size for i in range(count))

@@ -1,0 +1,21 @@
+"""How much memory work takes at most, beside what is held anyway."""
+
+from collections.abc import Callable
+
+import torch
+
+
+def peak_bytes(device: torch.device, work: Callable[[], None]) -> int | None:
+    """Runs `work` and returns the most that it held at once of torch's memory on `device`.
+
+    None where nobody counts (a CPU): the work runs all the same.
+    """
+    if device.type != "cuda":
+        work()
+        return None
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    work()
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -1,0 +1,44 @@
+"""Work for other threads than the event loop's, awaited there.
+
+A thread beside a card's steps ends with its work: one that lives on with a team of OpenMP workers makes every
+parallel region of a CPU's device loop wait in the kernel instead of spinning (docs/performance.md, Threads).
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from onecard.engines.runtime.inbox import Call
+
+T = TypeVar("T")
+
+
+class Poster(Protocol):
+    """The part of a device loop that is needed here."""
+
+    def post(self, call: Call) -> None: ...
+
+
+async def run_on(loop: Poster, call: Callable[[], T]) -> T:
+    """The result of `call`, run on a device loop's thread between two steps."""
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:
+            result.set_exception(error)
+
+    loop.post(run)
+    return await asyncio.wrap_future(result)
+
+
+async def run_aside(work: Callable[[], T]) -> T:
+    """The result of `work`, run on a thread of its own. Cancelling waits for it: it can't be stopped."""
+    executor = ThreadPoolExecutor(1, thread_name_prefix="aside")
+    try:
+        running = asyncio.get_running_loop().run_in_executor(executor, work)
+        return await asyncio.shield(running)
+    finally:
+        executor.shutdown(wait=False)
