@@ -13,7 +13,7 @@ from onecard.engines.memory.plan import CardFacts, ModelNeeds, PlanError
 from onecard.engines.models.config import DecoderConfig, EncoderConfig, ModelConfig
 from onecard.engines.models.registry import load_config
 from onecard.engines.step_size import StepSize, step_size
-from onecard.engines.weights.loader import activation_dtype, weight_bytes
+from onecard.engines.weights.loader import WeightBytes, activation_dtype, weight_needs
 from onecard.registry.spec import ModelSpec
 
 
@@ -33,37 +33,54 @@ def read_config(spec: ModelSpec, path: Path) -> ModelConfig:
 def model_needs(spec: ModelSpec, config: ModelConfig, path: Path, facts: CardFacts) -> ModelNeeds:
     """Bytes of weights, workspace and KV blocks. `facts.budget_bytes` is what the fractions are shares of."""
     device_type = facts.device.split(":")[0]
-    floor, ceiling = spec.memory.of(facts.budget_bytes), spec.burst.of(facts.budget_bytes)
     if isinstance(config, EncoderConfig):
         sentences = load_sentence_config(path)
         folder = sentences.transformer_path
         longest = encoder_max_model_len(spec, config, sentences)
         size = step_size(spec, device_type, longest)
         dtype = activation_dtype(folder, spec.engine.dtype, device_type)
-        return ModelNeeds(
-            spec.name,
-            spec.kind,
-            weight_bytes(folder, config, spec.engine.dtype, device_type),
+        return _needs(
+            spec,
+            facts,
+            weight_needs(folder, config, spec.engine.dtype, device_type),
             _encoder_workspace(max(size.max_num_batched_tokens, longest), config, dtype),
             None,
-            spec.engine.block_size,
             longest,
-            floor,
-            ceiling,
         )
     longest = decoder_max_model_len(spec, config)
     config = replace(config, max_position_embeddings=longest)
     dtype = activation_dtype(path, spec.engine.dtype, device_type)
-    return ModelNeeds(
-        spec.name,
-        spec.kind,
-        weight_bytes(path, config, spec.engine.dtype, device_type),
+    return _needs(
+        spec,
+        facts,
+        weight_needs(path, config, spec.engine.dtype, device_type),
         _decoder_workspace(step_size(spec, device_type, longest), config, dtype),
         kv_layout(spec, config, dtype).block_bytes,
-        spec.engine.block_size,
         longest,
-        floor,
-        ceiling,
+    )
+
+
+def _needs(
+    spec: ModelSpec,
+    facts: CardFacts,
+    weights: WeightBytes,
+    workspace_bytes: int,
+    block_bytes: int | None,
+    max_model_len: int,
+) -> ModelNeeds:
+    return ModelNeeds(
+        name=spec.name,
+        kind=spec.kind,
+        home_bytes=weights.home,
+        packed_bytes=weights.packed,
+        workspace_bytes=workspace_bytes,
+        block_bytes=block_bytes,
+        block_size=spec.engine.block_size,
+        max_model_len=max_model_len,
+        floor=spec.memory.of(facts.budget_bytes),
+        ceiling=spec.burst.of(facts.budget_bytes),
+        pinned=spec.pinned,
+        preload=spec.preload,
     )
 
 

@@ -1,7 +1,7 @@
 """The bar of a memory plan: to scale, complete, and readable."""
 
 import io
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,16 +15,19 @@ GIB = 1 << 30
 @dataclass
 class Share:
     name: str
-    weight_bytes: int
+    home_first_page: int
+    home_pages: int
     floor_pages: int
     ceiling_pages: int
     kv_tokens_floor: int
     kv_tokens_ceiling: int
+    awake_at_start: bool = True
 
 
 @dataclass
 class Plan:
-    """16 GiB: others use 1, 2 are left, onecard has 13: 2.5 weights, 9.5 arena, 1 workspace and slack."""
+    """16 GiB: others use 1, 2 are left, onecard has 13: an arena of 11.75 with 2.5 of weights, 4 guaranteed
+    and 5.25 to lend; workspace, graphs, slack. `night` sleeps where `vectors` and the loans are."""
 
     card: str = "card0"
     device: str = "cuda:0"
@@ -33,16 +36,19 @@ class Plan:
     unused_bytes: int = 2 * GIB
     budget_bytes: int = 13 * GIB
     workspace_bytes: int = GIB // 2
+    graph_bytes: int = GIB // 4
     slack_bytes: int = GIB // 2
-    arena_bytes: int = 19 * GIB // 2
+    arena_bytes: int = 47 * GIB // 4
+    loanable_bytes: int = 21 * GIB // 4
     page_bytes: int = GIB // 32
-    num_pages: int = 304
+    num_pages: int = 376
     waste: float = 0.012
     notes: tuple[str, ...] = ("a note",)
     models: list[Share] = field(
         default_factory=lambda: [
-            Share("chat", 2 * GIB, 128, 304, 40_000, 95_000),
-            Share("vectors", GIB // 2, 0, 0, 0, 0),
+            Share("chat", 0, 64, 128, 304, 40_000, 95_000),
+            Share("vectors", 64, 16, 0, 0, 0, 0),
+            Share("night", 72, 200, 32, 176, 1_000, 5_000, awake_at_start=False),
         ]
     )
 
@@ -54,31 +60,41 @@ def drawn(plan: Plan, width: int = 100) -> str:
 
 
 def test_the_parts_add_up_to_the_card() -> None:
-    assert sum(part.nbytes for part in parts_of(Plan())) == 16 * GIB
+    assert sum(part.nbytes for part in parts_of(Plan()) if part.drawn) == 16 * GIB
 
 
 def test_the_bar_fills_its_line_to_scale() -> None:
     bar = next(line for line in drawn(Plan(), 166).splitlines() if line.startswith("█"))
     assert len(bar) == 166
-    cells = {glyph: bar.count(glyph) for glyph in "█▓░▒·▚"}
-    expected = {"█": 25, "▓": 40, "░": 55, "▒": 10, "·": 20, "▚": 10}  # tenths of a GiB
+    cells = {glyph: bar.count(glyph) for glyph in "█▓░▒▞╌·▚"}
+    expected = {"█": 25, "▓": 40, "░": 52, "▒": 5, "▞": 3, "╌": 5, "·": 20, "▚": 10}  # tenths of a GiB
     assert sum(cells.values()) == 166
     assert all(abs(cells[glyph] - expected[glyph]) <= 5 for glyph in expected), cells
 
 
 def test_the_legend_has_the_numbers() -> None:
     text = drawn(Plan())
-    assert "card0 on cuda:0: 13GiB of 16GiB; arena 9.5GiB, 304 pages of 32MiB, 1.2 % lost" in text
+    assert "card0 on cuda:0: 13GiB of 16GiB; arena 11.75GiB, 376 pages of 32MiB, 1.2 % lost" in text
     row = next(line.split() for line in text.splitlines() if "chat KV" in line)
     assert row == ["▓", "chat", "KV", "4GiB", "40,000", "9.5GiB", "95,000"]
-    assert "vectors weights" in text
+    assert "chat weights, pages 0 to 63 " in text
+    assert "vectors weights, pages 64 to 79 " in text
     assert "vectors KV" not in text, "an encoder keeps none"
     assert "a note" in text
 
 
+def test_who_starts_asleep_is_listed_but_not_drawn() -> None:
+    text = drawn(Plan(), 166)
+    row = next(line.split() for line in text.splitlines() if "night KV" in line)
+    assert row == ["▓", "night", "KV,", "asleep", "at", "start", "1GiB", "1,000", "5.5GiB", "5,000"]
+    assert "night weights, pages 72 to 271, asleep at start" in text
+    without = drawn(replace(Plan(), models=Plan().models[:2]), 166)
+    assert text.splitlines()[1] == without.splitlines()[1]
+
+
 def test_a_narrow_terminal_still_shows_every_part() -> None:
     bar = next(line for line in drawn(Plan(), 40).splitlines() if line.startswith("█"))
-    assert set(bar) == set("█▓░▒·▚")
+    assert set(bar) == set("█▓░▒▞╌·▚")
 
 
 @given(st.lists(st.integers(1, 1 << 40), min_size=1, max_size=20), st.integers(20, 300))

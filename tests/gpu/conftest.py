@@ -96,7 +96,8 @@ def serve(registry: Any, open_live_node: Any) -> Callable[..., AbstractContextMa
             plan = plan_registry(described, paths)[0]
             block_bytes = max(model.block_bytes or 0 for model in plan.models)
             arena = block_bytes * arena_tokens // described.models[0].engine.block_size
-            memory = plan.budget_bytes - plan.arena_bytes + arena
+            homes = sum(model.home_pages for model in plan.models) * plan.page_bytes
+            memory = plan.budget_bytes - plan.arena_bytes + homes + arena
             described, paths = registry(models, device, memory=memory, **settings)
         with open_live_node(described, paths) as live:
             yield Served(live)

@@ -287,5 +287,5 @@ def all_pages_free(live, engine) -> bool:
     pool.check_integrity()
     pool.reset_prefix_cache()
     pool.release_idle_pages()
-    card = live.node.status().cards[0]
-    return card.pages_free == card.pages_total and not engine.core.scheduler.running
+    pages = live.node._cards[0].pool
+    return pages.owned(engine.info.name) == 0 and pages.free_pages + pages.home_pages == pages.num_pages

@@ -4,13 +4,18 @@ import json
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from onecard.engines.memory.homes import Resident, can_be_awake
 from onecard.engines.memory.plan import CardFacts, ModelNeeds, PlanError, at_least, plan_card
 
 MIB = 1 << 20
 FACTS = CardFacts("card0", "cpu", total_bytes=4096 * MIB, available_bytes=3500 * MIB, budget_bytes=2048 * MIB)
-LLM = ModelNeeds("smollm2", "llm", 270 * MIB, 100 * MIB, 720 * 1024, 16, 4096, 1024 * MIB, 4096 * MIB)
-ENCODER = ModelNeeds("minilm", "embedding", 90 * MIB, 50 * MIB, None, 16, 512, 0, 4096 * MIB)
+LLM = ModelNeeds(
+    "smollm2", "llm", 150 * MIB, 120 * MIB, 100 * MIB, 720 * 1024, 16, 4096, 1024 * MIB, 4096 * MIB
+)
+ENCODER = ModelNeeds("minilm", "embedding", 90 * MIB, 0, 50 * MIB, None, 16, 512, 0, 4096 * MIB)
 
 
 def refuse(*needs: ModelNeeds, facts: CardFacts = FACTS, page_bytes: int | None = None) -> str:
@@ -20,27 +25,95 @@ def refuse(*needs: ModelNeeds, facts: CardFacts = FACTS, page_bytes: int | None 
 
 
 def test_the_terms_add_up():
-    plan = plan_card(FACTS, [LLM, ENCODER])
+    plan = plan_card(FACTS, [replace(LLM, graph_bytes=30 * MIB), replace(ENCODER, graph_bytes=3 * MIB)])
     assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
     assert plan.arena_bytes == plan.num_pages * plan.page_bytes
-    assert (
-        plan.weight_bytes + plan.workspace_bytes + plan.arena_bytes + plan.slack_bytes == FACTS.budget_bytes
-    )
+    outside = plan.workspace_bytes + plan.graph_bytes + plan.slack_bytes
+    assert outside + plan.arena_bytes == FACTS.budget_bytes
     assert (plan.weight_bytes, plan.workspace_bytes, plan.other_bytes) == (360 * MIB, 100 * MIB, 596 * MIB)
-    assert dict(plan.terms())["smollm2 weights"] == 270 * MIB
+    assert plan.graph_bytes == 33 * MIB
     assert FACTS.budget_bytes // 64 <= plan.slack_bytes < FACTS.budget_bytes // 64 + plan.page_bytes
+    home = dict(plan.terms())["smollm2 weights"]
+    assert 270 * MIB <= home < 270 * MIB + plan.page_bytes
+    assert dict(plan.terms())["KV on loan"] == plan.loanable_bytes
 
 
-def test_a_models_pages_are_its_floor_and_ceiling_less_its_weights():
+def test_a_models_pages_are_its_home_and_floor_and_ceiling_less_its_home():
     plan = plan_card(FACTS, [LLM, ENCODER], page_bytes=4 * MIB, slack_bytes=0)
     llm, encoder = plan.model("smollm2"), plan.model("minilm")
-    assert llm.floor_pages == (1024 - 270) // 4
-    assert llm.ceiling_pages == plan.num_pages == (2048 - 360 - 100) // 4
+    assert plan.num_pages == (2048 - 100) // 4
+    assert (llm.home, encoder.home) == (range(68), range(68, 68 + 23))
+    assert llm.floor_pages == 1024 // 4 - 68
+    assert llm.ceiling_pages == plan.num_pages - 68
+    assert plan_card(FACTS, [replace(LLM, ceiling=1200 * MIB)], 4 * MIB).model("smollm2").ceiling_pages == 232
     # A page of 4 MiB holds 4 or 5 blocks of 720 KiB on the arena's grid; 4 are sure.
     assert (llm.blocks_per_page, llm.kv_tokens_floor) == (4, llm.floor_pages * 4 * 16)
-    assert llm.kv_tokens_ceiling == plan.num_pages * 4 * 16
+    assert llm.kv_tokens_ceiling == llm.ceiling_pages * 4 * 16
     assert 0 < llm.waste == plan.waste < 0.25
     assert (encoder.floor_pages, encoder.ceiling_pages, encoder.kv_tokens_ceiling) == (0, 0, 0)
+    assert plan.loanable_bytes == (plan.num_pages - 68 - 23 - llm.floor_pages) * 4 * MIB
+
+
+def test_pinned_homes_bound_every_ceiling():
+    pinned = replace(LLM, name="pinned", pinned=True, floor=0)
+    plan = plan_card(FACTS, [pinned, replace(LLM, floor=0)], 4 * MIB, slack_bytes=0)
+    assert plan.model("pinned").ceiling_pages == plan.num_pages - 68
+    assert plan.model("smollm2").ceiling_pages == plan.num_pages - 68 - 68
+
+
+def test_models_that_start_asleep_overlap_and_the_notes_say_whom():
+    large = [replace(LLM, name=name, home_bytes=780 * MIB, floor=0) for name in ("a", "b", "c")]
+    plan = plan_card(FACTS, [large[0], *(replace(n, preload=False) for n in large[1:])], 4 * MIB)
+    a, b, c = (plan.model(name).home for name in "abc")
+    assert set(a).isdisjoint(b)
+    assert a.start == 0
+    assert set(c) & set(b)
+    assert set(c).isdisjoint(a)
+    assert "b starts asleep; while it is awake, c must sleep: their homes overlap" in plan.notes
+    assert "c starts asleep; while it is awake, b must sleep: their homes overlap" in plan.notes
+    assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
+    assert "b weights" not in dict(plan.terms())
+    assert plan.loanable_bytes == (plan.num_pages - 225) * 4 * MIB
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 900), st.integers(0, 300), st.booleans(), st.booleans(), st.booleans()),
+        min_size=1,
+        max_size=5,
+    ),
+    st.sampled_from([None, 4 * MIB, 5_000_000, 64 * MIB]),
+)
+def test_a_plan_that_stands_can_be_kept(specs, page_bytes):
+    needs = [
+        replace(
+            LLM if paged else ENCODER,
+            name=f"m{i}",
+            home_bytes=mib * MIB,
+            packed_bytes=0,
+            floor=(mib + extra) * MIB,
+            pinned=pinned,
+            preload=preload,
+        )
+        for i, (mib, extra, pinned, preload, paged) in enumerate(specs)
+    ]
+    try:
+        plan = plan_card(FACTS, needs, page_bytes)
+    except PlanError:
+        return
+    assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
+    residents = {m.name: Resident(m.home, m.floor_pages) for m in plan.models}
+    assert can_be_awake([residents[m.name] for m in plan.models if m.awake_at_start], plan.num_pages)
+    for model, need in zip(plan.models, needs, strict=True):
+        assert model.home_pages * plan.page_bytes >= need.weight_bytes
+        kept = [residents[m.name] for m in plan.models if m.pinned or m is model]
+        assert can_be_awake(kept, plan.num_pages)
+        if need.block_bytes:
+            promised = (model.floor_pages + model.home_pages) * plan.page_bytes
+            assert promised > need.floor - plan.page_bytes
+            assert promised <= max(need.floor, model.home_pages * plan.page_bytes)
+            lent = plan.num_pages - sum(len(r.home) for r in kept)
+            assert model.ceiling_pages <= lent
 
 
 def test_without_a_page_size_none_is_lost_at_edges():
@@ -56,9 +129,9 @@ def test_no_floor_is_no_guarantee_and_says_so():
     assert plan_card(FACTS, [LLM]).notes == ()
 
 
-def test_encoders_alone_need_no_arena():
+def test_encoders_alone_have_homes_and_lose_nothing_at_page_edges():
     plan = plan_card(FACTS, [ENCODER])
-    assert (plan.num_pages, plan.arena_bytes, plan.waste) == (0, 0, 0.0)
+    assert (plan.page_bytes, plan.model("minilm").home_pages, plan.waste) == (MIB, 90, 0.0)
     assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
 
 
@@ -70,10 +143,33 @@ def test_the_plan_is_json():
 
 
 def test_weights_over_the_budget():
-    message = refuse(replace(LLM, weight_bytes=1900 * MIB, floor=0), ENCODER)
+    message = refuse(replace(LLM, home_bytes=1780 * MIB, floor=0), ENCODER)
     assert "1.86GiB (smollm2) + 90MiB (minilm)" in message
     assert "74MiB more than the card's budget of 2GiB (of 4GiB, 3.42GiB available)" in message
-    assert "raise the card's `memory:`" in message
+    assert "raise the card's `memory:`, let models start asleep (`preload: false`)" in message
+    assert plan_card(FACTS, [replace(LLM, home_bytes=1600 * MIB, floor=0), replace(ENCODER, preload=False)])
+
+
+def test_weights_that_no_sleep_of_others_makes_room_for():
+    large = replace(LLM, name="large", home_bytes=1780 * MIB, floor=0, preload=False)
+    assert plan_card(FACTS, [replace(ENCODER, pinned=False), replace(large, home_bytes=1600 * MIB)])
+    message = refuse(replace(ENCODER, pinned=True), large)
+    assert "the weights take 90MiB (minilm) + 1.86GiB (large), workspace, graphs and slack 132MiB" in message
+
+
+def test_homes_that_fit_in_bytes_but_not_in_pages():
+    message = refuse(
+        *(replace(ENCODER, name=f"e{i}", home_bytes=330 * MIB) for i in range(5)), page_bytes=200 * MIB
+    )
+    assert "in pages of 200MiB, the homes of e0, e1, e2, e3, e4 take 10 pages of 9" in message
+    assert "set a smaller `page_size:`" in message
+
+
+def test_floors_that_a_model_asleep_is_promised_beside_the_pinned():
+    pinned = replace(LLM, name="pinned", pinned=True)
+    asleep = replace(LLM, preload=False, floor=1000 * MIB)
+    assert "754MiB (pinned) + 730MiB (smollm2)" in refuse(pinned, asleep, page_bytes=2 * MIB)
+    assert plan_card(FACTS, [replace(pinned, pinned=False), asleep], 2 * MIB)
 
 
 def test_weights_over_the_floor():
@@ -126,9 +222,18 @@ def test_a_page_smaller_than_a_block():
     assert plan_card(FACTS, [LLM], page_bytes=enough)
 
 
+def test_a_request_that_only_fits_while_another_sleeps_is_refused_for_models_that_start_together():
+    big = replace(ENCODER, home_bytes=1200 * MIB)
+    llm = replace(LLM, floor=0, max_model_len=12_000)
+    message = refuse(llm, big)
+    more = int(message.split("raise the card's `memory:` by at least ")[1].removesuffix("MiB")) * MIB
+    assert plan_card(replace(FACTS, budget_bytes=FACTS.budget_bytes + more), [llm, big])
+    assert plan_card(FACTS, [llm, replace(big, preload=False)])
+
+
 def test_less_than_a_page_left():
-    message = refuse(LLM, page_bytes=1900 * MIB)
-    assert "less than one page of 1.86GiB: raise the card's `memory:` by at least" in message
+    message = refuse(LLM, page_bytes=1950 * MIB)
+    assert "less than one page of 1.9GiB: raise the card's `memory:` by at least" in message
 
 
 @pytest.mark.parametrize(

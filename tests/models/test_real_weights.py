@@ -13,7 +13,7 @@ from transformers import BertModel, LlamaConfig, LlamaForCausalLM
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.models.registry import load_config
 from onecard.engines.weights.gguf import hugging_face_name
-from onecard.engines.weights.loader import load_model, weight_bytes
+from onecard.engines.weights.loader import load_model, weight_needs
 
 pytestmark = pytest.mark.weights
 
@@ -83,8 +83,8 @@ def test_smollm2_in_float16_keeps_the_distribution(smollm2_path: Path, paged_run
 
 def test_smollm2_bytes_are_foretold(smollm2_path: Path) -> None:
     config = load_config(smollm2_path)
-    foretold = weight_bytes(smollm2_path, config, "auto", "cpu")
-    assert load_model(smollm2_path, config, torch.device("cpu")).weight_bytes == foretold
+    foretold = weight_needs(smollm2_path, config, "auto", "cpu")
+    assert load_model(smollm2_path, config, torch.device("cpu")).held == foretold
 
 
 def test_minilm_hidden_states(minilm_path: Path, encode_batch: Any) -> None:

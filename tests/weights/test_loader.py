@@ -1,6 +1,7 @@
 """The loader: what it refuses and how it says so, whose memory it takes, and how much."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from onecard.engines.layers import linear_methods
+from onecard.engines.layers.linear_methods import PlainLinear
+from onecard.engines.layers.precision import Precision
+from onecard.engines.memory.arena import DeviceArena
+from onecard.engines.memory.homes import pages_for
 from onecard.engines.models.config import ConfigError
 from onecard.engines.models.registry import load_config
-from onecard.engines.weights.allocator import HeapAllocator
+from onecard.engines.weights import loader
+from onecard.engines.weights.allocator import HeapAllocator, HomeAllocator
 from onecard.engines.weights.checkpoint import LoadError
-from onecard.engines.weights.loader import LoadedModel, load_model, weight_bytes
+from onecard.engines.weights.loader import LoadedModel, load_model, weight_needs
 from onecard.engines.weights.open_checkpoint import open_checkpoint
 
 CPU = torch.device("cpu")
@@ -46,23 +53,81 @@ def edit(folder: Path, change: Any) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize("dtype", ["auto", "float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("tied", [False, True])
-def test_weight_bytes_foretells_what_is_held(dtype: str, tied: bool, folder: Path) -> None:
-    if tied:
+@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+def tied(request: pytest.FixtureRequest, folder: Path) -> bool:
+    if request.param:
         config = folder / "config.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "tie_word_embeddings": True}))
+    return request.param
+
+
+@pytest.mark.parametrize("method", ["auto", "float32", "float16", "bfloat16", "as on a card", "fallback"])
+def test_what_is_held_was_foretold(
+    method: str, tied: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For every way of storing a linear layer's weight, tied or not, on the heap and in a home."""
+    if method == "as on a card":
+        plain = Precision(torch.bfloat16, torch.bfloat16, PlainLinear(torch.bfloat16))
+        monkeypatch.setattr(loader, "precision_for", lambda device_type, storage: plain)
+    elif method == "fallback":
+        monkeypatch.setattr(linear_methods, "works", lambda method_class: False)
+    dtype = method if method.startswith(("float", "bfloat")) else "auto"
+    foretold = weight_needs(folder, load_config(folder), dtype, "cpu")
     allocator = HeapAllocator(CPU)
     loaded = load(folder, dtype=dtype, allocator=allocator)
-    assert loaded.weight_bytes == allocator.nbytes
-    assert loaded.weight_bytes == weight_bytes(folder, load_config(folder), dtype, "cpu")
+    assert loaded.held == foretold
+    assert loaded.weight_bytes == foretold.total == allocator.nbytes
+    assert (foretold.packed > 0) == (method in ("auto", "float32", "float16"))
     assert loaded.ignored == (("lm_head.weight",) if tied else ())
+    arena = DeviceArena(pages_for(foretold.total, 4096) * 4096, 4096)
+    home = HomeAllocator(arena, range(arena.num_pages))
+    load(folder, dtype=dtype, allocator=home)
+    assert (len(home.weights), home.booked_bytes) == (foretold.home, foretold.packed)
 
 
-def test_weight_bytes_on_a_card_are_the_parameters(folder: Path) -> None:
-    parameters = sum(tensor.numel() for tensor in load_file(folder / "model.safetensors").values())
+def test_on_a_card_weights_are_the_parameters(folder: Path) -> None:
+    tensors = load_file(folder / "model.safetensors").values()
     table = 32 * 8 * 4
-    assert weight_bytes(folder, load_config(folder), "auto", "cuda") == 2 * parameters + table
+    needs = weight_needs(folder, load_config(folder), "auto", "cuda")
+    # q, k and v, and gate and up, are one weight each: their sizes are multiples of 256 here, so no gaps.
+    assert needs.home == sum(-(-2 * tensor.numel() // 256) * 256 for tensor in tensors) + table
+    assert needs.packed == 0
+
+
+def test_in_a_home_every_weight_is_a_view_at_an_aligned_place(folder: Path) -> None:
+    arena = DeviceArena(60 * 5000, 5000)
+    arena.tensor.fill_(0xFF)
+    needs = weight_needs(folder, load_config(folder), "bfloat16", "cpu")
+    pages = range(3, 3 + pages_for(needs.total, 5000))
+    home = HomeAllocator(arena, pages)
+    model = load(folder, dtype="bfloat16", allocator=home).model
+    alone = load(folder, dtype="bfloat16").model
+    x = torch.randn(3, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.compute_logits(x), alone.compute_logits(x), rtol=0, atol=0)
+    tensors = [*model.parameters(), *model.buffers()]
+    spans = sorted((t.data_ptr() - arena.tensor.data_ptr(), t.nbytes) for t in tensors)
+    assert all(start % 256 == 0 for start, _ in spans)
+    assert all(start + nbytes <= after for (start, nbytes), (after, _) in pairwise(spans))
+    assert spans[0][0] >= pages.start * 5000
+    assert sum(spans[-1]) <= pages.stop * 5000
+    outside = torch.cat((arena.tensor[: pages.start * 5000], arena.tensor[pages.stop * 5000 :]))
+    assert (outside == 0xFF).all()
+    kept = home.weights.clone()
+    home.weights.fill_(0)
+    home.weights.copy_(kept)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.compute_logits(x), alone.compute_logits(x), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_home_too_small_says_so(dtype: str, folder: Path) -> None:
+    needs = weight_needs(folder, load_config(folder), dtype, "cpu")
+    arena = DeviceArena(needs.total - 1, 1)
+    with pytest.raises(
+        LoadError, match=r"takes .* of its model's home of .* set `dtype:` to bfloat16 or float32"
+    ):
+        load(folder, dtype=dtype, allocator=HomeAllocator(arena, range(arena.num_pages)))
 
 
 def test_every_parameters_memory_is_asked_for(folder: Path) -> None:
@@ -117,7 +182,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(folder: Path) -> None:
     assert "1 tensors have no place in the model (model.layers.9.mlp.up_proj.weight)" in message
     assert "model.norm.weight is [31], not [32]" in message
     with pytest.raises(LoadError, match="k_proj"):
-        weight_bytes(folder, load_config(folder), "auto", "cpu")
+        weight_needs(folder, load_config(folder), "auto", "cpu")
 
 
 def test_a_long_list_of_names_is_cut(folder: Path) -> None:

@@ -13,12 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from onecard.engines.memory.card_plan import PlanError
+
 ALIGNMENT = 256
 """Every weight begins at a multiple of so many bytes: what kernels' vector loads and libraries ask for."""
-
-
-class PlanError(ValueError):
-    """The models don't fit the card; the message has the numbers and what to change."""
 
 
 @dataclass(frozen=True)

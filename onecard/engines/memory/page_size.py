@@ -64,14 +64,16 @@ def _candidates(block_sizes: Sequence[int], smallest: int) -> Iterable[int]:
         yield from (unit * k for k in range(first, first + 8) if unit * k <= 8 * smallest)
 
 
-def choose_page_bytes(block_sizes: Sequence[int], arena_bytes: int) -> int:
-    """The page size that wastes least, for engines with blocks of these bytes in an arena of `arena_bytes`.
+def choose_page_bytes(block_sizes: Sequence[int], arena_bytes: int, homes: Sequence[int] = ()) -> int:
+    """The page size that wastes least, for engines with blocks of these bytes in an arena of `arena_bytes`
+    and weights of `homes` bytes.
 
-    Waste is what the worst layout loses at page edges, plus half a page that each engine holds partly filled.
-    A common multiple of all block sizes loses nothing at edges, where it is small enough.
+    Waste is what the worst layout loses at page edges, what homes lose where they end, and half a page that
+    each engine holds partly filled. A common multiple of all block sizes loses nothing at edges, where it is
+    small enough.
     """
     if not block_sizes:
-        return 1 << 20
+        return max(1 << 20, 1 << (arena_bytes // _LARGEST_COUNT).bit_length())
     largest = max(block_sizes)
     smallest = max(
         largest,
@@ -81,7 +83,8 @@ def choose_page_bytes(block_sizes: Sequence[int], arena_bytes: int) -> int:
 
     def waste(page: int) -> float:
         edges = max(edge_waste(page, block, max(1, arena_bytes // page)) for block in block_sizes)
-        return edges + (arena_bytes % page + len(block_sizes) * page / 2) / max(arena_bytes, 1)
+        ends = arena_bytes % page + sum(-home % page for home in homes)
+        return edges + (ends + len(block_sizes) * page / 2) / max(arena_bytes, 1)
 
     candidates = set(_candidates(block_sizes, smallest))
     fitting = {p for p in candidates if all(min_blocks_in_page(p, block) for block in block_sizes)}

@@ -19,7 +19,7 @@ from onecard.engines.layers.precision import precision_for
 from onecard.engines.models.config import ModelConfig
 from onecard.engines.models.decoder import DecoderForCausalLM
 from onecard.engines.models.registry import build_model
-from onecard.engines.weights.allocator import HeapAllocator, WeightAllocator
+from onecard.engines.weights.allocator import HeapAllocator, WeightAllocator, aligned
 from onecard.engines.weights.checkpoint import Checkpoint, LoadError
 from onecard.engines.weights.mapping import Destination, place
 from onecard.engines.weights.open_checkpoint import open_checkpoint
@@ -34,19 +34,36 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 
 @dataclass(frozen=True)
+class WeightBytes:
+    """`home`: weights and tables at the places that an allocator gave them, gaps for alignment included.
+    `packed`: what libraries hold in memory of their own."""
+
+    home: int
+    packed: int
+
+    @property
+    def total(self) -> int:
+        return self.home + self.packed
+
+
+@dataclass(frozen=True)
 class LoadedModel:
     """A model ready to run.
 
-    `weight_bytes`: what its weights and tables hold. `dtype_used`: what its matrices are stored in
-    ("float32", "float16", "bfloat16"). `activation_dtype`: of its hidden states, and of the K and V that it
-    makes. `ignored`: tensors of the checkpoint that it doesn't use, by intent.
+    `held`: what its weights and tables take. `dtype_used`: what its matrices are stored in ("float32",
+    "float16", "bfloat16"). `activation_dtype`: of its hidden states, and of the K and V that it makes.
+    `ignored`: tensors of the checkpoint that it doesn't use, by intent.
     """
 
     model: nn.Module
-    weight_bytes: int
+    held: WeightBytes
     dtype_used: str
     activation_dtype: torch.dtype
     ignored: tuple[str, ...] = ()
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.held.total
 
 
 def load_model(
@@ -69,25 +86,25 @@ def load_model(
     filler = _Filler(model, allocator or HeapAllocator(device))
     ignored = filler.fill(checkpoint, progress)
     _shorten_lookups(model)
-    return LoadedModel(model.eval(), filler.nbytes, _name(storage), precision.compute, ignored)
+    return LoadedModel(model.eval(), filler.held, _name(storage), precision.compute, ignored)
 
 
-def weight_bytes(path: Path, config: ModelConfig, dtype: str, device_type: str) -> int:
+def weight_needs(path: Path, config: ModelConfig, dtype: str, device_type: str) -> WeightBytes:
     """What `load_model` will hold, from the headers alone. Raises `LoadError`, for weights that don't fit
-    too.
+    too. A matrix beyond float16's range takes more: only its values tell.
     """
     checkpoint = open_checkpoint(path)
     precision = precision_for(device_type, _storage_dtype(checkpoint, dtype, device_type))
     model = build_model(config, precision)
     place(model, checkpoint.tensors)
-    tensors = [*model.parameters(), *model.buffers()]
-    packed = [
-        m.weight
+    staged = {
+        id(m.weight): precision.linear.nbytes(*m.weight.shape)
         for m in model.modules()
         if isinstance(m, Linear) and m.weight_is_copied and m.weight is not None
-    ]
-    saved = sum(weight.nbytes - precision.linear.nbytes(*weight.shape) for weight in packed)
-    return sum(tensor.nbytes for tensor in tensors) - saved
+    }
+    tensors = [*model.parameters(), *model.buffers()]
+    home = sum(aligned(tensor.nbytes) for tensor in tensors if id(tensor) not in staged)
+    return WeightBytes(home, sum(staged.values()))
 
 
 def activation_dtype(path: Path, dtype: str, device_type: str) -> torch.dtype:
@@ -133,13 +150,18 @@ def _name(dtype: torch.dtype) -> str:
 
 
 class _Filler:
-    """Gives every parameter of a meta model its memory and its values. `nbytes` is what is held so far."""
+    """Gives every parameter of a meta model its memory and its values."""
 
     def __init__(self, model: nn.Module, allocator: WeightAllocator):
         self.model = model
         self.allocator = allocator
-        self.nbytes = 0
+        self._home_bytes = self._packed_bytes = 0
         self._open: Counter[str] = Counter()
+
+    @property
+    def held(self) -> WeightBytes:
+        """What the model takes so far."""
+        return WeightBytes(self._home_bytes, self._packed_bytes)
 
     @torch.no_grad()
     def fill(self, checkpoint: Checkpoint, progress: Progress | None) -> tuple[str, ...]:
@@ -173,14 +195,14 @@ class _Filler:
         self._open[destination.module_name] -= 1
         if isinstance(module, Linear) and not self._open[destination.module_name]:
             held = module.finalize()
-            self.nbytes += held
+            self._packed_bytes += held
             self.allocator.count(f"{destination.module_name}.weight", held)
 
     def _memory(self, name: str, like: torch.Tensor, staged: bool) -> torch.Tensor:
         if staged:
             return torch.empty(like.shape, dtype=like.dtype)
         tensor = self.allocator.empty(name, tuple(like.shape), like.dtype)
-        self.nbytes += tensor.nbytes
+        self._home_bytes += aligned(tensor.nbytes)
         return tensor
 
     def _make_tables(self) -> None:

@@ -1,9 +1,10 @@
 """A memory plan as a bar: who gets which part of a card.
 
-    ███████▓▓▓▓▓▓▓▓▓▓██░░░░░░░░░░░░░░░░░░░▒▒····▚▚▚
-    weights and floor of each model | on loan | workspace | free | others
+    ███████▓▓▓▓▓▓▓▓▓▓██░░░░░░░░░░░░░░░░░░░▒▒▞▞╌····▚▚▚
+    weights and floor of each model | on loan | workspace | graphs | slack | free | others
 
-The widths are bytes to scale, except that nothing that exists is drawn thinner than one cell.
+The widths are bytes to scale, except that nothing that exists is drawn thinner than one cell. Models that
+start asleep stand in the legend only: what would be theirs is lent, and may be other models' as well.
 """
 
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from onecard.gateway.cli.terminal import table
 from onecard.registry.units import format_bytes
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
-WEIGHTS, FLOOR, LOANABLE, WORKSPACE, FREE, OTHERS = "█", "▓", "░", "▒", "·", "▚"
+WEIGHTS, FLOOR, LOANABLE = "█", "▓", "░"
+WORKSPACE, GRAPHS, SLACK, FREE, OTHERS = "▒", "▞", "╌", "·", "▚"
 
 
 class Share(Protocol):
@@ -29,7 +31,11 @@ class Share(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def weight_bytes(self) -> int: ...
+    def awake_at_start(self) -> bool: ...
+    @property
+    def home_first_page(self) -> int: ...
+    @property
+    def home_pages(self) -> int: ...
     @property
     def floor_pages(self) -> int: ...
     @property
@@ -58,9 +64,13 @@ class Plan(Protocol):
     @property
     def workspace_bytes(self) -> int: ...
     @property
+    def graph_bytes(self) -> int: ...
+    @property
     def slack_bytes(self) -> int: ...
     @property
     def arena_bytes(self) -> int: ...
+    @property
+    def loanable_bytes(self) -> int: ...
     @property
     def page_bytes(self) -> int: ...
     @property
@@ -75,37 +85,48 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the bar and its line in the legend; `share` where it is a model's KV."""
+    """A stretch of the bar and its line in the legend; `share` where it is a model's KV. What isn't `drawn`
+    has a line only.
+    """
 
     glyph: str
     colour: str
     label: str
     nbytes: int
     share: Share | None = None
+    drawn: bool = True
 
 
 def parts_of(plan: Plan) -> list[Part]:
-    """The bar from left to right; adds up to the card's bytes."""
-    parts = []
+    """The bar from left to right; what is drawn adds up to the card's bytes."""
+    awake: list[Part] = []
+    asleep: list[Part] = []
     for share, colour in zip(plan.models, colours(plan), strict=True):
-        parts.append(Part(WEIGHTS, colour, f"{share.name} weights", share.weight_bytes))
-        parts.append(Part(FLOOR, colour, f"{share.name} KV", share.floor_pages * plan.page_bytes, share))
-    parts += [
-        Part(LOANABLE, "white", "KV on loan to whoever has work", loanable_bytes(plan)),
-        Part(WORKSPACE, "bright_black", "workspace and slack", plan.workspace_bytes + plan.slack_bytes),
+        (awake if share.awake_at_start else asleep).extend(_model_parts(share, colour, plan.page_bytes))
+    return [
+        *awake,
+        Part(LOANABLE, "white", "KV on loan to whoever has work", plan.loanable_bytes),
+        *asleep,
+        Part(WORKSPACE, "bright_black", "workspace", plan.workspace_bytes),
+        Part(GRAPHS, "bright_black", "CUDA graphs", plan.graph_bytes),
+        Part(SLACK, "bright_black", "slack", plan.slack_bytes),
         Part(FREE, "bright_black", "not given to onecard", plan.unused_bytes),
         Part(OTHERS, "bright_black", "in use by others", plan.other_bytes),
     ]
-    return parts
+
+
+def _model_parts(share: Share, colour: str, page_bytes: int) -> list[Part]:
+    asleep, drawn = "" if share.awake_at_start else ", asleep at start", share.awake_at_start
+    weights, floor = share.home_pages * page_bytes, share.floor_pages * page_bytes
+    pages = f"pages {share.home_first_page:,} to {share.home_first_page + share.home_pages - 1:,}"
+    return [
+        Part(WEIGHTS, colour, f"{share.name} weights, {pages}{asleep}", weights, drawn=drawn),
+        Part(FLOOR, colour, f"{share.name} KV{asleep}", floor, share, drawn),
+    ]
 
 
 def colours(plan: Plan) -> list[str]:
     return [COLOURS[i % len(COLOURS)] for i in range(len(plan.models))]
-
-
-def loanable_bytes(plan: Plan) -> int:
-    """The part of the arena that no floor claims: whoever has work gets it."""
-    return plan.arena_bytes - sum(share.floor_pages for share in plan.models) * plan.page_bytes
 
 
 def widths(sizes: Sequence[int], cells: int) -> list[int]:
@@ -125,7 +146,7 @@ class Bar:
     """A rich renderable that fills its line."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
-        self._parts = [part for part in parts if part.nbytes > 0]
+        self._parts = [part for part in parts if part.drawn and part.nbytes > 0]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         cells = widths([part.nbytes for part in self._parts], options.max_width)
