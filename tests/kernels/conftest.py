@@ -33,3 +33,4 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_decode, "KEY_TILE", 16)
     monkeypatch.setattr(paged_decode, "MAX_SPLITS", 3)
     monkeypatch.setattr(sampling, "CHUNK", 128)
+    monkeypatch.setattr(sampling, "TILE", 32)

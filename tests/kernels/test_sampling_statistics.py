@@ -156,6 +156,18 @@ def test_candidates_agree_with_a_sort(top_k: int, top_p: float) -> None:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_tokens_equal_to_the_last_one_kept_are_kept(implementation: str) -> None:
+    """More of them than any path looks at at once."""
+    rows = torch.arange(6, device=DEVICE)
+    logits = torch.zeros(6, 100, device=DEVICE)
+    logits[:, 7] = 0.5
+    temperature, top_k, top_p, min_p = knobs(6)
+    cuts = torch.tensor([5, 0, 5] * 2, device=DEVICE).int(), torch.tensor([1.0, 0.3, 0.6] * 2, device=DEVICE)
+    got = getattr(sample, f"run_{implementation}")(logits, temperature, *cuts, min_p, rows, rows)
+    assert torch.equal(got, sample.run_reference(logits, temperature, top_k, top_p, min_p, rows, rows))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_sick_logits_stay_inside_the_vocabulary(implementation: str) -> None:
     logits = torch.full((3, 150), float("nan"), device=DEVICE)
     logits[1] = float("-inf")

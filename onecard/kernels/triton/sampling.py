@@ -2,7 +2,8 @@
 
 A logit's distance below the row's largest, divided by the temperature, is a non-negative float, and such
 floats order as their bits do: 31 halvings of an integer interval find the exact distance at which top-k's
-count or top-p's sum is reached. Each halving reads the row once; a row of 128K logits stays in a GPU's L2.
+count or top-p's sum is reached. The first halvings read the row (128K logits stay in a GPU's L2); as soon as
+few tokens lie in the interval these are copied out, and the others read only them.
 """
 
 import torch
@@ -10,6 +11,8 @@ import triton
 import triton.language as tl
 
 CHUNK = 4096
+TILE = 2048
+"""How many tokens the last halvings look at."""
 INFINITY_BITS = 0x7F800000
 
 
@@ -35,25 +38,62 @@ def _kept(distance, top_k_bits, top_p_bits, farthest):
 
 @triton.jit
 def _reached(
-    logits, vocab, peak, temperature, limit_bits, wanted, BY_COUNT: tl.constexpr, BLOCK: tl.constexpr
+    logits,
+    vocab,
+    peak,
+    temperature,
+    limit_bits,
+    more,
+    wanted,
+    scratch,
+    BY_COUNT: tl.constexpr,
+    BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
 ):
-    """The smallest distance (as bits) within which tokens not beyond limit_bits count, or weigh, `wanted`."""
-    low = tl.full((), -1, tl.int32)
-    high = limit_bits
-    while high - low > 1:
+    """The smallest distance (as bits) within which tokens not beyond limit_bits count, or weigh, `wanted`.
+
+    It lies in (low, high]; within low are `fewer` tokens, which count or weigh `below`, and within high (at
+    first limit_bits) at most `more`.
+    """
+    low, high, fewer = tl.full((), -1, tl.int32), limit_bits, tl.full((), 0, tl.int32)
+    below = tl.full((), 0.0, tl.float32)
+    while (high - low > 1) & (more - fewer > TILE):
         middle = low + (high - low) // 2
+        count = tl.full((), 0, tl.int32)
         amount = tl.full((), 0.0, tl.float32)
         for start in range(0, vocab, BLOCK):
             column = start + tl.arange(0, BLOCK)
             distance = _distance(logits, column, vocab, peak, temperature)
             within = (distance.to(tl.int32, bitcast=True) <= middle) & (column < vocab)
-            if BY_COUNT:
-                amount += tl.sum(within.to(tl.float32), axis=0)
-            else:
+            count += tl.sum(within.to(tl.int32), axis=0)
+            if not BY_COUNT:
                 amount += tl.sum(tl.where(within, tl.exp(-distance), 0.0), axis=0)
+        if BY_COUNT:
+            amount = count.to(tl.float32)
         enough = amount >= wanted
-        high = tl.where(enough, middle, high)
-        low = tl.where(enough, low, middle)
+        high, more = tl.where(enough, middle, high), tl.where(enough, count, more)
+        low, fewer = tl.where(enough, low, middle), tl.where(enough, fewer, count)
+        below = tl.where(enough, below, amount)
+    if high - low > 1:
+        found = tl.full((), 0, tl.int32)
+        for start in range(0, vocab, BLOCK):
+            column = start + tl.arange(0, BLOCK)
+            bits = _distance(logits, column, vocab, peak, temperature).to(tl.int32, bitcast=True)
+            between = (bits > low) & (bits <= high) & (column < vocab)
+            place = found + tl.cumsum(between.to(tl.int32), axis=0) - 1
+            tl.store(scratch + place, bits, mask=between)
+            found += tl.sum(between.to(tl.int32), axis=0)
+        tl.debug_barrier()  # what other threads stored is read from here on
+        place = tl.arange(0, TILE)
+        bits = tl.load(scratch + place, mask=place < found, other=0)
+        weight = tl.where(place < found, 1.0, 0.0)
+        if not BY_COUNT:
+            weight = tl.where(place < found, tl.exp(-bits.to(tl.float32, bitcast=True)), 0.0)
+        while high - low > 1:
+            middle = low + (high - low) // 2
+            enough = below + tl.sum(tl.where(bits <= middle, weight, 0.0), axis=0) >= wanted
+            high, low = tl.where(enough, middle, high), tl.where(enough, low, middle)
+        tl.debug_barrier()  # the next search may store from here on
     return high
 
 
@@ -95,13 +135,15 @@ def _kernel(
     seeds,
     steps,
     tokens,
+    scratches,
     vocab,
     stride_row: tl.int64,
     UNBOUNDED: tl.constexpr,
     BLOCK: tl.constexpr,
+    TILE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
-    logits = all_logits + row * stride_row
+    logits, scratch = all_logits + row * stride_row, scratches + row * TILE
     peak = tl.full((), float("-inf"), tl.float32)
     chosen = tl.full((), 0, tl.int32)
     for start in range(0, vocab, BLOCK):
@@ -113,22 +155,27 @@ def _kernel(
     temperature = tl.load(temperatures + row)
     if temperature > 0:
         top_k, top_p = tl.load(top_ks + row), tl.load(top_ps + row)
-        top_k_bits = tl.full((), UNBOUNDED, tl.int32)
+        top_k_bits, candidates = tl.full((), UNBOUNDED, tl.int32), tl.full((), 0, tl.int32) + vocab
         if (top_k > 0) & (top_k < vocab):
+            wanted = top_k.to(tl.float32)
             top_k_bits = _reached(
-                logits, vocab, peak, temperature, top_k_bits, top_k.to(tl.float32), True, BLOCK
+                logits, vocab, peak, temperature, top_k_bits, candidates, wanted, scratch, True, BLOCK, TILE
             )
         top_p_bits = top_k_bits
         min_p = tl.load(min_ps + row)
         farthest = tl.where(min_p > 0, -tl.log(tl.maximum(min_p, 1e-30)), float("inf"))
         if top_p < 1:
-            total = tl.full((), 0.0, tl.float32)
+            total, candidates = tl.full((), 0.0, tl.float32), tl.full((), 0, tl.int32)
             for start in range(0, vocab, BLOCK):
                 column = start + tl.arange(0, BLOCK)
                 distance = _distance(logits, column, vocab, peak, temperature)
-                within = distance.to(tl.int32, bitcast=True) <= top_k_bits
+                within = (distance.to(tl.int32, bitcast=True) <= top_k_bits) & (column < vocab)
+                candidates += tl.sum(within.to(tl.int32), axis=0)
                 total += tl.sum(tl.where(within, tl.exp(-distance), 0.0), axis=0)
-            top_p_bits = _reached(logits, vocab, peak, temperature, top_k_bits, top_p * total, False, BLOCK)
+            wanted = top_p * total
+            top_p_bits = _reached(
+                logits, vocab, peak, temperature, top_k_bits, candidates, wanted, scratch, False, BLOCK, TILE
+            )
         key = _step_key(tl.load(seeds + row), tl.load(steps + row))
         best = tl.full((), float("-inf"), tl.float32)
         for start in range(0, vocab, BLOCK):
@@ -153,6 +200,7 @@ def launch(
 ) -> torch.Tensor:
     rows, vocab = logits.shape
     tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
+    scratch = torch.empty((rows, TILE), dtype=torch.int32, device=logits.device)
     if rows:
         _kernel[(rows,)](
             logits,
@@ -163,10 +211,12 @@ def launch(
             seeds,
             steps,
             tokens,
+            scratch,
             vocab,
             logits.stride(0),
             UNBOUNDED=INFINITY_BITS,
             BLOCK=min(CHUNK, triton.next_power_of_2(vocab)),
+            TILE=TILE,
             num_warps=8,
         )
     return tokens
