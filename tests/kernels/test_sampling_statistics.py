@@ -9,7 +9,7 @@ from sampling_oracle import noise_bits, step_key
 
 from onecard.kernels import gumbel
 from onecard.kernels.gumbel import step_keys, token_bits
-from onecard.kernels.sampling import CANDIDATES, sample
+from onecard.kernels.sampling import sample
 
 
 def knobs(
@@ -143,13 +143,11 @@ def test_a_row_depends_on_nothing_else(implementation: str) -> None:
     assert torch.equal(together, alone)
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="candidates are the CPU path's")
+@pytest.mark.skipif(DEVICE != "cpu", reason="the CPU path races only the tokens that are kept")
 @pytest.mark.parametrize(
     ("top_k", "top_p"), [(0, 0.1), (0, 0.5), (0, 0.999), (2000, 1.0), (1500, 0.99), (50, 0.9), (256, 1.0)]
 )
-def test_candidates_agree_with_a_sort(top_k: int, top_p: float) -> None:
-    """Cuts that lie among the candidates, and cuts that lie deeper."""
-    assert max(CANDIDATES) < 1500
+def test_a_large_vocabulary_is_cut_as_the_reference_does(top_k: int, top_p: float) -> None:
     logits = torch.randn(8, 4096)
     args = (logits, *knobs(8, 1.0, top_k, top_p), torch.arange(8), torch.arange(8))
     assert torch.equal(sample.run_cpu(*args), sample.run_reference(*args))
