@@ -14,10 +14,12 @@ from onecard.engines.encoder.packing import filler_texts, pack
 from onecard.engines.encoder.queue import Entry, TokenBudgetQueue
 from onecard.engines.layers.forward_batch import EncodeBatch
 from onecard.engines.runtime.cost_model import StepShape
+from onecard.engines.runtime.failures import classify
 from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.staging import Staging
 from onecard.engines.runtime.step_budget import StepBudget
 from onecard.engines.runtime.step_clock import StepClock, StepMark
+from onecard.engines.runtime.step_limit import StepLimit
 
 EncoderModel = Callable[[EncodeBatch], torch.Tensor]
 """`[T]` packed tokens to hidden states `[T, D]`."""
@@ -60,6 +62,7 @@ class EncoderCore:
         self.weight = weight
         self.priority = priority
         self._budget = StepBudget()
+        self._limit = StepLimit(name)
         self.model = model
         """None while it sleeps with its weights dropped."""
         self._pooling = pooling
@@ -72,6 +75,8 @@ class EncoderCore:
         self._in_flight: deque[_Step] = deque()
         self._stepping: _Step | None = None
         """The step being launched or collected: the one that `fail` is about."""
+        self._retrying = False
+        """The last step that was tried had no memory, and its texts went back in line."""
 
     # --- requests ---------------------------------------------------------------------------------------
 
@@ -114,25 +119,44 @@ class EncoderCore:
         """Take what fits the budget and enqueue its forward pass, pooling and copy back.
 
         `seconds` lowers the queue's own budget to what such a step can compute; one text is taken in any
-        case.
+        case. A step that finds no memory is undone, and the next call tries a smaller one.
         """
         began = time.perf_counter()
-        entries = self._queue.take(self._budget.tokens(seconds, StepShape(0, 0), 1))
-        if not entries:
+        taken = self._queue.take(self._max_tokens(seconds))
+        if not taken:
             return None
         # Neighbours of like length share cache lines and attention tiles; rows find their place by their
         # entry.
-        entries.sort(key=lambda entry: len(entry.token_ids), reverse=True)
+        entries = sorted(taken, key=lambda entry: len(entry.token_ids), reverse=True)
         step = _Step(entries, sum(len(entry.token_ids) for entry in entries))
         self._stepping = step
         now = time.monotonic()
         for job in map(_job_of, entries):
             job.started = now if job.started is None else job.started
-        self._enqueue(step)
-        self._in_flight.append(step)
-        self._stepping = None
-        step.host_seconds = time.perf_counter() - began
-        return step
+        try:
+            self._enqueue(step)
+        except Exception as error:
+            if classify(error) != "memory" or (self._retrying and len(taken) == 1):
+                raise
+            self._undo(taken, step)
+        else:
+            self._in_flight.append(step)
+            self._stepping, self._retrying = None, False
+            step.host_seconds = time.perf_counter() - began
+            return step
+        # Not before the error is gone, and with it what its frames hold.
+        torch.cuda.empty_cache()
+        return None
+
+    def _max_tokens(self, seconds: float | None) -> int | None:
+        """Of the next step: what fits the time and, after a shortage of memory, that."""
+        limits = (self._limit.tokens, self._budget.tokens(seconds, StepShape(0, 0), 1))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _undo(self, taken: list[Entry], step: _Step) -> None:
+        self._queue.put_back(taken)
+        self._limit.shrink(step.num_tokens)
+        self._stepping, self._retrying = None, True
 
     @torch.inference_mode()
     def _enqueue(self, step: _Step) -> None:
@@ -156,6 +180,7 @@ class EncoderCore:
         finished = self._scatter(step)
         step.host_seconds += time.perf_counter() - computed
         self._budget.observe(StepShape(step.num_tokens, len(step.entries)), step.mark.device_seconds)
+        self._limit.grow(step.num_tokens, self._queue.max_tokens)
         stats = self._step_stats(step, step.mark)
         self._jobs.difference_update(finished)
         self._stepping = None
@@ -191,10 +216,18 @@ class EncoderCore:
         step, self._stepping = self._stepping, None
         entries = step.entries if step is not None else []
         lost = {job for job in map(_job_of, entries) if job in self._jobs}
-        for job in lost:
-            self.cancel(job)
         message = f"The step that computed this request failed: {type(error).__name__}: {error}"
-        return [partial(job.deliver_error, EngineFailedError(message)) for job in lost]
+        return self._lose(lost, EngineFailedError(message))
+
+    def give_up(self, error: BaseException) -> list[Delivery]:
+        self._stepping = None
+        return self._lose(self._jobs, EngineFailedError(f"{self.name} has failed and is out of service."))
+
+    def _lose(self, jobs: set[EmbedJob], error: EngineFailedError) -> list[Delivery]:
+        deliveries: list[Delivery] = [partial(job.deliver_error, error) for job in jobs]
+        for job in list(jobs):
+            self.cancel(job)
+        return deliveries
 
     def idle(self) -> None:
         """Raises `RuntimeError` where a request got lost: nothing waits or runs, yet one is unfinished."""

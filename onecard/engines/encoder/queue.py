@@ -81,6 +81,15 @@ class TokenBudgetQueue:
             taken.append(entry)
         return taken
 
+    def put_back(self, taken: list[Entry]) -> None:
+        """Texts that were taken just now go back to where they were, in the order in which they were taken;
+        those of requests that were cancelled since are dropped."""
+        for entry in reversed(taken):
+            if not entry.ticket.cancelled:
+                self._lanes.setdefault(entry.ticket.priority, deque()).appendleft(entry)
+                entry.ticket.waiting += 1
+                self._num_waiting += 1
+
     def _first(self) -> Entry | None:
         """The entry whose turn it is, left in place; cancelled ones before it are dropped."""
         while self._lanes:

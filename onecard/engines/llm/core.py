@@ -1,31 +1,27 @@
 """The device-loop side of a language model: steps, and what each step's tokens mean for its requests."""
 
-import logging
 import time
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import partial
 
-from onecard.engines.api import (
-    EngineFailedError,
-    FinishReason,
-    RequestStats,
-    StatsSink,
-    StepStats,
-    TokenChunk,
-    TokenLogprob,
-)
+import torch
+
+from onecard.engines.api import EngineFailedError, FinishReason, StatsSink, TokenChunk, TokenLogprob
 from onecard.engines.llm.output import token_logprobs
 from onecard.engines.llm.request import Request, Sequence, Status
 from onecard.engines.llm.rows import RequestRows
 from onecard.engines.llm.runner import ModelRunner, PromptLogprobs, StepOutput
 from onecard.engines.llm.scheduler import Schedule, Scheduler
+from onecard.engines.llm.statistics import Statistics, token_times
 from onecard.engines.runtime.cost_model import StepShape
+from onecard.engines.runtime.failures import classify
 from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.step_budget import StepBudget
 from onecard.engines.runtime.step_clock import StepClock
+from onecard.engines.runtime.step_limit import StepLimit
 from onecard.engines.text.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,14 +58,18 @@ class LLMCore:
         self.num_finished = 0
         self._runner = runner
         self._rows = rows
-        self._clock = clock
         self._budget = StepBudget()
+        self._limit = StepLimit(name)
         self._tokenizer = tokenizer
-        self._stats = stats
-        self._stepping: Schedule | None = None
-        """The step being launched or collected: the one that `fail` is about."""
-        self._num_recalled = 0
-        """Preemptions since the last step because another engine wanted its floor back."""
+        self._stats = Statistics(name, scheduler, clock.asynchronous, stats)
+        self._in_flight: deque[Step] = deque()
+        self._retrying = False
+        """The last step that was tried had no memory, and was undone."""
+        self._suspect: list[Schedule] = []
+        """The step being launched or collected, and in the latter case those launched on top of it: what
+        `fail` is about."""
+        self._owed: list[Delivery] = []
+        """What `fail` has to deliver while it is at it: `give_up` does, should it come to nothing."""
 
     # --- requests in and out ----------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class LLMCore:
         sequence = self.scheduler.running[-1]
         self.scheduler.preempt(sequence)
         self._rows.leave(sequence)
-        self._num_recalled += 1
+        self._stats.recalled()
         return True
 
     def move_blocks(self, moves: dict[int, int]) -> None:
@@ -115,6 +115,11 @@ class LLMCore:
         return self.priority + most_urgent
 
     def _max_tokens(self, seconds: float | None) -> int | None:
+        """Of the next step: what fits the time and, after a shortage of memory, that."""
+        limits = (self._limit.tokens, self._tokens_within(seconds))
+        return min((limit for limit in limits if limit is not None), default=None)
+
+    def _tokens_within(self, seconds: float | None) -> int | None:
         """Tokens of a step of so many seconds: the decodes, which go on in any case, and what prompts may
         have beside them; at least a block's worth, so that prompts get on."""
         if seconds is None:
@@ -125,23 +130,46 @@ class LLMCore:
         return None if prompts is None else len(decodes) + prompts
 
     def launch(self, seconds: float | None = None) -> Step | None:
+        """A step that finds no memory is undone, and the next call tries a smaller one."""
+        if self._retrying and self._in_flight:
+            return None  # the undone step may have left its own tokens in the card's rows: read first
         began = time.perf_counter()
         schedule = self.scheduler.schedule(time.monotonic(), self._max_tokens(seconds))
+        self._stats.scheduled(schedule)
         for sequence in schedule.preempted:
             self._rows.leave(sequence)
         if not schedule.items:
             return None
-        self._stepping = schedule
+        self._suspect = [schedule]
+        try:
+            output = self._launch(schedule)
+        except Exception as error:
+            if classify(error) != "memory" or (self._retrying and schedule.num_tokens == 1):
+                raise
+            self._undo(schedule)
+        else:
+            self._suspect, self._retrying = [], False
+            self._in_flight.append(Step(schedule, output, time.perf_counter() - began))
+            return self._in_flight[-1]
+        # Not before the error is gone, and with it what its frames hold.
+        torch.cuda.empty_cache()
+        return None
+
+    def _launch(self, schedule: Schedule) -> StepOutput:
         for item in schedule.items:
             if item.sequence.row < 0:
                 self._rows.enter(item.sequence)
-        output = self._runner.launch(schedule)
-        self._stepping = None
-        return Step(schedule, output, time.perf_counter() - began)
+        return self._runner.launch(schedule)
+
+    def _undo(self, schedule: Schedule) -> None:
+        self.scheduler.undo(schedule)
+        self._limit.shrink(schedule.num_tokens)
+        self._suspect, self._retrying = [], True
 
     def collect(self, step: Step) -> list[Delivery]:
         began = time.perf_counter()
-        self._stepping = step.schedule
+        self._in_flight.popleft()
+        self._suspect = [step.schedule, *(later.schedule for later in self._in_flight)]
         output = step.output
         output.mark.wait()
         waited = time.perf_counter() - began
@@ -150,42 +178,51 @@ class LLMCore:
         for prompt in output.prompt_logprobs:
             self._add_prompt_logprobs(prompt)
         logprobs = self._logprobs(output, token_ids)
-        times = self._token_times([item.sequence for item in output.sampled], now)
+        times = token_times([item.sequence for item in output.sampled], now)
         deliveries: list[Delivery] = []
         for i, (item, token_id) in enumerate(zip(output.sampled, token_ids, strict=True)):
             deliveries += self._append_token(item.sequence, token_id, logprobs.get(i))
         for item in step.schedule.items:
             if item.sequence.status is Status.RUNNING:
                 self.scheduler.kv.cache_computed(item.sequence)
-        self._stepping = None
         self._budget.observe(step.schedule.shape, output.mark.device_seconds)
+        self._limit.grow(step.schedule.num_tokens, self.scheduler.limits.max_num_batched_tokens)
         host = step.launch_seconds + time.perf_counter() - began - waited
-        stats = self._step_stats(step, host, times)
-        deliveries.append(partial(self._stats.record_step, stats))
+        deliveries.append(self._stats.step(output.mark, host, times))
+        self._suspect = []
         return deliveries
 
     def fail(self, error: BaseException) -> list[Delivery]:
         """Fail the requests of the step that raised (all of them, if it broke before there was a step).
 
-        What it was to write into the cache can't be trusted: every cached prefix is forgotten.
+        What it was to write into the cache can't be trusted: every cached prefix is forgotten, and steps
+        that were launched on top of it fail as well.
         """
-        step, self._stepping = self._stepping, None
-        broken = (
-            [item.sequence for item in step.items]
-            if step
-            else [*self.scheduler.running, *self.scheduler.waiting]
-        )
+        suspect, self._suspect = self._suspect, []
+        broken = [item.sequence for schedule in suspect for item in schedule.items]
+        lost = _requests_of(broken if suspect else [*self.scheduler.running, *self.scheduler.waiting])
         failure = EngineFailedError(
             f"The engine of {self.name} failed while running this request; try it again."
         )
-        deliveries: list[Delivery] = []
-        for request in {id(s.request): s.request for s in broken}.values():
-            deliveries += [
+        self._owed = [partial(request.stream.fail, failure) for request in lost]
+        for request in lost:
+            self._owed += [
                 self._finish(s, "error") for s in request.sequences if s.status is not Status.FINISHED
             ]
-            deliveries.append(partial(request.stream.fail, failure))
         self.scheduler.kv.pool.reset_prefix_cache()
         self.scheduler.kv.pool.check_integrity()
+        owed, self._owed = self._owed, []
+        return owed
+
+    def give_up(self, error: BaseException) -> list[Delivery]:
+        deliveries, self._owed, self._suspect = self._owed, [], []
+        failure = EngineFailedError(f"The engine of {self.name} has failed and is out of service.")
+        abandoned = self.scheduler.abandon()
+        deliveries += [partial(request.stream.fail, failure) for request in _requests_of(abandoned)]
+        for sequence in abandoned:
+            self._rows.leave(sequence)
+            deliveries.append(self._stats.request(sequence, "error"))
+        self.num_finished += len(abandoned)
         return deliveries
 
     def idle(self) -> None:
@@ -215,10 +252,10 @@ class LLMCore:
         return deliveries
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> Delivery:
-        self.scheduler.finish(sequence)
         self._rows.leave(sequence)
+        self.scheduler.finish(sequence)
         self.num_finished += 1
-        return partial(self._stats.record_request, self._request_stats(sequence, reason))
+        return self._stats.request(sequence, reason)
 
     def _add_prompt_logprobs(self, prompt: PromptLogprobs) -> None:
         request = prompt.sequence.request
@@ -244,72 +281,9 @@ class LLMCore:
             for i, e in zip(output.logprob_rows, entries, strict=True)
         }
 
-    # --- statistics ---------------------------------------------------------------------------------------
 
-    def _token_times(self, sequences: list[Sequence], now: float) -> "_TokenTimes":
-        times = _TokenTimes()
-        for sequence in sequences:
-            if sequence.status is Status.FINISHED:
-                continue
-            if sequence.last_token_time is None:
-                sequence.first_token_time = now
-                times.first.append(now - sequence.request.arrival_time)
-                times.prompt_tokens += sequence.num_prompt_tokens
-            else:
-                times.later.append(now - sequence.last_token_time)
-            sequence.last_token_time = now
-        return times
-
-    def _step_stats(self, step: Step, host: float, times: "_TokenTimes") -> StepStats:
-        """`host`: seconds of launching and collecting, without waiting for the card. A CPU computes while it
-        launches: that is taken out here."""
-        pool, mark = self.scheduler.kv.pool, step.output.mark
-        recalled, self._num_recalled = self._num_recalled, 0
-        device = mark.device_seconds
-        return StepStats(
-            model=self.name,
-            num_running=len(self.scheduler.running),
-            num_waiting=len(self.scheduler.waiting),
-            kv_usage=pool.num_used_blocks / max(pool.max_blocks, 1),
-            prompt_tokens=times.prompt_tokens,
-            generation_tokens=len(times.first) + len(times.later),
-            prefix_queries=step.schedule.prefix_queries,
-            prefix_hits=step.schedule.prefix_hits,
-            preemptions=len(step.schedule.preempted) + recalled,
-            host_seconds=host if self._clock.asynchronous else host - device,
-            device_seconds=device,
-            gap_seconds=mark.gap_seconds,
-            first_token_seconds=tuple(times.first),
-            inter_token_seconds=tuple(times.later),
-        )
-
-    def _request_stats(self, sequence: Sequence, reason: FinishReason) -> RequestStats:
-        request, now = sequence.request, time.monotonic()
-        scheduled, first = sequence.first_scheduled_time, sequence.first_token_time
-        return RequestStats(
-            model=self.name,
-            finish_reason=reason,
-            prompt_tokens=sequence.num_prompt_tokens,
-            generation_tokens=sequence.num_output_tokens,
-            cached_tokens=sequence.num_cached_tokens,
-            preemptions=sequence.num_preemptions,
-            n=request.sampling.n,
-            max_tokens=request.max_tokens,
-            e2e_seconds=now - request.arrival_time,
-            queue_seconds=None if scheduled is None else scheduled - request.arrival_time,
-            prefill_seconds=None if first is None or scheduled is None else first - scheduled,
-            decode_seconds=None if first is None else now - first,
-        )
-
-
-@dataclass
-class _TokenTimes:
-    """Times to first token, and between tokens, of the sequences that got one in a step; and the prompt
-    tokens of those that got their first."""
-
-    first: list[float] = field(default_factory=list)
-    later: list[float] = field(default_factory=list)
-    prompt_tokens: int = 0
+def _requests_of(sequences: Iterable[Sequence]) -> list[Request]:
+    return list({id(sequence.request): sequence.request for sequence in sequences}.values())
 
 
 def _cut_top(entry: TokenLogprob, sequence: Sequence) -> TokenLogprob:

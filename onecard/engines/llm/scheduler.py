@@ -58,6 +58,11 @@ class ScheduledSequence:
         sequence.num_in_flight += samples
         return item
 
+    def give_back(self) -> None:
+        """The newest step of the sequence never ran: what it was to compute is still to be computed."""
+        self.sequence.num_computed_tokens -= self.num_tokens
+        self.sequence.num_in_flight -= self.samples
+
 
 @dataclass
 class Schedule:
@@ -105,6 +110,15 @@ class Scheduler:
         schedule.items.sort(key=lambda item: item.num_tokens != 1)
         schedule.num_decodes = sum(item.num_tokens == 1 for item in schedule.items)
         return schedule
+
+    def undo(self, schedule: Schedule) -> None:
+        """Take back the newest schedule, just made: its step couldn't be launched.
+
+        Its sequences keep their blocks and go on running, also those that it has started. What it preempted
+        stays preempted.
+        """
+        for item in schedule.items:
+            item.give_back()
 
     def _schedule_running(self, schedule: Schedule, budget: int) -> int:
         """Decodes before prompts, each in order of age; returns the tokens left of the budget."""
@@ -208,9 +222,19 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """The sequence is done, aborted or failed: whatever it holds is freed."""
-        if sequence.status is Status.RUNNING:
+        status, sequence.status = sequence.status, Status.FINISHED
+        if status is Status.RUNNING:
             self.running.remove(sequence)
             self.kv.free(sequence)
-        elif sequence.status is Status.WAITING:
+        elif status is Status.WAITING:
             self.waiting.remove(sequence)
-        sequence.status = Status.FINISHED
+
+    def abandon(self) -> list[Sequence]:
+        """Every sequence is done, and all blocks are given back, whatever state the books are in."""
+        abandoned = [*self.running, *self.waiting]
+        self.running, self.waiting = [], []
+        for sequence in abandoned:
+            sequence.status = Status.FINISHED
+            sequence.block_table = []
+        self.kv.pool.abandon()
+        return abandoned

@@ -53,6 +53,9 @@ class TokenStream:
         self._tell_reader()
 
     def fail(self, error: EngineError) -> None:
+        """What came before is still there to be taken. Of a stream that has ended it's nobody's concern."""
+        if self.done:
+            return
         self._error = error
         self._tell_reader()
 

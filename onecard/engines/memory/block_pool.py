@@ -24,11 +24,10 @@ class BlockPool:
     """Blocks of one engine over the pages it owns; implements the page pool's `Reclaimer`.
 
     `blocks_in_page(page)` gives the block ids of a page. `cost_per_block` is what recomputing a cached block
-    takes, in a unit common to the engines of the card (FLOPs). `waiting_blocks()` says how many blocks the
-    waiting requests want; `preempt_newest()` frees the blocks of the newest running request and says whether
-    there was one. `move_blocks({old: new})` copies K and V from old blocks to new ones and rewrites the block
-    tables that name them; without it, a page that must go has its requests preempted. Touched by the device
-    loop only.
+    takes, in a unit common to the card's engines (FLOPs). `waiting_blocks()` says how many blocks the waiting
+    requests want; `preempt_newest()` frees the blocks of the newest running request and says whether it found
+    one. `move_blocks({old: new})` copies K and V from old blocks to new ones and rewrites the block tables
+    that name them; without it, a page that must go has its requests preempted. Device loop only.
     """
 
     def __init__(
@@ -156,6 +155,12 @@ class BlockPool:
         """Returns all empty pages: for an engine that goes idle."""
         self._return_idle(0)
 
+    def abandon(self) -> None:
+        """Forgets all blocks, in use or cached, and returns all pages, whatever state the books are in."""
+        self._pages, self._prefixes, self._page_of, self._refs = OwnedPages(), PrefixTable(), {}, {}
+        self._num_free = self._num_cached = 0
+        self._page_pool.release(self.name, self._page_pool.pages_of(self.name))
+
     # --- what the page pool uses (`Reclaimer`) -----------------------------------------------------
 
     def idle_pages(self) -> list[int]:
@@ -163,10 +168,8 @@ class BlockPool:
 
     def evictable_pages(self, limit: int | None = None) -> list[EvictablePage]:
         """Pages of cached blocks only, least recently used first."""
-        return [
-            EvictablePage(page.id, page.last_used, len(page.cached) * self.cost_per_block)
-            for page in islice(self._pages.evictable.values(), limit)
-        ]
+        pages, cost = islice(self._pages.evictable.values(), limit), self.cost_per_block
+        return [EvictablePage(page.id, page.last_used, len(page.cached) * cost) for page in pages]
 
     def num_reclaimable_pages(self) -> int:
         return len(self._pages.idle) + len(self._pages.evictable)
@@ -216,11 +219,10 @@ class BlockPool:
         for page in pages.values():
             if fault := self._pages.fault(page, self._blocks_in_page(page.id), self._refs, self._prefixes):
                 raise PoolIntegrityError(f"{self.name}, page {page.id}: {fault}")
-        free, cached, total = self._pages.count_blocks()
-        owned = self._page_pool.pages_of(self.name)
-        active = len(self._refs)
+        (free, cached, total), active = self._pages.count_blocks(), len(self._refs)
         truths = {
-            "it and the page pool agree who owns which page": set(pages) == owned,
+            "it and the page pool agree who owns which page": set(pages)
+            == self._page_pool.pages_of(self.name),
             "free and cached blocks are as counted": (free, cached) == (self._num_free, self._num_cached),
             "active + cached + free = all blocks": free + cached + active == total == len(self._page_of),
             "active blocks have references": all(refs > 0 for refs in self._refs.values()),
@@ -289,10 +291,8 @@ class BlockPool:
     def _others_cache_less(self, page: OwnedPage) -> bool:
         """Whether a cached page of another engine may go and is worth less than this one when full."""
         pool = self._page_pool
-        if not pool.room(self.name):
-            return False
         own = EvictablePage(page.id, page.last_used, page.capacity * self.cost_per_block)
-        return pool.cheapest_cached_page(self.name) < own.value(pool.clock())
+        return pool.room(self.name) > 0 and pool.cheapest_cached_page(self.name) < own.value(pool.clock())
 
     def _pages_for(self, blocks: int) -> int:
         return -(-blocks // self.blocks_per_page)

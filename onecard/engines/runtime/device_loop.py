@@ -7,19 +7,26 @@ tokens and prepares; on a CPU, where launching is computing, each step is collec
 the engines of a card own (schedulers, block pools, the page pool) is touched by this thread alone, so none of
 it has locks; and all steps run on one stream, in order, so memory may change hands while one is in flight. An
 idle loop sleeps on its inbox; it never spins.
+
+A step that raises fails its own requests. An engine that does nothing else is taken off, and the others go
+on; where the card itself is lost, so is the process.
 """
 
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
+from onecard.engines.runtime.end_process import end_process
+from onecard.engines.runtime.failures import classify
 from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Call, Delivery, Inbox, Outbox
 from onecard.engines.runtime.step_clock import StepClock
+from onecard.engines.runtime.step_engine import StepEngine
 
 logger = logging.getLogger(__name__)
 
@@ -29,40 +36,11 @@ BLOCKED_RETRY_SECONDS = 0.01
 IDLE_SECONDS = 0.05
 """A pause this long counts as idle: time for integrity checks, which nobody should have to wait for."""
 
+MOST_FAILURES = 3
+"""An engine is taken off after so many failed steps with none between them that succeeded."""
 
-class StepEngine(Protocol):
-    """What the loop needs of an engine. All of it runs on the device-loop thread."""
-
-    name: str
-    weight: float
-
-    def has_work(self) -> bool: ...
-
-    def urgency(self) -> int:
-        """The priority of its most urgent request (smaller: more urgent); asked only where there is work."""
-        ...
-
-    def launch(self, seconds: float | None = None) -> Any | None:
-        """Schedule and enqueue one step, of no more than about `seconds`; None: as large as it may be.
-
-        Returns None where nothing can run now (it waits for memory, say).
-        """
-        ...
-
-    def collect(self, step: Any) -> list[Delivery]:
-        """Wait for the step, update the engine's state, and return what its clients get.
-
-        Steps are collected in order; another one may have been launched meanwhile.
-        """
-        ...
-
-    def fail(self, error: BaseException) -> list[Delivery]:
-        """A step raised: fail its requests, free all they held, be ready for the next step."""
-        ...
-
-    def idle(self) -> None:
-        """The loop is about to sleep; check integrity."""
-        ...
+EngineFailed = Callable[[str, BaseException], None]
+"""Told on the event loop's thread that this engine was taken off its loop, and what it died of."""
 
 
 @dataclass
@@ -76,6 +54,10 @@ class _InFlight:
 
 
 class DeviceLoop:
+    """`on_engine_failed` hears of each engine that is taken off because it fails. `on_fatal` is called on the
+    loop's thread once nothing more can be run, and isn't expected to return.
+    """
+
     def __init__(
         self,
         name: str,
@@ -83,13 +65,21 @@ class DeviceLoop:
         clock: StepClock,
         fair_share: FairShare,
         on_thread_start: Callable[[], None] | None = None,
+        on_engine_failed: EngineFailed | None = None,
+        on_fatal: Callable[[BaseException], None] = end_process,
     ):
         self.name = name
         self._outbox = outbox
         self._clock = clock
         self._on_thread_start = on_thread_start
+        self._on_engine_failed = on_engine_failed
+        self._on_fatal = on_fatal
         self._inbox = Inbox()
         self._engines: dict[str, StepEngine] = {}
+        self._failures: Counter[str] = Counter()
+        """Steps of each engine that have failed since one succeeded."""
+        self._dead: dict[str, tuple[StepEngine, BaseException]] = {}
+        """Engines that were taken off because they failed, and of what."""
         self._fair_share = fair_share
         self._in_flight: deque[_InFlight] = deque()
         self._most_in_flight = 1 if clock.asynchronous else 0
@@ -100,9 +90,21 @@ class DeviceLoop:
         self._thread = threading.Thread(target=self._run, name=f"device-loop-{name}", daemon=True)
 
     def add_engine(self, engine: StepEngine) -> None:
-        """Before `start`, or through `post`."""
+        """Before `start`, or through `post`. The name may be that of an engine that was taken off."""
+        if engine.name in self._engines:
+            raise ValueError(f"{engine.name} is on device loop {self.name} already")
+        self._dead.pop(engine.name, None)
         self._engines[engine.name] = engine
         self._fair_share.add(engine.name, engine.weight)
+
+    def remove_engine(self, name: str) -> None:
+        """Through `post`. An engine with requests must have them failed or finished by whoever removes it;
+        its steps in flight are still collected. One that isn't there is nobody's concern."""
+        self._dead.pop(name, None)
+        if self._engines.pop(name, None) is not None:
+            self._fair_share.remove(name)
+            self._failures.pop(name, None)
+            self._step_seconds.pop(name, None)
 
     def start(self) -> None:
         self._thread.start()
@@ -117,7 +119,7 @@ class DeviceLoop:
 
     def is_idle(self) -> bool:
         """Nothing posted, nothing to run: an advisory look from another thread."""
-        busy = any(engine.has_work() for engine in self._engines.values())
+        busy = any(engine.has_work() for engine in list(self._engines.values()))
         return self._inbox.empty and not self._in_flight and not busy
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -127,10 +129,18 @@ class DeviceLoop:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        if self._on_thread_start is not None:
-            self._on_thread_start()
+        try:
+            if self._on_thread_start is not None:
+                self._on_thread_start()
+            self._serve()
+        except Exception as error:
+            self._stopping = True
+            self._on_fatal(error)
+
+    def _serve(self) -> None:
         while not self._stopping:
             self._run_calls()
+            self._refuse_late_requests()
             backlogged = {name: e.urgency() for name, e in self._engines.items() if e.has_work()}
             launched = self._launch(backlogged)
             if self._in_flight and (not launched or len(self._in_flight) > self._most_in_flight):
@@ -144,18 +154,27 @@ class DeviceLoop:
         for call in self._inbox.take():
             try:
                 call()
-            except Exception:
+            except Exception as error:
+                _raise_fatal(error)
                 logger.exception("a call posted to device loop %s failed", self.name)
+
+    def _refuse_late_requests(self) -> None:
+        """Those that were on their way to an engine when it was taken off."""
+        for engine, error in self._dead.values():
+            if engine.has_work():
+                self._outbox.send(self._give_up(engine, error))
 
     def _sleep_until_posted(self) -> None:
         self._clock.rest()
         if self._inbox.wait(IDLE_SECONDS):
             return
-        for engine in self._engines.values():
+        for engine in list(self._engines.values()):
             try:
                 engine.idle()
-            except Exception:
-                logger.exception("%s is not intact", engine.name)
+            except Exception as error:
+                _raise_fatal(error)
+                logger.critical("%s is not intact and is taken off the loop", engine.name, exc_info=True)
+                self._outbox.send(self._take_off(engine, error))
         self._inbox.wait(None)
 
     def _launch(self, backlogged: dict[str, int]) -> bool:
@@ -173,7 +192,6 @@ class DeviceLoop:
         try:
             step = engine.launch(seconds)
         except Exception as error:
-            logger.exception("a step of %s failed", engine.name)
             self._outbox.send(self._fail(engine, error))
             return True
         if step is None:
@@ -187,23 +205,55 @@ class DeviceLoop:
         engine = flying.engine
         try:
             deliveries = engine.collect(flying.step)
+            self._failures.pop(engine.name, None)
         except Exception as error:
-            logger.exception("a step of %s failed", engine.name)
             deliveries = self._fail(engine, error)
         now = time.perf_counter()
         # Steps run one after another: this one began when the one before it had ended, if not later.
         seconds = now - max(flying.launched, self._last_collected)
         self._last_collected = now
-        if engine.name in self._engines:
+        if self._engines.get(engine.name) is engine:
             self._fair_share.charge(engine.name, seconds - flying.estimate)
             self._step_seconds[engine.name] = seconds
         self._outbox.send(deliveries)
 
     def _fail(self, engine: StepEngine, error: Exception) -> list[Delivery]:
-        """An engine that can't even give up its requests is beyond help; the card's others still go on."""
-        try:
-            return engine.fail(error)
-        except Exception:
-            logger.critical("%s can't recover and is taken off the loop", engine.name, exc_info=True)
-            del self._engines[engine.name]
+        """A step of `engine` has raised. One that fails on and on, or can't even give up the requests of a
+        step, is beyond help; the card's others still go on."""
+        _raise_fatal(error)
+        logger.error("a step of %s failed", engine.name, exc_info=error)
+        if self._engines.get(engine.name) is not engine:
             return []
+        try:
+            deliveries = engine.fail(error)
+        except Exception as worse:
+            _raise_fatal(worse)
+            logger.critical("%s can't recover and is taken off the loop", engine.name, exc_info=True)
+            return self._take_off(engine, worse)
+        self._failures[engine.name] += 1
+        if self._failures[engine.name] < MOST_FAILURES:
+            return deliveries
+        logger.critical("%s is taken off the loop: %d steps in a row have failed", engine.name, MOST_FAILURES)
+        return [*deliveries, *self._take_off(engine, error)]
+
+    def _take_off(self, engine: StepEngine, error: Exception) -> list[Delivery]:
+        """The error is kept without the frames it came through: they would hold on to a step's memory."""
+        error = error.with_traceback(None)
+        self.remove_engine(engine.name)
+        self._dead[engine.name] = (engine, error)
+        told = [] if self._on_engine_failed is None else [partial(self._on_engine_failed, engine.name, error)]
+        return [*told, *self._give_up(engine, error)]
+
+    def _give_up(self, engine: StepEngine, error: BaseException) -> list[Delivery]:
+        try:
+            return engine.give_up(error)
+        except Exception as worse:
+            _raise_fatal(worse)
+            logger.critical("%s can't fail its requests", engine.name, exc_info=True)
+            return []
+
+
+def _raise_fatal(error: Exception) -> None:
+    """Nothing more can be run on the card after such an error: it ends the loop."""
+    if classify(error) == "fatal":
+        raise error

@@ -1,9 +1,12 @@
 """The two crossings between the event loop's thread and a device loop's thread."""
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
 
 Call = Callable[[], None]
 Delivery = Callable[[], None]
@@ -39,16 +42,26 @@ class Inbox:
 
 
 class Outbox:
-    """Deliveries for the event loop: one wake-up for all of a step's."""
+    """Deliveries for the event loop: one wake-up for all of a step's. Once that loop is closed, nobody is
+    there to get them."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
 
     def send(self, deliveries: list[Delivery]) -> None:
-        if deliveries and not self._loop.is_closed():
+        if not deliveries or self._loop.is_closed():
+            return
+        try:
             self._loop.call_soon_threadsafe(_run_all, deliveries)
+        except RuntimeError:  # closed since it was asked
+            if not self._loop.is_closed():
+                raise
 
 
 def _run_all(deliveries: list[Delivery]) -> None:
+    """One that raises takes nothing from the others."""
     for deliver in deliveries:
-        deliver()
+        try:
+            deliver()
+        except Exception:
+            logger.exception("a delivery to a client failed")
