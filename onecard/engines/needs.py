@@ -7,8 +7,9 @@ import torch
 
 from onecard.engines.encoder.build import max_model_len as encoder_max_model_len
 from onecard.engines.encoder.sentence_config import load_sentence_config
-from onecard.engines.llm.build import kv_layout
+from onecard.engines.llm.build import graph_sizes, kv_layout
 from onecard.engines.llm.build import max_model_len as decoder_max_model_len
+from onecard.engines.llm.graph_bytes import graph_bytes
 from onecard.engines.memory.plan import CardFacts, ModelNeeds, PlanError
 from onecard.engines.models.config import DecoderConfig, EncoderConfig, ModelConfig
 from onecard.engines.models.registry import load_config
@@ -50,13 +51,16 @@ def model_needs(spec: ModelSpec, config: ModelConfig, path: Path, facts: CardFac
     longest = decoder_max_model_len(spec, config)
     config = replace(config, max_position_embeddings=longest)
     dtype = activation_dtype(path, spec.engine.dtype, device_type)
+    size = step_size(spec, device_type, longest)
+    captured = graph_sizes(spec, size) if device_type == "cuda" else []
     return _needs(
         spec,
         facts,
         weight_needs(path, config, spec.engine.dtype, device_type),
-        _decoder_workspace(step_size(spec, device_type, longest), config, dtype),
+        _decoder_workspace(size, config, dtype),
         kv_layout(spec, config, dtype).block_bytes,
         longest,
+        graph_bytes(captured, config, dtype, longest, spec.engine.block_size),
     )
 
 
@@ -67,6 +71,7 @@ def _needs(
     workspace_bytes: int,
     block_bytes: int | None,
     max_model_len: int,
+    graph_bytes: int = 0,
 ) -> ModelNeeds:
     return ModelNeeds(
         name=spec.name,
@@ -81,6 +86,7 @@ def _needs(
         ceiling=spec.burst.of(facts.budget_bytes),
         pinned=spec.pinned,
         preload=spec.preload,
+        graph_bytes=graph_bytes,
     )
 
 
