@@ -8,6 +8,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+SHARING = {
+    "engine": "memory",
+    "workload": "workload",
+    "goodput_per_s_at_peak": "goodput/s at the peak",
+    "good_share_at_peak": "good",
+    "ttft_p50_ms_at_peak": "TTFT p50 ms",
+    "ttft_p99_ms_at_peak": "TTFT p99 ms",
+    "itl_p50_ms_at_peak": "ITL p50 ms",
+    "itl_p99_ms_at_peak": "ITL p99 ms",
+    "preempted_tokens": "tokens preempted",
+}
+
 COLUMNS = {
     "llm": {
         "engine": "engine",
@@ -28,6 +40,8 @@ COLUMNS = {
         "max_difference": "max difference",
         "spread": "spread",
     },
+    "sharing": SHARING,
+    "sharing_simulated": {"card": "card", **SHARING},
     "gateway": {
         "server": "server",
         "request": "request",
