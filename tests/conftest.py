@@ -67,12 +67,12 @@ def shared_folder() -> Path:
 class LiveNode:
     """A real node on an event loop of its own thread; `call` runs a coroutine there and waits for it."""
 
-    def __init__(self, registry: Registry, paths: dict[str, Path]):
+    def __init__(self, registry: Registry, paths: dict[str, Path], warm_up: bool = False):
         self.stats = RecordingStats()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self.node = self.call(start_node(registry, paths, self.stats, warm_up=False))
+        self.node = self.call(start_node(registry, paths, self.stats, warm_up=warm_up))
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float = 240) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout)
@@ -139,12 +139,12 @@ def live_node(
 
 
 @pytest.fixture(scope="session")
-def open_live_node() -> Callable[[Registry, dict[str, Path]], AbstractContextManager[LiveNode]]:
-    """Opens any registry as a node, given its models' files."""
+def open_live_node() -> Callable[..., AbstractContextManager[LiveNode]]:
+    """Opens any registry as a node, given its models' files; steps run before the first request if asked."""
 
     @contextmanager
-    def open_node(registry: Registry, paths: dict[str, Path]) -> Iterator[LiveNode]:
-        node = LiveNode(registry, paths)
+    def open_node(registry: Registry, paths: dict[str, Path], warm_up: bool = False) -> Iterator[LiveNode]:
+        node = LiveNode(registry, paths, warm_up)
         try:
             yield node
         finally:

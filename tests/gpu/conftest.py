@@ -89,7 +89,11 @@ def serve(registry: Any, open_live_node: Any) -> Callable[..., AbstractContextMa
 
     @contextmanager
     def start(
-        models: dict[str, str], device: str = DEVICE, arena_tokens: int = 0, **settings: Any
+        models: dict[str, str],
+        device: str = DEVICE,
+        arena_tokens: int = 0,
+        warm_up: bool = False,
+        **settings: Any,
     ) -> Iterator[Served]:
         described, paths = registry(models, device, **settings)
         for _ in range(4 if arena_tokens else 0):  # the plan's slack shrinks with the budget
@@ -99,7 +103,7 @@ def serve(registry: Any, open_live_node: Any) -> Callable[..., AbstractContextMa
             homes = sum(model.home_pages for model in plan.models) * plan.page_bytes
             memory = plan.budget_bytes - plan.arena_bytes + homes + arena
             described, paths = registry(models, device, memory=memory, **settings)
-        with open_live_node(described, paths) as live:
+        with open_live_node(described, paths, warm_up) as live:
             yield Served(live)
 
     return start

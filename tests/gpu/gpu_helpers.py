@@ -40,6 +40,22 @@ class Served:
 
         return self.live.call(all_of_them())
 
+    def plain_tokens(
+        self, prompts: list[list[int]], new_tokens: int, model: str = "model"
+    ) -> list[list[int]]:
+        """The same without log-probabilities: nothing but the tokens leaves the card."""
+        engine = self.live.node.engine(model)
+        sampling = SamplingParams(temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
+
+        async def one(prompt: list[int]) -> list[int]:
+            stream = await engine.generate(GenerateRequest("r", tuple(prompt), sampling))
+            return [token async for chunk in stream for token in chunk.token_ids]
+
+        async def all_of_them() -> list[list[int]]:
+            return await asyncio.gather(*(one(prompt) for prompt in prompts))
+
+        return self.live.call(all_of_them())
+
     @property
     def preemptions(self) -> int:
         return sum(step.preemptions for step in self.live.stats.steps)
