@@ -1,7 +1,10 @@
 """How a model's engine is put on its card: what the builders of each kind need to know."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+
+import torch
 
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.lifecycle.home_weights import HomeWeights, Load
@@ -44,6 +47,11 @@ def policy_of(spec: ModelSpec) -> Policy:
     return Policy(spec.pinned, spec.ttl, spec.sleep_level)
 
 
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the thread's current card; a device loop's thread has set its own."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def move_in(residence: Residence, card: CardHandle) -> None:
     """Bring a model to its card before the card's loop runs. Blocks while the weights load."""
     if not card.pool.claim_home(residence.name, residence.weights.home):
@@ -52,5 +60,6 @@ def move_in(residence: Residence, card: CardHandle) -> None:
     if residence.name in card.pool.engines:
         card.pool.set_share(residence.name, residence.floor_pages, residence.ceiling_pages)
     assert residence.weights.model is not None
-    residence.tenancy.move_in(residence.weights.model)
+    with _on(card.device):
+        residence.tenancy.move_in(residence.weights.model)
     residence.gate.state = "ready"
