@@ -43,6 +43,10 @@ class CountingEngine:
         self.failures.append(error)
         return []
 
+    def give_up(self, error):
+        self.left = 0
+        return []
+
     def idle(self):
         self.idles.set()
 
