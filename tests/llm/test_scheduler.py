@@ -126,6 +126,7 @@ def test_the_newest_is_preempted_and_resumes_where_it_was_in_line(world):
     assert new.sequences[0].status is Status.RUNNING
     assert new.sequences[0].num_output_tokens > sampled
     assert old.sequences[0].num_preemptions == 0
+    assert w.pages.preemptions == {"memory": 1}
 
 
 def test_a_waiting_request_that_has_no_room_takes_nothing(world):
@@ -215,9 +216,82 @@ def test_equal_prompts_wait_for_a_prefix_that_is_still_in_flight(world):
         w.request(list(range(12)))
     flying = w.launch()
     assert lengths(flying) == [12]
-    assert lengths(w.launch()) == [1], "only the first one goes on"
+    waiting = w.launch()
+    assert lengths(waiting) == [1], "only the first one goes on"
+    assert (flying.num_deferred, waiting.num_deferred) == (1, 1)
     w.read(flying)
     assert lengths(w.launch()) == [1, 4], "the second finds two blocks in the cache"
+
+
+def test_a_step_that_was_undone_is_scheduled_again_as_if_it_had_not_been(world):
+    w = world()
+    old = w.request(list(range(5))).sequences[0]
+    w.run()
+    flying = w.launch()
+    new = w.request(list(range(100, 120))).sequences[0]
+    undone = w.launch()
+    assert [(i.sequence, i.start, i.num_tokens) for i in undone.items] == [(old, 6, 1), (new, 0, 15)]
+    w.scheduler.undo(undone)
+    w.check()
+    assert (old.num_in_flight, old.num_computed_tokens, old.num_tokens) == (1, 6, 7)
+    assert (new.status, new.num_in_flight, new.num_computed_tokens) == (Status.RUNNING, 0, 0)
+    w.read(flying)
+    again = w.scheduler.schedule(w.time, 8)
+    assert [(i.sequence, i.start, i.num_tokens) for i in again.items] == [(old, 6, 1), (new, 0, 7)]
+    assert (again.prefix_queries, again.preempted) == (0, [])
+    w.read(again)
+    assert lengths(w.run()) == [1, 13]
+    assert (old.num_output_tokens, new.num_output_tokens) == (4, 1)
+
+
+def test_an_undone_step_keeps_a_prefix_hit_and_its_preemptions(world):
+    w = world(num_pages=5)
+    first = w.request(list(range(12)))
+    w.run()
+    w.scheduler.finish(first.sequences[0])
+    second = w.request([*range(12), 99, 98]).sequences[0]
+    w.scheduler.undo(w.launch())
+    assert (second.num_computed_tokens, second.num_cached_tokens) == (12, 12)
+    late = w.request([50] * 14).sequences[0]
+    undone = Schedule()
+    while not undone.preempted:
+        w.run()
+        undone = w.launch()
+        if not undone.preempted:
+            w.read(undone)
+    w.scheduler.undo(undone)
+    assert (late.status, late.num_preemptions) == (Status.WAITING, 1)
+    w.scheduler.finish(second)
+    w.scheduler.finish(late)
+    assert w.all_free()
+
+
+def test_abandoning_leaves_nothing_and_nobody_behind(world):
+    w = world()
+    requests = [w.request([i] * 9, n=2) for i in range(6)]
+    flying = w.launch()
+    w.scheduler.preempt(w.scheduler.running[-1])
+    abandoned = w.scheduler.abandon()
+    assert {id(s) for s in abandoned} == {id(s) for r in requests for s in r.sequences}
+    assert all(request.finished for request in requests)
+    assert not w.scheduler.has_work()
+    assert w.pages.free_pages == w.pages.num_pages
+    w.read(flying)
+    again = w.request([1, 2, 3])
+    w.run()
+    assert again.sequences[0].num_output_tokens == 1
+    w.scheduler.finish(again.sequences[0])
+    assert w.all_free()
+
+
+def test_abandoning_works_with_books_that_do_not_add_up(world):
+    w = world()
+    w.request(list(range(20)))
+    w.run()
+    w.pool._refs.popitem()
+    w.pool._num_free += 3
+    w.scheduler.abandon()
+    assert w.all_free()
 
 
 @pytest.mark.parametrize("num_pages", [5, 9, 30])
@@ -263,6 +337,22 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert [i.num_tokens == 1 for i in schedule.items] == sorted(
             (i.num_tokens == 1 for i in schedule.items), reverse=True
         )
+
+    @precondition(lambda self: len(self.unread) < 2)
+    @rule(max_tokens=st.integers(1, 24))
+    def undo(self, max_tokens: int) -> None:
+        """A step finds no memory; the next one is smaller."""
+        before = {id(s): (s.num_computed_tokens, s.num_in_flight) for s in self.w.scheduler.running}
+        schedule = self.w.launch()
+        self.w.scheduler.undo(schedule)
+        for item in schedule.items:
+            sequence = item.sequence
+            assert sequence in self.w.scheduler.running
+            now = (sequence.num_computed_tokens, sequence.num_in_flight)
+            assert now == before.get(id(sequence), (item.start, 0))
+        smaller = self.w.scheduler.schedule(self.w.time, max_tokens)
+        assert smaller.num_tokens <= max_tokens
+        self.unread.append(smaller)
 
     @precondition(lambda self: self.unread)
     @rule()

@@ -199,6 +199,7 @@ def test_a_loan_is_recalled_by_preempting_the_newest(engine, page_pool):
     assert lender.start(8) is not None
     assert lender.start(1) is None, "above its floor an engine preempts nobody"
     assert borrower.requests == requests[:4]
+    assert page_pool.preemptions == {"floor": 4}
     lender.check()
     borrower.check()
 

@@ -110,6 +110,7 @@ def test_an_engine_that_cannot_move_preempts(engine, page_pool):
     assert page_pool.claim_home("m", range(1))
     assert a.waiting == [8, 4]
     assert not a.requests
+    assert page_pool.preemptions == {"wake": 2}
     a.check()
 
 

@@ -18,7 +18,7 @@ def card_ledger(keeper: Keeper) -> CardLedger:
         free_pages=pool.free_pages,
         models=tuple(_model(r, accounts.get(r.name)) for r in list(keeper.residences.values())),
         recalls=dict(pool.recalls),
-        preemptions={},
+        preemptions=dict(pool.preemptions),
     )
 
 

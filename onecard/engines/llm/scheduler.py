@@ -73,6 +73,8 @@ class Schedule:
     preempted: list[Sequence] = field(default_factory=list)
     prefix_queries: int = 0
     prefix_hits: int = 0
+    num_deferred: int = 0
+    """Waiting sequences that wait for something else than room: a prefix, or a token, in flight."""
 
     @property
     def num_tokens(self) -> int:
@@ -141,6 +143,7 @@ class Scheduler:
         while not self.kv.allocate_slots(sequence, num_tokens):
             victim = next((s for s in reversed(self.running) if id(s) not in chosen), sequence)
             self.preempt(victim)
+            self.kv.pool.note_preemption()
             schedule.preempted.append(victim)
             if victim is sequence:
                 return False
@@ -153,10 +156,12 @@ class Scheduler:
             sequence = self.waiting[index]
             if sequence.num_in_flight:  # preempted under a step whose token it needs to go on
                 index += 1
+                schedule.num_deferred += 1
                 continue
             cached = self.kv.find_cached(sequence)
             if self._is_in_flight(sequence, len(cached), in_flight):
                 index += 1
+                schedule.num_deferred += 1
                 continue
             if not self._admit(sequence, cached, budget):
                 break

@@ -19,6 +19,7 @@ class TokenTimes:
     first: list[float] = field(default_factory=list)
     later: list[float] = field(default_factory=list)
     prompt_tokens: int = 0
+    cached_tokens: int = 0
 
 
 def token_times(sequences: list[Sequence], now: float) -> TokenTimes:
@@ -31,6 +32,7 @@ def token_times(sequences: list[Sequence], now: float) -> TokenTimes:
             sequence.first_token_time = now
             times.first.append(now - sequence.request.arrival_time)
             times.prompt_tokens += sequence.num_prompt_tokens
+            times.cached_tokens += min(sequence.num_cached_tokens, sequence.num_prompt_tokens)
         else:
             times.later.append(now - sequence.last_token_time)
         sequence.last_token_time = now
@@ -49,6 +51,7 @@ class Statistics:
         self._preemptions = 0
         self._prefix_queries = 0
         self._prefix_hits = 0
+        self._num_deferred = 0
 
     def recalled(self) -> None:
         """A sequence was preempted between two steps, because another engine wanted its floor back."""
@@ -59,6 +62,7 @@ class Statistics:
         self._preemptions += len(schedule.preempted)
         self._prefix_queries += schedule.prefix_queries
         self._prefix_hits += schedule.prefix_hits
+        self._num_deferred = schedule.num_deferred
 
     def step(self, mark: StepMark, host: float, times: TokenTimes) -> Delivery:
         """`host`: seconds of launching and collecting, without waiting for the card. A CPU computes while it
@@ -70,6 +74,8 @@ class Statistics:
             num_waiting=len(self._scheduler.waiting),
             kv_usage=pool.num_used_blocks / max(pool.max_blocks, 1),
             prompt_tokens=times.prompt_tokens,
+            cached_prompt_tokens=times.cached_tokens,
+            num_deferred=self._num_deferred,
             generation_tokens=len(times.first) + len(times.later),
             prefix_queries=self._prefix_queries,
             prefix_hits=self._prefix_hits,

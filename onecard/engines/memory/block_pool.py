@@ -196,7 +196,7 @@ class BlockPool:
         before = self.num_active_pages()
         self._keeps_idle = True
         try:
-            while before - self.num_active_pages() < pages_needed and self.preempt_newest():
+            while before - self.num_active_pages() < pages_needed and self._preempt_for("floor"):
                 pass
         finally:
             self._keeps_idle = False
@@ -209,9 +209,18 @@ class BlockPool:
         """
         gone = self._pages.by_id[page]
         while gone.active:
-            if not self._move_out(gone, avoid) and not self.preempt_newest():
+            if not self._move_out(gone, avoid) and not self._preempt_for("wake"):
                 return False
         return True
+
+    def note_preemption(self) -> None:
+        """The engine itself has preempted a request of its own, for want of blocks."""
+        self._page_pool.preemptions["memory"] += 1
+
+    def _preempt_for(self, cause: str) -> bool:
+        preempted = self.preempt_newest()
+        self._page_pool.preemptions[cause] += preempted
+        return preempted
 
     def check_integrity(self) -> None:
         """Recounts everything. Raises PoolIntegrityError with what doesn't add up. O(blocks)."""

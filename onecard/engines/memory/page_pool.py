@@ -44,12 +44,14 @@ class PagePool:
     """`num_pages` pages of `page_bytes` bytes, each free, or owned by one engine, or in one claimed home.
 
     `clock` orders the use of cached pages of all engines of the card; tests inject a counter. `recalls`
-    counts pages that were taken from an engine, idle or cached ones included, since the pool exists.
+    counts pages that were taken from an engine, idle or cached ones included, since the pool exists;
+    `preemptions` counts sequences that lost their blocks, by cause: "memory", "floor", "wake".
     """
 
     def __init__(self, num_pages: int, page_bytes: int, clock: Callable[[], float] = time.monotonic):
         self.num_pages, self.page_bytes, self.clock = num_pages, page_bytes, clock
         self.recalls: Counter[str] = Counter()
+        self.preemptions: Counter[str] = Counter()
         self._free = FreePages(range(num_pages))
         self._accounts: dict[str, _Account] = {}
         self._homes: dict[str, set[int]] = {}
