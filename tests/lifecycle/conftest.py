@@ -37,7 +37,7 @@ def card_of(
 
 def spec(registry: Registry, origin: str, name: str, **fields: Any) -> ModelSpec:
     model = next(model for model in registry.models if model.name == origin)
-    engine = replace(model.engine, max_model_len=256, max_num_seqs=8, **fields.pop("engine", {}))
+    engine = replace(model.engine, **{"max_model_len": 256, "max_num_seqs": 8, **fields.pop("engine", {})})
     floor = MemoryAmount(fraction=0.0)
     return replace(model, **{"name": name, "aliases": (), "engine": engine, "memory": floor, **fields})
 

@@ -294,6 +294,20 @@ def test_abandoning_works_with_books_that_do_not_add_up(world):
     assert w.all_free()
 
 
+def test_what_can_never_fit_is_sorted_out_instead_of_blocking_the_line(world):
+    """Prompts that were fine when they came: a model that woke up has taken the pages since."""
+    w = world(num_pages=10, floor=0)
+    growing = w.request([1] * 20).sequences[0]
+    w.run()
+    long, short = w.request([2] * 40), w.request([3] * 4)
+    assert w.pages.claim_home("m", range(10 - w.pages.free_pages, 10))
+    assert w.pages.most("m") == 2
+    assert w.run().preempted == [growing]
+    assert {id(s) for s in w.run().too_large} == {id(growing), id(long.sequences[0])}
+    assert short.sequences[0].status is Status.RUNNING
+    assert w.scheduler.waiting == []
+
+
 @pytest.mark.parametrize("num_pages", [5, 9, 30])
 def test_every_request_finishes_however_small_the_arena(world, num_pages):
     w = world(num_pages=num_pages, max_num_batched_tokens=8)

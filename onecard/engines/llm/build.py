@@ -80,7 +80,16 @@ def build_llm(
     template = Path(spec.engine.chat_template) if spec.engine.chat_template else None
     tokenizer = load_tokenizer(Path(spec.engine.tokenizer) if spec.engine.tokenizer else path, template)
     core = LLMCore(
-        spec.name, spec.weight, spec.priority, scheduler, runner, rows, card.clock, tokenizer, card.stats
+        spec.name,
+        spec.weight,
+        spec.priority,
+        scheduler,
+        runner,
+        rows,
+        card.clock,
+        tokenizer,
+        card.stats,
+        card.loop.deliver,
     )
     blocks.waiting_blocks, blocks.preempt_newest = core.waiting_blocks, core.preempt_newest
     blocks.move_blocks = core.move_blocks

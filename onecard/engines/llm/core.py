@@ -2,13 +2,20 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 import torch
 
-from onecard.engines.api import EngineFailedError, FinishReason, StatsSink, TokenChunk, TokenLogprob
+from onecard.engines.api import (
+    EngineFailedError,
+    FinishReason,
+    ModelUnavailableError,
+    StatsSink,
+    TokenChunk,
+    TokenLogprob,
+)
 from onecard.engines.llm.output import token_logprobs
 from onecard.engines.llm.request import Request, Sequence, Status
 from onecard.engines.llm.rows import RequestRows
@@ -50,12 +57,15 @@ class LLMCore:
         clock: StepClock,
         tokenizer: Tokenizer,
         stats: StatsSink,
+        deliver: Callable[[list[Delivery]], None],
     ):
+        """`deliver` hands clients what doesn't come of a step."""
         self.name = name
         self.weight = weight
         self.priority = priority
         self.scheduler = scheduler
         self.num_finished = 0
+        self._deliver = deliver
         self._runner = runner
         self._rows = rows
         self._budget = StepBudget()
@@ -136,6 +146,8 @@ class LLMCore:
         began = time.perf_counter()
         schedule = self.scheduler.schedule(time.monotonic(), self._max_tokens(seconds))
         self._stats.scheduled(schedule)
+        if schedule.too_large:
+            self._deliver([d for sequence in schedule.too_large for d in self._refuse(sequence)])
         for sequence in schedule.preempted:
             self._rows.leave(sequence)
         if not schedule.items:
@@ -160,6 +172,18 @@ class LLMCore:
             if item.sequence.row < 0:
                 self._rows.enter(item.sequence)
         return self._runner.launch(schedule)
+
+    def _refuse(self, sequence: Sequence) -> list[Delivery]:
+        """The awake models' weights, or a lowered ceiling, leave too little for a request this long."""
+        kv = self.scheduler.kv
+        error = ModelUnavailableError(
+            f"The request needs {kv.blocks_for(sequence.num_tokens)} blocks of {self.name}'s cache, which "
+            f"may have {kv.pool.max_blocks} of {kv.block_size} tokens now: shorten it, or try again when "
+            "other models sleep."
+        )
+        request = sequence.request
+        gone = [s for s in request.sequences if s is sequence or s.status is not Status.FINISHED]
+        return [*(self._finish(s, "error") for s in gone), partial(request.stream.fail, error)]
 
     def _undo(self, schedule: Schedule) -> None:
         self.scheduler.undo(schedule)

@@ -75,6 +75,8 @@ class Schedule:
     prefix_hits: int = 0
     num_deferred: int = 0
     """Waiting sequences that wait for something else than room: a prefix, or a token, in flight."""
+    too_large: list[Sequence] = field(default_factory=list)
+    """Finished for good: they need more blocks than the engine may have, with nobody else in the way."""
 
     @property
     def num_tokens(self) -> int:
@@ -157,6 +159,11 @@ class Scheduler:
             if sequence.num_in_flight:  # preempted under a step whose token it needs to go on
                 index += 1
                 schedule.num_deferred += 1
+                continue
+            if self.kv.blocks_for(sequence.num_tokens) > self.kv.pool.max_blocks:
+                del self.waiting[index]
+                sequence.status = Status.FINISHED
+                schedule.too_large.append(sequence)
                 continue
             cached = self.kv.find_cached(sequence)
             if self._is_in_flight(sequence, len(cached), in_flight):
