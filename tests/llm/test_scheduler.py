@@ -288,8 +288,8 @@ def test_abandoning_works_with_books_that_do_not_add_up(world):
     w = world()
     w.request(list(range(20)))
     w.run()
-    w.pool._refs.popitem()
-    w.pool._num_free += 3
+    w.pool._book.refs.popitem()
+    w.pool._book.num_free += 3
     w.scheduler.abandon()
     assert w.all_free()
 

@@ -288,17 +288,17 @@ def test_integrity_finds_damage(engine, page_pool, damage):
     a = engine("a")
     a.start(3, b"x")
     a.check()
-    page = next(iter(a.pool._pages.by_id.values()))
+    page = next(iter(a.pool._book.pages.by_id.values()))
     if damage == "reference":
-        a.pool._refs.popitem()
+        a.pool._book.refs.popitem()
     elif damage == "count":
-        a.pool._num_free += 1
+        a.pool._book.num_free += 1
     elif damage == "hash":
-        a.pool._prefixes._blocks.popitem()
+        a.pool._book.prefixes._blocks.popitem()
     elif damage == "page":
         page_pool.release("a", [page.id])
     else:
-        a.pool._pages.idle[page.id] = page
+        a.pool._book.pages.idle[page.id] = page
     with pytest.raises(PoolIntegrityError):
         a.check()
 

@@ -335,7 +335,7 @@ class PoolMachine(RuleBasedStateMachine):
         held = [b for r in tenant.running for b in r.blocks]
         assert tenant.pool.num_used_blocks == len(set(held))
         for block in set(held):
-            assert tenant.pool._refs[block] == held.count(block)
+            assert tenant.pool._book.refs[block] == held.count(block)
             first = block * BLOCK_BYTES[tenant.name]
             last = first + BLOCK_BYTES[tenant.name] - 1
             assert first // PAGE_BYTES == last // PAGE_BYTES, "a block across a page boundary"
