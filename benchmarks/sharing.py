@@ -29,11 +29,11 @@ from onecard.engines.llm.scheduler import SchedulerLimits
 
 CHATS = ("chat-1", "chat-2", "chat-3")
 EMBEDDER = "embedder"
-PROMPT_TOKENS, OUTPUT_TOKENS = 64, 32
+PROMPT_TOKENS, OUTPUT_TOKENS = 32, 96
 REQUESTS_IN_A_THIRD = 4
 THIRD_TOKENS = REQUESTS_IN_A_THIRD * (PROMPT_TOKENS + OUTPUT_TOKENS)
-PEAK_RATE = 4
-"""Of the ramps, before they are brought to this machine's speed: 43, 34 and 25 requests."""
+PEAK_RATE = 3
+"""Of the ramps, before they are brought to this machine's speed: 27, 21 and 15 requests."""
 QUANTUM_SECONDS = 0.1
 UNBOUNDED_SECONDS = 1000.0
 ENCODER_TOKENS = 2048
@@ -115,14 +115,15 @@ async def full_rate(node: SharingNode) -> float:
 
 
 def split_workloads(full_rate: float, quick: bool) -> dict[str, list[Arrival]]:
-    """At the peaks, nearly as much as one model does with all of the memory."""
+    """Peaks of three quarters of what one model does with all of the memory and nobody beside it: the
+    others' few requests take their part of the time."""
     if quick:
         return {"peaks": alternating_peaks(CHATS, 6.0, 1.0, 0.5, 0, PROMPT_TOKENS, OUTPUT_TOKENS)}
-    rate = 0.8 * full_rate
+    rate = 0.75 * full_rate
     ramps = intermittent_peaks(CHATS, PEAK_RATE, PROMPT_TOKENS, OUTPUT_TOKENS)
     return {
         "ramps": faster(ramps, rate / PEAK_RATE),
-        "peaks": alternating_peaks(CHATS, rate, rate / 20, 8.0, 0, PROMPT_TOKENS, OUTPUT_TOKENS),
+        "peaks": alternating_peaks(CHATS, rate, rate / 50, 10.0, 0, PROMPT_TOKENS, OUTPUT_TOKENS),
     }
 
 

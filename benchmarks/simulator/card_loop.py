@@ -4,12 +4,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from onecard.engines.runtime.fair_share import FairShare
-from simulator.engines import SimulatedEngine
+from simulator.engines import SimulatedEngine, StuckError
 from simulator.workloads import Arrival
-
-
-class StuckError(RuntimeError):
-    """Requests wait that nothing can ever run: they need more memory than their engine may have."""
 
 
 def simulate(

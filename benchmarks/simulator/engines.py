@@ -24,6 +24,10 @@ from simulator.results import Served
 from simulator.workloads import Arrival
 
 
+class StuckError(RuntimeError):
+    """Requests wait that nothing can ever run: they need more memory than their engine may have."""
+
+
 @dataclass(frozen=True)
 class SimulatedStep:
     """A launched step: `seconds` it takes, and what it computes."""
@@ -131,6 +135,10 @@ class SimulatedLLM:
     def launch(self, now: float, seconds: float | None) -> SimulatedStep | None:
         schedule = self._scheduler.schedule(now, self._max_tokens(seconds))
         self.preempted_tokens += sum(sequence.num_tokens for sequence in schedule.preempted)
+        if schedule.too_large:
+            raise StuckError(
+                f"{self.name}: a request of {schedule.too_large[0].num_tokens} tokens never fits"
+            )
         if not schedule.items:
             return None
         return SimulatedStep(self._step_seconds(_work(schedule)), schedule.shape, schedule)

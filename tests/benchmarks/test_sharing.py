@@ -71,7 +71,7 @@ def test_a_request_that_never_fits_is_no_endless_loop(sim: SimpleNamespace):
     limits = sim.scenarios.SchedulerLimits(max_num_seqs=1, max_num_batched_tokens=64)
     step = sim.cards.linear(0.001, 0, 0, 0)
     engine = sim.engines.SimulatedLLM("m", pool, sim.engines.Share(2, 2), 256, step, limits)
-    with pytest.raises(sim.card_loop.StuckError):
+    with pytest.raises(sim.engines.StuckError):
         sim.card_loop.simulate([engine], [sim.workloads.Arrival(0.0, "m", (1000,), 1)], None)
 
 

@@ -106,11 +106,11 @@ def test_steps_of_unequal_lengths_are_fair_to_two_of_the_longest(weights: list[f
 @settings(deadline=None, max_examples=30)
 @given(weights, randoms)
 def test_changing_priorities_starve_nobody(weights: list[float], random: Random):
-    """Who is most urgent changes at random; what anybody gains or loses is bounded, however long it goes."""
+    """Who is most urgent changes at random; nobody gains or loses more than the lead and two steps."""
     card = Card(weights)
     for _ in range(3000):
         card.step([random.uniform(0.1, 1) * QUANTUM for _ in weights], random.choices([-5, 0, 0, 3], k=5))
-    assert card.worst_unfairness() <= 2 * (LEAD_QUANTA + 1) * QUANTUM
+    assert card.worst_unfairness() <= 2 * (LEAD_QUANTA + 2) * QUANTUM
 
 
 @settings(deadline=None, max_examples=30)
