@@ -2,10 +2,7 @@
 
 import json
 import re
-import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -15,47 +12,10 @@ from pathlib import Path
 
 import openai
 import pytest
+from live_server import Server
 from openai import OpenAI
 
 pytestmark = pytest.mark.weights
-
-
-class Server:
-    def __init__(self, repository: Path):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "onecard", "serve", "configs/demo.yaml", "--port", str(self.port)]
-        self.process = subprocess.Popen(
-            command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        deadline = time.monotonic() + 120
-        while not self.answers("/health/ready"):
-            assert self.process.poll() is None, self.process.stdout.read()
-            assert time.monotonic() < deadline, "the server was not ready in two minutes"
-            time.sleep(0.1)
-
-    def answers(self, path: str) -> bool:
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as response:
-                return response.status == 200
-        except OSError:
-            return False
-
-    def get(self, path: str) -> str:
-        with urllib.request.urlopen(self.url + path, timeout=10) as response:
-            return response.read().decode()
-
-    def running(self) -> int:
-        models = json.loads(self.get("/admin/status"))["models"]
-        return sum(model["running"] + model["waiting"] for model in models)
-
-    def stop(self) -> str:
-        """Ends the server as a supervisor does; returns what it printed."""
-        self.process.send_signal(signal.SIGTERM)
-        printed, _ = self.process.communicate(timeout=60)
-        return printed
 
 
 @pytest.fixture(scope="module")
