@@ -3,28 +3,26 @@
 import asyncio
 import logging
 import os
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from onecard.engines.api import LoadProgress, StatsSink
-from onecard.engines.encoder.build import build_encoder
+from onecard.engines.build_model import Surroundings, build_model, read_model
 from onecard.engines.lifecycle.keeper import Keeper
-from onecard.engines.lifecycle.move import Placement, move_in
-from onecard.engines.llm.build import build_llm
+from onecard.engines.lifecycle.move import join, move_in
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.card import card_facts
 from onecard.engines.memory.card_plan import CardPlan
 from onecard.engines.memory.nvml import open_monitor
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import plan_card
-from onecard.engines.models.config import EncoderConfig, ModelConfig
-from onecard.engines.needs import model_needs, read_config
-from onecard.engines.node import Card, LocalNode, ServedModel
-from onecard.engines.reports import encoder_status, llm_status
+from onecard.engines.memory_report import memory_report
+from onecard.engines.node import LocalNode
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.cuda_graphs import graph_backend
@@ -32,14 +30,13 @@ from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Outbox
 from onecard.engines.runtime.step_clock import step_clock
-from onecard.registry.spec import CardSpec, ModelSpec, Registry
+from onecard.engines.runtime.worker import run_aside
+from onecard.engines.served import Blueprint, Card, ServedModel, quantum_of
+from onecard.registry.spec import CardSpec, Registry
 
 logger = logging.getLogger(__name__)
 
 TOKENIZER_THREADS = 2
-
-QUANTUM_SECONDS = {"cuda": 0.02, "cpu": 0.1}
-"""The longest step while several models want a card, where the registry doesn't say."""
 
 
 def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
@@ -47,18 +44,8 @@ def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
 
     Raises `PlanError` where the models don't fit, and the loader's errors where a file can't be served.
     """
+    registry = _placed(registry)
     return [_plan(registry, spec, paths)[0] for spec in registry.cards]
-
-
-@dataclass(frozen=True)
-class _Surroundings:
-    """What all cards and models of a node share."""
-
-    outbox: Outbox
-    executor: Executor
-    stats: StatsSink
-    progress: LoadProgress
-    warm_up: bool
 
 
 async def start_node(
@@ -67,72 +54,80 @@ async def start_node(
     stats: StatsSink,
     progress: LoadProgress | None = None,
     warm_up: bool = True,
+    on_compile: Callable[[str], None] | None = None,
 ) -> LocalNode:
     """Plan, allocate and load everything, then start the device loops. Call it on the event loop that
-    serves. `warm_up=False` leaves the first steps to the first requests."""
-    around = _Surroundings(
-        Outbox(asyncio.get_running_loop()),
-        ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer"),
-        stats,
-        progress or (lambda *_: None),
-        warm_up,
-    )
-    build = partial(_build_all, registry, paths, around)
-    # A thread of its own that ends: while a second thread with an OpenMP team lives, the teams of a CPU's
-    # device loop wait for each other in the kernel instead of spinning, and every parallel operation takes
-    # twice as long.
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as loader:
-        cards, models = await asyncio.get_running_loop().run_in_executor(loader, build)
+    serves. `warm_up=False` leaves the first steps to the first requests; `on_compile(kernel)` hears, on any
+    thread, of kernels that are compiled for a CUDA card once everything is warm."""
+    outbox = Outbox(asyncio.get_running_loop())
+    executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+    around = Surroundings(executor, stats, progress or (lambda *_: None), warm_up)
+    registry = _placed(registry)
+    cards, models = await run_aside(partial(_build_all, registry, paths, outbox, around))
     for card in cards:
-        card.start()
+        logger.info("%s", memory_report(card, [model for model in models if model.card is card]))
     order = [spec.name for spec in registry.models]
-    return LocalNode(cards, sorted(models, key=lambda model: order.index(model.info.name)))
+    models.sort(key=lambda model: order.index(model.info.name))
+    return LocalNode(registry, cards, models, around, _watch_compilations(cards, on_compile))
+
+
+def _placed(registry: Registry) -> Registry:
+    """Every model names its card, which a file may leave to the order of the cards."""
+    models = tuple(replace(model, card=registry.card_of(model).name) for model in registry.models)
+    return replace(registry, models=models)
+
+
+def _watch_compilations(
+    cards: Sequence[Card], on_compile: Callable[[str], None] | None
+) -> Callable[[], None] | None:
+    """Returns what ends the watch."""
+    if on_compile is None or all(card.handle.device.type != "cuda" for card in cards):
+        return None
+    from onecard.kernels.compile_watch import watch_compilations
+
+    return watch_compilations(on_compile).close
 
 
 def _build_all(
-    registry: Registry, paths: dict[str, Path], around: _Surroundings
+    registry: Registry, paths: dict[str, Path], outbox: Outbox, around: Surroundings
 ) -> tuple[list[Card], list[ServedModel]]:
     cards: list[Card] = []
     models: list[ServedModel] = []
     for spec in registry.cards:
-        plan, configs = _plan(registry, spec, paths)
-        card, handle = _open_card(plan, spec.quantum, around)
+        plan, blueprints = _plan(registry, spec, paths)
+        card = _open_card(plan, spec, outbox, around)
         cards.append(card)
-        for model in _models_of(registry, spec):
-            models.append(_build_model(model, configs[model.name], paths[model.name], card, handle, around))
+        for blueprint in blueprints:
+            share = plan.model(blueprint.spec.name)
+            model = build_model(blueprint, share, card, around)
+            join(model.residence, card.pool, card.loop)
+            card.keeper.add(model.residence)
+            if share.awake_at_start:
+                move_in(model.residence, card.handle)
+            models.append(model)
     return cards, models
 
 
-def _models_of(registry: Registry, card: CardSpec) -> list[ModelSpec]:
-    return [model for model in registry.models if registry.card_of(model) is card]
-
-
-def _plan(
-    registry: Registry, spec: CardSpec, paths: dict[str, Path]
-) -> tuple[CardPlan, dict[str, ModelConfig]]:
+def _plan(registry: Registry, spec: CardSpec, paths: dict[str, Path]) -> tuple[CardPlan, list[Blueprint]]:
     facts = card_facts(spec)
-    configs: dict[str, ModelConfig] = {}
-    needs = []
-    for model in _models_of(registry, spec):
-        configs[model.name] = read_config(model, paths[model.name])
-        needs.append(model_needs(model, configs[model.name], paths[model.name], facts))
-    return plan_card(facts, needs, spec.page_size), configs
+    blueprints = [read_model(m, paths[m.name], facts) for m in registry.models if m.card == spec.name]
+    return plan_card(facts, [blueprint.needs for blueprint in blueprints], spec.page_size), blueprints
 
 
-def _open_card(plan: CardPlan, quantum: float | None, around: _Surroundings) -> tuple[Card, CardHandle]:
+def _open_card(plan: CardPlan, spec: CardSpec, outbox: Outbox, around: Surroundings) -> Card:
     device = torch.device(plan.device)
     arena = DeviceArena(plan.arena_bytes, plan.page_bytes, device)
     pool = PagePool(plan.num_pages, plan.page_bytes)
     pool.keep_for_last({page for model in plan.models for page in model.home})
     clock = step_clock(device)
-    share = FairShare(QUANTUM_SECONDS[device.type] if quantum is None else quantum)
-    loop = DeviceLoop(plan.card, around.outbox, clock, share, partial(_prepare_thread, device))
+    turns = FairShare(quantum_of(spec, device.type))
+    loop = DeviceLoop(plan.card, outbox, clock, turns, partial(_prepare_thread, device))
     planned = plan.arena_bytes + plan.workspace_bytes + plan.graph_bytes
     watch = CardWatch(plan.card, open_monitor(device, logger), planned)
     handle = CardHandle(
         device, arena, pool, loop, clock, graph_backend(device), around.executor, around.stats
     )
-    return Card(plan, arena, pool, loop, watch, Keeper(plan.card, arena, pool, loop)), handle
+    return Card(plan, handle, turns, watch, Keeper(plan.card, arena, pool, loop))
 
 
 def _prepare_thread(device: torch.device) -> None:
@@ -141,34 +136,3 @@ def _prepare_thread(device: torch.device) -> None:
         torch.cuda.set_device(device)
     else:
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))
-
-
-def _captured(progress: LoadProgress, model: str, done: int, total: int) -> None:
-    progress(model, done, total, "graphs")
-
-
-def _build_model(
-    spec: ModelSpec, config: ModelConfig, path: Path, card: Card, handle: CardHandle, around: _Surroundings
-) -> ServedModel:
-    share = card.plan.model(spec.name)
-    place = Placement(
-        handle,
-        share,
-        around.warm_up,
-        on_load=partial(around.progress, spec.name),
-        on_capture=partial(_captured, around.progress, spec.name),
-    )
-    if isinstance(config, EncoderConfig):
-        encoder, residence = build_encoder(spec, config, path, place)
-        served = ServedModel(
-            encoder.info, encoder, residence, partial(encoder_status, encoder, residence, card.plan)
-        )
-    else:
-        llm, residence = build_llm(spec, config, path, place)
-        served = ServedModel(
-            llm.info, llm, residence, partial(llm_status, llm, residence, card.plan, card.pool)
-        )
-    card.keeper.add(residence)
-    if share.awake_at_start:
-        move_in(residence, handle)
-    return served

@@ -1,91 +1,64 @@
 """What is being served: cards with their arenas and loops, models with their engines."""
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+import logging
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
 
 from onecard.engines.api import (
     CardLedger,
-    CardStatus,
     Embedder,
+    EngineError,
     ModelInfo,
     ModelNotFoundError,
-    ModelStatus,
+    ModelUnavailableError,
     NodeStatus,
+    ReloadReport,
     ShuttingDownError,
     SleepLevel,
     TextGenerator,
 )
-from onecard.engines.lifecycle.keeper import Keeper
+from onecard.engines.build_model import Surroundings
 from onecard.engines.lifecycle.ledger import card_ledger
-from onecard.engines.lifecycle.residence import Residence
-from onecard.engines.memory.arena import DeviceArena
-from onecard.engines.memory.card_plan import CardPlan
-from onecard.engines.memory.page_pool import PagePool
-from onecard.engines.runtime.card_watch import CardWatch
-from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.lifecycle.reload_moves import bury
+from onecard.engines.reload import Reload
+from onecard.engines.served import Card, ServedModel
+from onecard.registry.spec import Registry
+
+logger = logging.getLogger(__name__)
 
 DRAIN_POLL_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 0.25
 
 
-@dataclass(frozen=True)
-class Card:
-    """One card: its plan, its memory, its loop, and who looks after it."""
-
-    plan: CardPlan
-    arena: DeviceArena
-    pool: PagePool
-    loop: DeviceLoop
-    watch: CardWatch
-    keeper: Keeper
-
-    def status(self) -> CardStatus:
-        return CardStatus(
-            name=self.plan.card,
-            device=self.plan.device,
-            total_bytes=self.plan.total_bytes,
-            budget_bytes=self.plan.budget_bytes,
-            arena_bytes=self.plan.arena_bytes,
-            page_bytes=self.plan.page_bytes,
-            pages_free=self.pool.free_pages,
-            pages_total=self.plan.num_pages,
-            health=self.watch.latest,
-        )
-
-    def start(self) -> None:
-        self.loop.start()
-        self.watch.start()
-
-    def stop(self) -> None:
-        self.loop.stop()
-        self.watch.stop()
-
-
-class ModelReport(Protocol):
-    """Fills a model's row of `onecard ps`."""
-
-    def __call__(self) -> ModelStatus: ...
-
-
-@dataclass(frozen=True)
-class ServedModel:
-    info: ModelInfo
-    engine: TextGenerator | Embedder
-    residence: Residence
-    report: ModelReport
-
-
 class LocalNode:
-    """Implements `api.Node` over engines in this process, and `api.NodeControl` but for `reload`."""
+    """Implements `api.Node` over engines in this process, and `api.NodeControl` but for `reload`, whose work
+    is `apply`. `at_end` is called when everything has stopped."""
 
-    def __init__(self, cards: Sequence[Card], models: Sequence[ServedModel]):
+    def __init__(
+        self,
+        registry: Registry,
+        cards: Sequence[Card],
+        models: Sequence[ServedModel],
+        around: Surroundings,
+        at_end: Callable[[], None] | None = None,
+    ):
+        """`models` in the registry's order. Starts the cards."""
+        self._registry = registry
         self._cards = list(cards)
         self._models = {model.info.name: model for model in models}
-        self._names = {alias: m for m in models for alias in (m.info.name, *m.info.aliases)}
+        self._reload = Reload(self._cards, self._models, around)
+        self._at_end = at_end
+        self._changing = asyncio.Lock()
+        """Held by whoever changes what is served."""
         self._state: Literal["ready", "draining"] = "ready"
-        self._clockwork = asyncio.create_task(self._watch_idle(), name="ttl")
+        self._tasks: set[asyncio.Task[None]] = set()
+        for card in self._cards:
+            card.loop.on_engine_failed = partial(self._engine_failed, card)
+            card.start()
+        self._begin(self._watch_idle(), "ttl")
 
     def models(self) -> list[ModelInfo]:
         return [model.info for model in self._models.values()]
@@ -95,40 +68,6 @@ class LocalNode:
             raise ShuttingDownError("The server is shutting down; try another one, or this one again later.")
         return self._find(name).engine
 
-    async def sleep(self, name: str, level: SleepLevel = 1) -> None:
-        model = self._find(name)
-        await self._keeper_of(model).sleep(model.info.name, level)
-
-    async def wake(self, name: str) -> None:
-        model = self._find(name)
-        await self._keeper_of(model).wake(model.info.name)
-
-    def is_sleeping(self, name: str) -> bool:
-        return not self._find(name).residence.awake
-
-    def ledger(self) -> Sequence[CardLedger]:
-        return [card_ledger(card.keeper) for card in self._cards]
-
-    def _keeper_of(self, model: ServedModel) -> Keeper:
-        return next(c.keeper for c in self._cards if model.info.name in c.keeper.residences)
-
-    async def _watch_idle(self) -> None:
-        while True:
-            await asyncio.sleep(IDLE_CHECK_SECONDS)
-            for card in self._cards:
-                await card.keeper.sleep_idle()
-
-    def _find(self, name: str) -> ServedModel:
-        model = self._names.get(name)
-        if model is None:
-            valid = ", ".join(self._names)
-            raise ModelNotFoundError(
-                f"The model `{name[:200]}` does not exist. Valid models: {valid}.",
-                param="model",
-                code="model_not_found",
-            )
-        return model
-
     def status(self) -> NodeStatus:
         return NodeStatus(
             state=self._state,
@@ -136,13 +75,105 @@ class LocalNode:
             models=tuple(model.report() for model in self._models.values()),
         )
 
+    def ledger(self) -> Sequence[CardLedger]:
+        return [card_ledger(card.keeper) for card in self._cards]
+
+    # --- what operators ask for -----------------------------------------------------------------------------
+
+    async def sleep(self, name: str, level: SleepLevel = 1) -> None:
+        self._find(name)
+        async with self._changing:
+            model = self._find(name)
+            if model.failed:
+                raise _refusal(model)
+            await model.card.keeper.sleep(model.info.name, level)
+
+    async def wake(self, name: str) -> None:
+        """A model that has failed gets another chance."""
+        model = self._find(name)
+        if not model.failed:
+            await model.residence.gate.enter()
+            return
+        async with self._changing:
+            model = self._find(name)
+            if model.failed:
+                await self._reload.revive(model)
+
+    def is_sleeping(self, name: str) -> bool:
+        return not self._find(name).residence.awake
+
+    async def apply(self, registry: Registry, paths: dict[str, Path]) -> ReloadReport:
+        """Serve `registry` from now on, its models from these files or folders. What can't change in a
+        running server must be as it is.
+
+        Returns once all models are where they belong. Raises `InvalidRegistryError` for a registry that can't
+        be served, and has changed nothing then.
+        """
+        async with self._changing:
+            report = await self._reload.apply(self._registry, registry, paths)
+            self._registry = registry
+            return report
+
+    # --- the end --------------------------------------------------------------------------------------------
+
     def begin_drain(self) -> None:
         self._state = "draining"
 
     async def drained(self) -> None:
-        while not all(card.loop.is_idle() and card.keeper.is_quiet for card in self._cards):
+        while not all(card.loop.is_idle() and card.keeper.is_quiet for card in self._cards) or any(
+            model.residence.gate.num_waiting for model in self._models.values()
+        ):
             await asyncio.sleep(DRAIN_POLL_SECONDS)
 
     async def stop(self) -> None:
-        self._clockwork.cancel()
+        for task in self._tasks:
+            task.cancel()
         await asyncio.gather(*(asyncio.to_thread(card.stop) for card in self._cards))
+        if self._at_end is not None:
+            self._at_end()
+
+    # --- inside ---------------------------------------------------------------------------------------------
+
+    def _find(self, name: str) -> ServedModel:
+        model = self._models.get(name)
+        if model is None:
+            model = next((model for model in self._models.values() if model.answers_to(name)), None)
+        if model is None:
+            valid = ", ".join(alias for m in self.models() for alias in (m.name, *m.aliases))
+            raise ModelNotFoundError(
+                f"The model `{name[:200]}` does not exist. Valid models: {valid}.",
+                param="model",
+                code="model_not_found",
+            )
+        return model
+
+    def _engine_failed(self, card: Card, name: str, error: BaseException) -> None:
+        """Its loop has taken it off and failed its requests: the others go on, in the memory that it had."""
+        residence = card.keeper.residences.get(name)
+        if residence is None:
+            return
+        residence.gate.fail(
+            ModelUnavailableError(
+                f"The model `{name}` has failed ({type(error).__name__}: {error}) and is out of service; "
+                f"waking it up (POST /models/{name}/wake_up) tries again."
+            )
+        )
+        self._begin(bury(card.keeper, residence, error), f"bury {name}")
+
+    async def _watch_idle(self) -> None:
+        while True:
+            await asyncio.sleep(IDLE_CHECK_SECONDS)
+            for card in self._cards:
+                try:
+                    await card.keeper.sleep_idle()
+                except Exception:
+                    logger.exception("%s: an idle model can't be put to sleep", card.plan.card)
+
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def _refusal(model: ServedModel) -> EngineError:
+    return model.residence.gate.refusal or ModelUnavailableError(f"The model `{model.info.name}` has failed.")

@@ -35,7 +35,7 @@ def max_model_len(spec: ModelSpec, config: EncoderConfig, sentences: SentenceCon
 def build_encoder(
     spec: ModelSpec, config: EncoderConfig, path: Path, place: Placement
 ) -> tuple[EncoderEngine, Residence]:
-    """The engine, and the residence that brings in its weights."""
+    """The engine, not yet known to its card, and the residence that brings in its weights."""
     card = place.card
     sentences = load_sentence_config(path)
     folder = sentences.transformer_path
@@ -77,9 +77,8 @@ def build_encoder(
         gate=gate,
         stats=card.stats,
     )
-    card.loop.add_engine(core)
     load = partial(_load, spec, config, folder, card.device)
-    return engine, place.residence(spec, gate, load, tenancy)
+    return engine, place.residence(spec, gate, load, core, tenancy)
 
 
 def _load(

@@ -90,6 +90,10 @@ class EncoderCore:
         self._queue.cancel(job)
         self._jobs.discard(job)
 
+    def limit_steps(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        """A step takes no more texts and tokens than this from now on."""
+        self._queue.max_seqs, self._queue.max_tokens = max_num_seqs, max_num_batched_tokens
+
     @property
     def has_requests(self) -> bool:
         """Whether any is unfinished. Any thread may ask."""

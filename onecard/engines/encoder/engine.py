@@ -82,7 +82,8 @@ class EncoderEngine:
         arrived = time.monotonic()
         self._check_dimensions(request.dimensions)
         limit = self._truncation(request.truncate_prompt_tokens)
-        texts = self._fitted(await self._token_ids(request), limit)
+        with self.gate.arriving():
+            texts = self._fitted(await self._token_ids(request), limit)
         job = EmbedJob(
             priority=request.priority,
             texts=texts,

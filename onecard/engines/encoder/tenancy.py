@@ -21,6 +21,7 @@ class EncoderTenancy:
         self.core = core
         self.peak_bytes: int | None = None
         """What the largest step took beside the weights; None where it wasn't, or can't be, measured."""
+        self.graph_bytes: int | None = None
         self._device = device
         self._workspace_bytes = workspace_bytes
         self._warm_up = warm_up
@@ -40,6 +41,9 @@ class EncoderTenancy:
 
     def has_requests(self) -> bool:
         return self.core.has_requests
+
+    def limit_steps(self, max_num_seqs: int, max_num_batched_tokens: int, long_prefill: int) -> None:
+        self.core.limit_steps(max_num_seqs, max_num_batched_tokens)
 
     def _prepare(self, warm_up: WarmUp) -> None:
         warm_up.usual_steps()

@@ -1,7 +1,8 @@
 """Where requests wait while their model isn't awake. Lives on the event loop's thread."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 from onecard.engines.api import EngineError, ModelState, ModelUnavailableError
 
@@ -23,6 +24,7 @@ class Gate:
         self.refusal: EngineError | None = None
         """Why nobody is let in any more, once the model has failed for good or is on its way out."""
         self.num_waiting = 0
+        """Requests that were accepted, but are not with their engine yet."""
 
     @property
     def is_open(self) -> bool:
@@ -37,17 +39,27 @@ class Gate:
         """Somebody uses the model now."""
         self.last_used = time.monotonic()
 
+    def fail(self, why: EngineError) -> None:
+        """The model serves no more; whoever wants it hears why."""
+        self.state, self.refusal = "failed", why
+
+    @contextmanager
+    def arriving(self) -> Iterator[None]:
+        """Around what a request needs before it is with its engine: the model isn't idle meanwhile."""
+        self.num_waiting += 1
+        try:
+            yield
+        finally:
+            self.num_waiting -= 1
+            self.touch()
+
     async def enter(self) -> None:
         """Returns once the model takes requests. Raises `EngineError` where it won't."""
         self.touch()
-        self.num_waiting += 1
-        try:
+        with self.arriving():
             while not self.is_open:
                 if self.refusal is not None:
                     raise self.refusal
                 if self.wake is None:
                     raise ModelUnavailableError(f"The model `{self.name}` is {self.state}; try again later.")
                 await self.wake()
-        finally:
-            self.num_waiting -= 1
-            self.touch()

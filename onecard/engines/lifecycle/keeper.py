@@ -31,6 +31,10 @@ PATIENCE_SECONDS = 10.0
 """How long a model that must make room may go on taking requests before it is made to finish."""
 
 
+class BrokenModelError(ModelUnavailableError):
+    """The model itself is at fault: its files, or what its first steps came to."""
+
+
 class Keeper:
     """All calls run on the event loop; those for one card wait for each other."""
 
@@ -38,18 +42,19 @@ class Keeper:
         self.card = card
         self.arena, self.pool, self.loop = arena, pool, loop
         self.residences: dict[str, Residence] = {}
-        self._moving = asyncio.Lock()
-        self._waking: dict[str, asyncio.Task[None]] = {}
+        self.moving = asyncio.Lock()
+        """Held while a model is on its way in or out."""
+        self._waking: dict[Residence, asyncio.Task[None]] = {}
 
     @property
     def is_quiet(self) -> bool:
         """Nobody waits for a model, and none is on its way in or out."""
         waiting = any(residence.gate.num_waiting for residence in self.residences.values())
-        return not waiting and not self._moving.locked()
+        return not waiting and not self.moving.locked()
 
     def add(self, residence: Residence) -> None:
         self.residences[residence.name] = residence
-        residence.gate.wake = partial(self.wake, residence.name)
+        residence.gate.wake = partial(self._wake_once, residence)
 
     def remove(self, name: str) -> None:
         del self.residences[name]
@@ -63,24 +68,28 @@ class Keeper:
             raise InvalidRequestError(
                 f"The model `{name}` is pinned in the registry: it never sleeps.", param="model"
             )
-        async with self._moving:
+        async with self.moving:
             await self._sleep(residence, level)
 
     async def wake(self, name: str) -> None:
-        """Raises `ModelUnavailableError` where no room can be made.
+        """Raises `ModelUnavailableError` where no room can be made, `BrokenModelError` where the model itself
+        is at fault.
 
         All who want the model wait for one attempt, which goes on when some of them leave.
         """
-        task = self._waking.get(name)
+        await self._wake_once(self.residences[name])
+
+    async def _wake_once(self, residence: Residence) -> None:
+        task = self._waking.get(residence)
         if task is None:
-            task = asyncio.create_task(self._wake_in_turn(self.residences[name]), name=f"wake {name}")
-            self._waking[name] = task
-            task.add_done_callback(lambda _: self._waking.pop(name, None))
+            task = asyncio.create_task(self._wake_in_turn(residence), name=f"wake {residence.name}")
+            self._waking[residence] = task
+            task.add_done_callback(lambda _: self._waking.pop(residence, None))
             task.add_done_callback(_note_error)
         await asyncio.shield(task)
 
     async def _wake_in_turn(self, residence: Residence) -> None:
-        async with self._moving:
+        async with self.moving:
             if residence.gate.refusal is not None:
                 raise residence.gate.refusal
             if residence.awake:
@@ -91,20 +100,20 @@ class Keeper:
                 raise
             except Exception as error:
                 logger.exception("%s can't wake up", residence.name)
-                raise ModelUnavailableError(
-                    f"The model `{residence.name}` can't be woken up: {error}"
-                ) from error
+                raise BrokenModelError(f"The model `{residence.name}` can't be woken up: {error}") from error
 
     async def sleep_idle(self) -> None:
         """Put to sleep whoever nobody has used for its `ttl`."""
         now = time.monotonic()
         for residence in list(self.residences.values()):
-            if residence.awake and (residence.tenancy.has_requests() or residence.gate.num_waiting):
+            if residence.awake and residence.busy:
                 residence.gate.touch()
             ttl = residence.policy.ttl
             if ttl is None or not residence.awake or residence.policy.pinned:
                 continue
-            if now - residence.gate.last_used >= ttl and not self._moving.locked():
+            if self.residences.get(residence.name) is not residence:
+                continue
+            if now - residence.gate.last_used >= ttl and not self.moving.locked():
                 logger.info("%s has been idle for %.0f s: it goes to sleep", residence.name, ttl)
                 await self.sleep(residence.name, residence.policy.sleep_level)
 
@@ -120,13 +129,13 @@ class Keeper:
         began = time.perf_counter()
         residence.gate.state = _resting(level)  # from here on new requests wait
         await self._until_idle(residence)
-        await self._on_loop(partial(self._move_out, residence))
+        await self.on_loop(partial(self._move_out, residence))
         if level == 1:
             await run_aside(weights.save)
         else:
             weights.drop()
-            await self._on_loop(residence.tenancy.forget)
-        await self._on_loop(partial(self._release_home, residence))
+            await self.on_loop(residence.tenancy.forget)
+        await self.on_loop(partial(self.release_home, residence))
         seconds = time.perf_counter() - began
         logger.info("%s sleeps (level %d) after %.2f s", residence.name, level, seconds)
 
@@ -135,13 +144,13 @@ class Keeper:
         if residence.name in self.pool.engines:
             self.pool.set_share(residence.name, 0, residence.ceiling_pages)
 
-    def _release_home(self, residence: Residence) -> None:
+    def release_home(self, residence: Residence) -> None:
         self.pool.release_home(residence.name)
         self.arena.discard(residence.weights.home)
 
     async def _until_idle(self, residence: Residence) -> None:
         """Requests that were let in before the gate closed finish first."""
-        await self._on_loop(lambda: None)
+        await self.on_loop(lambda: None)
         while residence.tenancy.has_requests():
             await asyncio.sleep(POLL_SECONDS)
 
@@ -151,15 +160,15 @@ class Keeper:
         before, began = residence.gate.state, time.perf_counter()
         residence.gate.state = "waking"
         try:
-            await self._make_room(residence)
+            await self.make_room(residence)
             moment = await self._claim(residence)
         except BaseException:
             residence.gate.state = before
             raise
         try:
             await self._bring_back(residence, moment)
-        except BaseException:
-            await self._on_loop(partial(self._give_up, residence))
+        except BaseException as error:
+            await self.on_loop(partial(self._give_up, residence, error))
             residence.gate.state = "unloaded"
             raise
         residence.gate.state = "ready"
@@ -173,21 +182,22 @@ class Keeper:
         else:
             await run_aside(partial(weights.load, residence.on_load))
         assert weights.model is not None
-        await self._on_loop(partial(self._set_share, residence))
-        await self._on_loop(partial(residence.tenancy.move_in, weights.model))
+        await self.on_loop(partial(self.set_share, residence))
+        await self.on_loop(partial(residence.tenancy.move_in, weights.model))
 
-    def _give_up(self, residence: Residence) -> None:
+    def _give_up(self, residence: Residence, error: BaseException) -> None:
         """Waking up has failed halfway: nothing of the model stays."""
+        self.loop.deliver(residence.engine.give_up(error))
         residence.tenancy.forget()
         self._move_out(residence)
-        self._release_home(residence)
+        self.release_home(residence)
         residence.weights.drop()
 
-    def _set_share(self, residence: Residence) -> None:
+    def set_share(self, residence: Residence) -> None:
         if residence.name in self.pool.engines:
             self.pool.set_share(residence.name, residence.floor_pages, residence.ceiling_pages)
 
-    async def _make_room(self, residence: Residence) -> None:
+    async def make_room(self, residence: Residence) -> None:
         """Put others to sleep; those that are busy get some time to become idle by themselves."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
@@ -216,7 +226,7 @@ class Keeper:
             return CardMoment.now(self.arena.device)
 
         for _ in range(CLAIM_TRIES):
-            moment = await self._on_loop(claim)
+            moment = await self.on_loop(claim)
             if moment is not None:
                 return moment
             await asyncio.sleep(POLL_SECONDS)
@@ -230,13 +240,13 @@ class Keeper:
                 residence.floor_pages,
                 residence.awake,
                 residence.policy.pinned,
-                not residence.tenancy.has_requests() and not residence.gate.num_waiting,
+                not residence.busy,
                 residence.gate.last_used,
             )
             for residence in self.residences.values()
         ]
 
-    async def _on_loop(self, call: Callable[[], T]) -> T:
+    async def on_loop(self, call: Callable[[], T]) -> T:
         return await run_on(self.loop, call)
 
 

@@ -8,9 +8,12 @@ import torch
 
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.lifecycle.home_weights import HomeWeights, Load
-from onecard.engines.lifecycle.residence import Policy, Residence, Tenancy
+from onecard.engines.lifecycle.residence import Policy, RankedEngine, Residence, Tenancy
 from onecard.engines.memory.card_plan import ModelPlan
+from onecard.engines.memory.page_pool import PagePool
+from onecard.engines.memory.reclaim import Reclaimer
 from onecard.engines.runtime.card_handle import CardHandle
+from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.registry.spec import ModelSpec
 
 Count = Callable[[int, int], None]
@@ -28,13 +31,24 @@ class Placement:
     on_load: Count | None = None
     on_capture: Count | None = None
 
-    def residence(self, spec: ModelSpec, gate: Gate, load: Load, tenancy: Tenancy) -> Residence:
-        """The model isn't on its card yet: `move_in` or the keeper brings it there."""
+    def residence(
+        self,
+        spec: ModelSpec,
+        gate: Gate,
+        load: Load,
+        engine: RankedEngine,
+        tenancy: Tenancy,
+        reclaimer: Reclaimer | None = None,
+    ) -> Residence:
+        """The model isn't on its card yet: `join` makes it known there, `move_in` or the keeper brings it
+        in."""
         gate.state = "unloaded"
         return Residence(
             name=spec.name,
             gate=gate,
             weights=HomeWeights(self.card.arena, self.share.home, load),
+            engine=engine,
+            reclaimer=reclaimer,
             tenancy=tenancy,
             policy=policy_of(spec),
             floor_pages=self.share.floor_pages,
@@ -50,6 +64,21 @@ def policy_of(spec: ModelSpec) -> Policy:
 def _on(device: torch.device) -> AbstractContextManager[object]:
     """Triton launches on the thread's current card; a device loop's thread has set its own."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def join(residence: Residence, pool: PagePool, loop: DeviceLoop) -> None:
+    """The model, asleep, gets an account in the pool and takes turns on the loop: on the loop's thread, or
+    before it has one."""
+    if residence.reclaimer is not None:
+        pool.add_engine(residence.name, 0, residence.ceiling_pages, residence.reclaimer)
+    loop.add_engine(residence.engine)
+
+
+def leave(residence: Residence, pool: PagePool, loop: DeviceLoop) -> None:
+    """Undoes `join`. The engine has no requests and owns no pages; its home may still be claimed."""
+    loop.remove_engine(residence.name)
+    if residence.name in pool.engines:
+        pool.remove_engine(residence.name)
 
 
 def move_in(residence: Residence, card: CardHandle) -> None:

@@ -9,11 +9,24 @@ from torch import nn
 from onecard.engines.api import SleepLevel
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.lifecycle.home_weights import HomeWeights
+from onecard.engines.memory.reclaim import Reclaimer
+from onecard.engines.runtime.step_engine import StepEngine
+
+
+class RankedEngine(StepEngine, Protocol):
+    """`priority` is added to that of each request."""
+
+    priority: int
 
 
 class Tenancy(Protocol):
     """What a kind of engine does when its weights come and go; all of it on the device loop's thread, but
     for `move_in` at start, when there is no such thread yet."""
+
+    peak_bytes: int | None
+    """What the largest step took beside weights and cache; None where it wasn't, or can't be, measured."""
+    graph_bytes: int | None
+    """What the captured graphs hold; None where there are none."""
 
     def move_in(self, model: nn.Module) -> None:
         """Steps run on `model` from now on; the first time, get ready to serve (capture, warm up)."""
@@ -31,6 +44,11 @@ class Tenancy(Protocol):
         """Whether anything runs or waits. Any thread may ask."""
         ...
 
+    def limit_steps(self, max_num_seqs: int, max_num_batched_tokens: int, long_prefill: int) -> None:
+        """Steps hold no more than this from now on. The first two may not be above what the engine was built
+        with; `long_prefill` is `long_prefill_token_threshold`."""
+        ...
+
 
 @dataclass
 class Policy:
@@ -41,7 +59,7 @@ class Policy:
     sleep_level: SleepLevel = 1
 
 
-@dataclass
+@dataclass(eq=False)
 class Residence:
     """One model: its gate on the event loop, its weights' home, its engine's tenancy and its share of pages.
 
@@ -51,6 +69,9 @@ class Residence:
     name: str
     gate: Gate
     weights: HomeWeights
+    engine: RankedEngine
+    reclaimer: Reclaimer | None
+    """What has pages of the card; None for an engine without KV blocks."""
     tenancy: Tenancy
     policy: Policy
     floor_pages: int
@@ -61,3 +82,8 @@ class Residence:
     @property
     def awake(self) -> bool:
         return self.gate.state == "ready"
+
+    @property
+    def busy(self) -> bool:
+        """Something of it runs or waits, or is on its way."""
+        return self.tenancy.has_requests() or self.gate.num_waiting > 0

@@ -54,7 +54,7 @@ def graph_sizes(spec: ModelSpec, size: StepSize) -> list[int]:
 def build_llm(
     spec: ModelSpec, config: DecoderConfig, path: Path, place: Placement
 ) -> tuple[LLMEngine, Residence]:
-    """The engine with an account in the card's page pool, and the residence that brings in its weights."""
+    """The engine, not yet known to its card, and the residence that brings in its weights."""
     card = place.card
     longest = max_model_len(spec, config)
     config = replace(config, max_position_embeddings=longest)
@@ -93,7 +93,6 @@ def build_llm(
     )
     blocks.waiting_blocks, blocks.preempt_newest = core.waiting_blocks, core.preempt_newest
     blocks.move_blocks = core.move_blocks
-    card.pool.add_engine(spec.name, 0, place.share.ceiling_pages, blocks)
     gate = Gate(spec.name)
     tenancy = LLMTenancy(
         core,
@@ -124,9 +123,8 @@ def build_llm(
         gate=gate,
         seed=spec.engine.seed,
     )
-    card.loop.add_engine(core)
     load = partial(_load, spec, config, path, card.device)
-    return engine, place.residence(spec, gate, load, tenancy)
+    return engine, place.residence(spec, gate, load, core, tenancy, blocks)
 
 
 def _runner(

@@ -70,6 +70,10 @@ class LLMEngine:
         return self._text.token_strings(token_ids)
 
     async def generate(self, request: GenerateRequest) -> TokenStream:
+        with self.gate.arriving():
+            return await self._generate(request)
+
+    async def _generate(self, request: GenerateRequest) -> TokenStream:
         arrival_time = time.monotonic()
         params = request.sampling
         prompt, text = await self._encode(request)

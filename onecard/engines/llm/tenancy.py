@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -12,7 +13,7 @@ from onecard.engines.llm.core import LLMCore
 from onecard.engines.llm.paged_model import PagedModel
 from onecard.engines.llm.runner import ModelRunner
 from onecard.engines.llm.warm_up import WarmUp
-from onecard.engines.runtime.peak_memory import peak_bytes
+from onecard.engines.runtime.peak_memory import peak_bytes, taken_bytes
 from onecard.registry.units import format_bytes as human
 
 logger = logging.getLogger(__name__)
@@ -38,6 +39,9 @@ class LLMTenancy:
         self.core = core
         self.peak_bytes: int | None = None
         """What the largest step took beside weights and cache; None where that wasn't measured."""
+        self.graph_bytes: int | None = None
+        self._most_tokens: int | None = None
+        """Of a step, where the workspace has turned out to hold no more."""
         self._runner = runner
         self._device = device
         self._workspace_bytes = workspace_bytes
@@ -63,12 +67,21 @@ class LLMTenancy:
     def has_requests(self) -> bool:
         return self.core.has_work()
 
+    def limit_steps(self, max_num_seqs: int, max_num_batched_tokens: int, long_prefill: int) -> None:
+        tokens = min(max_num_batched_tokens, self._most_tokens or max_num_batched_tokens)
+        self.core.scheduler.limits = replace(
+            self.core.scheduler.limits,
+            max_num_seqs=max_num_seqs,
+            max_num_batched_tokens=tokens,
+            long_prefill_token_threshold=long_prefill,
+        )
+
     def _prepare(self) -> None:
         warm_up, graphs = self._warm_up, self._runner.graphs
         if warm_up is not None:
             self._fit_largest_step(warm_up)
         if graphs is not None:
-            graphs.capture(self._on_capture)
+            self.graph_bytes = taken_bytes(self._device, partial(graphs.capture, self._on_capture))
         if warm_up is not None:
             warm_up.usual_steps()
             warm_up.leave()
@@ -92,6 +105,7 @@ class LLMTenancy:
                 human(self._workspace_bytes),
                 smaller,
             )
+            self._most_tokens = smaller
             self.core.scheduler.limits = replace(limits, max_num_batched_tokens=smaller)
         logger.warning(
             "%s: its smallest step takes %s, more than the %s planned: lower `max_num_seqs:`",

@@ -132,6 +132,11 @@ class CardPlan:
             ("not given to onecard", self.unused_bytes),
         ]
 
+    def facts(self) -> CardFacts:
+        """What was known of the card when the plan was made."""
+        available = self.total_bytes - self.other_bytes
+        return CardFacts(self.card, self.device, self.total_bytes, available, self.budget_bytes)
+
     def model(self, name: str) -> ModelPlan:
         return next(m for m in self.models if m.name == name)
 

@@ -9,7 +9,7 @@ serves more models than it holds:
                      |       sleeping, too large elsewhere      |
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -67,6 +67,7 @@ def place_homes(wanted: Sequence[HomeNeed], num_pages: int) -> dict[str, range]:
     if end > num_pages:
         raise PlanError(f"the homes of {', '.join(homes)} take {end} pages of {num_pages}")
     pinned = sum(need.pages for need in wanted if need.pinned)
+    never = [homes[need.name] for need in wanted if need.pinned]
     awake = set(homes)
     for need in sorted((need for need in wanted if not need.first), key=lambda need: -need.pages):
         if need.pages > num_pages - pinned:
@@ -74,12 +75,51 @@ def place_homes(wanted: Sequence[HomeNeed], num_pages: int) -> dict[str, range]:
                 f"the home of {need.name} takes {need.pages} pages; {num_pages} less {pinned} of pinned "
                 "models are left"
             )
-        start = (
-            end if end + need.pages <= num_pages else _cheapest_start(need, homes, awake, pinned, num_pages)
-        )
+        start = end if end + need.pages <= num_pages else None
+        if start is None:
+            start = _cheapest_start(need, homes, awake, never, num_pages)
+        assert start is not None, "pinned homes lie side by side"
         homes[need.name] = range(start, start + need.pages)
         end = max(end, start + need.pages)
     return homes
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A model that has its home already. `awake`: now."""
+
+    home: range
+    awake: bool
+    pinned: bool = False
+
+
+def place_beside(
+    settled: Mapping[str, Settled], wanted: Sequence[HomeNeed], num_pages: int
+) -> dict[str, range]:
+    """Homes for models that come to a card where others have theirs, which stay where they are.
+
+    Pinned models come first, and overlap nobody; then those that will be awake, and the largest. Each takes
+    the place where it displaces least, as in `place_homes`. Raises `PlanError` where a model fits nowhere.
+    """
+    homes = {name: model.home for name, model in settled.items()}
+    awake = {name for name, model in settled.items() if model.awake or model.pinned}
+    never = [model.home for model in settled.values() if model.pinned]
+    placed: dict[str, range] = {}
+    for need in sorted(wanted, key=lambda need: (not need.pinned, not need.first, -need.pages)):
+        taken = list(homes.values()) if need.pinned else never
+        start = _cheapest_start(need, homes, awake, taken, num_pages)
+        if start is None:
+            kept = "any other model's home" if need.pinned else "pinned homes"
+            raise PlanError(
+                f"the home of {need.name} takes {need.pages} pages in a row, and nowhere in the {num_pages} "
+                f"pages are as many beside {kept}"
+            )
+        homes[need.name] = placed[need.name] = range(start, start + need.pages)
+        if need.first:
+            awake.add(need.name)
+        if need.pinned:
+            never.append(homes[need.name])
+    return placed
 
 
 def can_be_awake(residents: Sequence[Resident], num_pages: int) -> bool:
@@ -95,17 +135,22 @@ def overlaps(a: range, b: range) -> int:
 
 
 def _cheapest_start(
-    need: HomeNeed, homes: Mapping[str, range], awake: set[str], lowest: int, num_pages: int
-) -> int:
-    """The best place for a home that must overlap others; the best one touches another's edge."""
+    need: HomeNeed, homes: Mapping[str, range], awake: set[str], taken: Collection[range], num_pages: int
+) -> int | None:
+    """The best place for a home that may overlap others, but none of `taken`; the best one touches another's
+    edge. None: there is none."""
     highest = num_pages - need.pages
-    edges = {lowest, highest}
+    edges = {0, highest}
     for home in homes.values():
         edges |= {home.stop, home.start - need.pages}
+
+    def is_open(start: int) -> bool:
+        home = range(start, start + need.pages)
+        return 0 <= start <= highest and not any(overlaps(home, other) for other in taken)
 
     def displaced(start: int) -> tuple[int, int, int, int]:
         shared = {name: overlaps(range(start, start + need.pages), home) for name, home in homes.items()}
         touched = [name for name, pages in shared.items() if pages]
         return len(awake.intersection(touched)), len(touched), sum(shared.values()), start
 
-    return min((start for start in edges if lowest <= start <= highest), key=displaced)
+    return min(filter(is_open, edges), key=displaced, default=None)

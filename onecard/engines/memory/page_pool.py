@@ -101,6 +101,10 @@ class PagePool:
         """Pages in claimed homes."""
         return sum(map(len, self._homes.values()))
 
+    def has_home(self, name: str) -> bool:
+        """Whether its home is claimed, be it of no pages."""
+        return name in self._homes
+
     def home(self, name: str) -> frozenset[int]:
         """The pages of a claimed home; none while the model sleeps."""
         return frozenset(self._homes.get(name, ()))

@@ -8,7 +8,8 @@ for KV. Models that are awake at start have their homes to themselves and must f
 a model that starts asleep must fit beside the pinned ones, and may overlap all others.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from onecard.engines.memory.card_plan import CardFacts, CardPlan, ModelNeeds, ModelPlan, PlanError
@@ -16,7 +17,16 @@ from onecard.engines.memory.homes import HomeNeed, overlaps, pages_for, place_ho
 from onecard.engines.memory.page_size import choose_page_bytes, edge_waste, min_blocks_in_page
 from onecard.registry.units import format_bytes as human
 
-__all__ = ["CardFacts", "CardPlan", "ModelNeeds", "ModelPlan", "PlanError", "at_least", "plan_card"]
+__all__ = [
+    "CardFacts",
+    "CardPlan",
+    "ModelNeeds",
+    "ModelPlan",
+    "PlanError",
+    "at_least",
+    "plan_card",
+    "replan_card",
+]
 
 SLACK_SHARE = 64
 """One 64th of the budget is left for allocators' rounding and fragmentation."""
@@ -50,11 +60,9 @@ def plan_card(
     page = _page_bytes(facts, needs, room, page_bytes)
     num_pages = room // page
     homes = _place(facts, needs, page, num_pages)
-    pinned = sum(len(homes[n.name]) for n in needs if n.pinned)
-    models = tuple(_plan_model(n, homes[n.name], page, num_pages, pinned) for n in needs)
-    _check_floors(facts, models, num_pages, page)
-    for need, model in zip(needs, models):
-        _check_longest_request(facts, need, model, _reach(model, models, num_pages), page)
+    models = _plan_models(facts, needs, homes, page, num_pages)
+    for group in _together(models):
+        _check_floors(facts, group, num_pages, page)
     return CardPlan(
         card=facts.name,
         device=facts.device,
@@ -72,6 +80,47 @@ def plan_card(
         models=models,
         notes=tuple(_notes(models)),
     )
+
+
+def replan_card(
+    plan: CardPlan, needs: Sequence[ModelNeeds], homes: Mapping[str, range], awake: Collection[str]
+) -> CardPlan:
+    """The plan of a card that serves already, with other models or other numbers for them.
+
+    What was allocated when the card was opened stays: its arena, its pages, and what is left beside it for a
+    workspace and graphs. `awake` are those awake now that stay so. Raises PlanError as `plan_card` does.
+    """
+    for need in needs:
+        _check_own_numbers(need)
+        _check_block(plan.card, need.name, need.block_bytes, plan.page_bytes, plan.num_pages)
+    _check_beside_arena(plan, needs)
+    facts, graphs = plan.facts(), sum(n.graph_bytes for n in needs)
+    models = _plan_models(facts, needs, homes, plan.page_bytes, plan.num_pages)
+    _check_pinned_homes(models)
+    together = [[m for m in models if m.name in awake]]
+    together += [[m for m in models if m.pinned or m is one] for one in models]
+    for group in together:
+        _check_floors(facts, group, plan.num_pages, plan.page_bytes)
+    return replace(
+        plan,
+        weight_bytes=sum(n.weight_bytes for n in needs),
+        workspace_bytes=plan.workspace_bytes + plan.graph_bytes - graphs,
+        graph_bytes=graphs,
+        waste=max((m.waste for m in models), default=0.0),
+        models=models,
+        notes=tuple(_notes(models)),
+    )
+
+
+def _plan_models(
+    facts: CardFacts, needs: Sequence[ModelNeeds], homes: Mapping[str, range], page: int, num_pages: int
+) -> tuple[ModelPlan, ...]:
+    """Each model's pages, with room for its longest request."""
+    pinned = sum(len(homes[n.name]) for n in needs if n.pinned)
+    models = tuple(_plan_model(n, homes[n.name], page, num_pages, pinned) for n in needs)
+    for need, model in zip(needs, models):
+        _check_longest_request(facts, need, model, _reach(model, models, num_pages), page)
+    return models
 
 
 def _place(
@@ -130,7 +179,8 @@ def _reach(model: ModelPlan, models: Sequence[ModelPlan], num_pages: int) -> int
     others = (
         m for m in models if m is not model and (m.pinned or (model.awake_at_start and m.awake_at_start))
     )
-    return num_pages - model.home_pages - sum(m.home_pages for m in others)
+    beside = (m.home for m in others if not overlaps(m.home, model.home))
+    return num_pages - model.home_pages - len(set().union(*beside))
 
 
 def _page_bytes(facts: CardFacts, needs: Sequence[ModelNeeds], room: int, asked: int | None) -> int:
@@ -138,18 +188,48 @@ def _page_bytes(facts: CardFacts, needs: Sequence[ModelNeeds], room: int, asked:
     blocks = {n.name: n.block_bytes for n in needs if n.block_bytes is not None}
     page = asked or choose_page_bytes(list(blocks.values()), room, [n.weight_bytes for n in needs])
     for name, block in blocks.items():
-        if page // block == 0 or min_blocks_in_page(page, block, max(1, room // page)) == 0:
-            raise PlanError(
-                f"{facts.name}: a page of {human(page)} doesn't always hold a whole block of "
-                f"{name}, which takes {human(block)}: set `page_size:` to at least "
-                f"{at_least(2 * block)}, or leave it out"
-            )
+        _check_block(facts.name, name, block, page, max(1, room // page))
     if room < page:
         raise PlanError(
             f"{facts.name}: {human(room)} are left for weights and KV cache, less than one page of "
             f"{human(page)}: {_more_card(page - room)}"
         )
     return page
+
+
+def _check_block(card: str, name: str, block: int | None, page: int, num_pages: int) -> None:
+    if block is not None and (page // block == 0 or min_blocks_in_page(page, block, num_pages) == 0):
+        raise PlanError(
+            f"{card}: a page of {human(page)} doesn't always hold a whole block of "
+            f"{name}, which takes {human(block)}: set `page_size:` to at least "
+            f"{at_least(2 * block)}, or leave it out"
+        )
+
+
+def _check_beside_arena(plan: CardPlan, needs: Sequence[ModelNeeds]) -> None:
+    """Workspace and graphs must fit what the card has beside its arena for them."""
+    workspace = max((n.workspace_bytes for n in needs), default=0)
+    graphs = sum(n.graph_bytes for n in needs)
+    room = plan.workspace_bytes + plan.graph_bytes
+    if workspace + graphs > room:
+        largest = max(needs, key=lambda need: need.workspace_bytes)
+        raise PlanError(
+            f"{plan.card}: the largest workspace ({human(workspace)}, {largest.name}) and graphs "
+            f"({human(graphs)}) take {human(workspace + graphs)}, but the card was opened with "
+            f"{human(room)} for them: lower `max_num_batched_tokens:` or `max_num_seqs:` of {largest.name}, "
+            "or start the server again"
+        )
+
+
+def _check_pinned_homes(models: Sequence[ModelPlan]) -> None:
+    """Whoever shares pages with a model that never sleeps could never wake up."""
+    for pinned in (m for m in models if m.pinned):
+        buried = [m.name for m in models if m is not pinned and overlaps(m.home, pinned.home)]
+        if buried:
+            raise PlanError(
+                f"{pinned.name} can't be `pinned:` now: its weights lie where those of {', '.join(buried)} "
+                "belong, which could never wake up: remove these, or start the server again"
+            )
 
 
 def _check_own_numbers(need: ModelNeeds) -> None:
@@ -188,19 +268,18 @@ def _check_room(facts: CardFacts, needs: Sequence[ModelNeeds], room: int) -> Non
             )
 
 
-def _check_floors(facts: CardFacts, models: Sequence[ModelPlan], num_pages: int, page: int) -> None:
-    """The same for homes and floors, in pages."""
-    for group in _together(models):
-        homes, floors = sum(m.home_pages for m in group), sum(m.floor_pages for m in group)
-        missing = homes + floors - num_pages
-        if missing > 0:
-            promised = " + ".join(f"{human(m.floor_pages * page)} ({m.name})" for m in group if m.floor_pages)
-            raise PlanError(
-                f"{facts.name}: beyond the weights, the floors guarantee {promised} of KV cache, but "
-                f"{human((num_pages - homes) * page)} are left of the budget of {human(facts.budget_bytes)} "
-                f"after weights, workspace, graphs and slack: lower `memory:` of these models by "
-                f"{at_least(missing * page)} in all, or {_more_card(missing * page)}"
-            )
+def _check_floors(facts: CardFacts, group: Sequence[ModelPlan], num_pages: int, page: int) -> None:
+    """Whether homes and floors of models that must fit together do, in pages."""
+    homes, floors = sum(m.home_pages for m in group), sum(m.floor_pages for m in group)
+    missing = homes + floors - num_pages
+    if missing > 0:
+        promised = " + ".join(f"{human(m.floor_pages * page)} ({m.name})" for m in group if m.floor_pages)
+        raise PlanError(
+            f"{facts.name}: beyond the weights, the floors guarantee {promised} of KV cache, but "
+            f"{human((num_pages - homes) * page)} are left of the budget of {human(facts.budget_bytes)} "
+            f"after weights, workspace, graphs and slack: lower `memory:` of these models by "
+            f"{at_least(missing * page)} in all, or {_more_card(missing * page)}"
+        )
 
 
 def _check_longest_request(

@@ -72,7 +72,8 @@ class DeviceLoop:
         self._outbox = outbox
         self._clock = clock
         self._on_thread_start = on_thread_start
-        self._on_engine_failed = on_engine_failed
+        self.on_engine_failed = on_engine_failed
+        """May be set until `start`."""
         self._on_fatal = on_fatal
         self._inbox = Inbox()
         self._engines: dict[str, StepEngine] = {}
@@ -241,7 +242,7 @@ class DeviceLoop:
         error = error.with_traceback(None)
         self.remove_engine(engine.name)
         self._dead[engine.name] = (engine, error)
-        told = [] if self._on_engine_failed is None else [partial(self._on_engine_failed, engine.name, error)]
+        told = [] if self.on_engine_failed is None else [partial(self.on_engine_failed, engine.name, error)]
         return [*told, *self._give_up(engine, error)]
 
     def _give_up(self, engine: StepEngine, error: BaseException) -> list[Delivery]:

@@ -19,3 +19,19 @@ def peak_bytes(device: torch.device, work: Callable[[], None]) -> int | None:
     work()
     torch.cuda.synchronize(device)
     return torch.cuda.max_memory_allocated(device) - before
+
+
+def taken_bytes(device: torch.device, work: Callable[[], None]) -> int | None:
+    """Runs `work` and returns how much less of the card is free then, whoever took it (CUDA's driver, too).
+
+    None on a CPU: the work runs all the same.
+    """
+    if device.type != "cuda":
+        work()
+        return None
+    torch.cuda.synchronize(device)
+    before, _ = torch.cuda.mem_get_info(device)
+    work()
+    torch.cuda.synchronize(device)
+    after, _ = torch.cuda.mem_get_info(device)
+    return max(0, before - after)
