@@ -81,12 +81,13 @@ class LocalNode:
     # --- what operators ask for -----------------------------------------------------------------------------
 
     async def sleep(self, name: str, level: SleepLevel = 1) -> None:
-        self._find(name)
-        async with self._changing:
-            model = self._find(name)
-            if model.failed:
-                raise _refusal(model)
-            await model.card.keeper.sleep(model.info.name, level)
+        model = self._find(name)
+        if model.residence.gate.state == "loading":  # until it is where it belongs
+            async with self._changing:
+                model = self._find(name)
+        if model.failed:
+            raise _refusal(model)
+        await model.card.keeper.sleep(model.info.name, level)
 
     async def wake(self, name: str) -> None:
         """A model that has failed gets another chance."""

@@ -31,6 +31,9 @@ __all__ = [
 SLACK_SHARE = 64
 """One 64th of the budget is left for allocators' rounding and fragmentation."""
 
+LEAST_SLACK_SHARE = 128
+"""What a reload leaves of that, where models come whose graphs nobody planned for."""
+
 _Model = TypeVar("_Model", ModelNeeds, ModelPlan)
 
 
@@ -60,9 +63,12 @@ def plan_card(
     page = _page_bytes(facts, needs, room, page_bytes)
     num_pages = room // page
     homes = _place(facts, needs, page, num_pages)
-    models = _plan_models(facts, needs, homes, page, num_pages)
+    models = _plan_models(needs, homes, page, num_pages)
     for group in _together(models):
         _check_floors(facts, group, num_pages, page)
+    for need, model in zip(needs, models):
+        reach = num_pages - model.home_pages - _beside_at_start(model, models)
+        _check_longest_request(facts, need, model, reach, page)
     return CardPlan(
         card=facts.name,
         device=facts.device,
@@ -93,19 +99,23 @@ def replan_card(
     for need in needs:
         _check_own_numbers(need)
         _check_block(plan.card, need.name, need.block_bytes, plan.page_bytes, plan.num_pages)
-    _check_beside_arena(plan, needs)
-    facts, graphs = plan.facts(), sum(n.graph_bytes for n in needs)
-    models = _plan_models(facts, needs, homes, plan.page_bytes, plan.num_pages)
+    workspace, graphs, slack = _beside_arena(plan, needs)
+    facts = plan.facts()
+    models = _plan_models(needs, homes, plan.page_bytes, plan.num_pages)
     _check_pinned_homes(models)
     together = [[m for m in models if m.name in awake]]
     together += [[m for m in models if m.pinned or m is one] for one in models]
     for group in together:
         _check_floors(facts, group, plan.num_pages, plan.page_bytes)
+    for need, model in zip(needs, models):
+        reach = plan.num_pages - model.home_pages - _beside_pinned(model, models)
+        _check_longest_request(facts, need, model, reach, plan.page_bytes)
     return replace(
         plan,
         weight_bytes=sum(n.weight_bytes for n in needs),
-        workspace_bytes=plan.workspace_bytes + plan.graph_bytes - graphs,
+        workspace_bytes=workspace,
         graph_bytes=graphs,
+        slack_bytes=slack,
         waste=max((m.waste for m in models), default=0.0),
         models=models,
         notes=tuple(_notes(models)),
@@ -113,14 +123,10 @@ def replan_card(
 
 
 def _plan_models(
-    facts: CardFacts, needs: Sequence[ModelNeeds], homes: Mapping[str, range], page: int, num_pages: int
+    needs: Sequence[ModelNeeds], homes: Mapping[str, range], page: int, num_pages: int
 ) -> tuple[ModelPlan, ...]:
-    """Each model's pages, with room for its longest request."""
     pinned = sum(len(homes[n.name]) for n in needs if n.pinned)
-    models = tuple(_plan_model(n, homes[n.name], page, num_pages, pinned) for n in needs)
-    for need, model in zip(needs, models):
-        _check_longest_request(facts, need, model, _reach(model, models, num_pages), page)
-    return models
+    return tuple(_plan_model(n, homes[n.name], page, num_pages, pinned) for n in needs)
 
 
 def _place(
@@ -172,15 +178,16 @@ def _plan_model(need: ModelNeeds, home: range, page_bytes: int, num_pages: int, 
     )
 
 
-def _reach(model: ModelPlan, models: Sequence[ModelPlan], num_pages: int) -> int:
-    """Pages of KV that `model` could have if nobody else had any: beside the homes of those awake at start if
-    it is one of them, else beside the pinned ones.
-    """
-    others = (
-        m for m in models if m is not model and (m.pinned or (model.awake_at_start and m.awake_at_start))
-    )
-    beside = (m.home for m in others if not overlaps(m.home, model.home))
-    return num_pages - model.home_pages - len(set().union(*beside))
+def _beside_at_start(model: ModelPlan, models: Sequence[ModelPlan]) -> int:
+    """Pages of homes beside which `model` needs room for a request: of those awake at start if it is one of
+    them, else of the pinned ones."""
+    both = model.awake_at_start
+    return sum(m.home_pages for m in models if m is not model and (m.pinned or (both and m.awake_at_start)))
+
+
+def _beside_pinned(model: ModelPlan, models: Sequence[ModelPlan]) -> int:
+    """The same while serving, when all others may sleep."""
+    return sum(m.home_pages for m in models if m is not model and m.pinned)
 
 
 def _page_bytes(facts: CardFacts, needs: Sequence[ModelNeeds], room: int, asked: int | None) -> int:
@@ -206,19 +213,21 @@ def _check_block(card: str, name: str, block: int | None, page: int, num_pages: 
         )
 
 
-def _check_beside_arena(plan: CardPlan, needs: Sequence[ModelNeeds]) -> None:
-    """Workspace and graphs must fit what the card has beside its arena for them."""
+def _beside_arena(plan: CardPlan, needs: Sequence[ModelNeeds]) -> tuple[int, int, int]:
+    """Bytes of workspace, graphs and slack: they share what the card was opened with beside its arena."""
     workspace = max((n.workspace_bytes for n in needs), default=0)
     graphs = sum(n.graph_bytes for n in needs)
-    room = plan.workspace_bytes + plan.graph_bytes
+    beside = plan.workspace_bytes + plan.graph_bytes + plan.slack_bytes
+    room = beside - plan.budget_bytes // LEAST_SLACK_SHARE
     if workspace + graphs > room:
         largest = max(needs, key=lambda need: need.workspace_bytes)
         raise PlanError(
             f"{plan.card}: the largest workspace ({human(workspace)}, {largest.name}) and graphs "
-            f"({human(graphs)}) take {human(workspace + graphs)}, but the card was opened with "
-            f"{human(room)} for them: lower `max_num_batched_tokens:` or `max_num_seqs:` of {largest.name}, "
-            "or start the server again"
+            f"({human(graphs)}) take {human(workspace + graphs)}, but beside its arena the card has "
+            f"{human(max(room, 0))} for them: lower `max_num_batched_tokens:` or `max_num_seqs:` of "
+            f"{largest.name}, or start the server again"
         )
+    return workspace, graphs, beside - workspace - graphs
 
 
 def _check_pinned_homes(models: Sequence[ModelPlan]) -> None:

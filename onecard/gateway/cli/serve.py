@@ -132,11 +132,12 @@ async def _serve(start: _Start, listener: socket.socket, console: "Console") -> 
     metrics, traffic = Metrics([model.name for model in registry.models]), TrafficLog()
     metrics.describe_cache(_caches(registry, start.plans))
     with refusals("can't start"), LoadBars(console) as bars:
-        node = await start_node(registry, start.paths, StatsFan([metrics, traffic]), bars)
-    metrics.bind(node.status)
+        stats = StatsFan([metrics, traffic])
+        node = await start_node(registry, start.paths, stats, bars, on_compile=metrics.kernel_compiled)
     control = server_control(
         node, start.load, registry, start.paths, lambda server: app[GATEWAY].configure(server)
     )
+    metrics.bind(node.status, None if control is None else control.ledger)
     app = create_app(node, registry, metrics, control=control)
     async with _listening(app, listener):
         console.print(announcement(registry, listener.getsockname()[1]), highlight=False, soft_wrap=True)
