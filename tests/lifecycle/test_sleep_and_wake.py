@@ -1,5 +1,6 @@
 import asyncio
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -50,6 +51,23 @@ def test_weights_come_back_to_where_they_were(roomy):
         assert (runner._model is None) == (level == 2)
         roomy.call(roomy.node.wake("smollm2"))
         assert {n: p.data_ptr() for n, p in runner._model.named_parameters()} == before
+
+
+@pytest.mark.parametrize("name", ["smollm2", "minilm"])
+def test_a_sleeping_model_can_be_dropped(roomy, name):
+    """Also what a library has packed for itself, which the engine keeps at level 1."""
+    use = ask if name == "smollm2" else lambda node, _: embed(node)
+    before = roomy.call(use(roomy.node, name))
+    core = roomy.node.engine(name).core
+    model = weakref.ref(core._runner._model if name == "smollm2" else core.model)
+    roomy.call(roomy.node.sleep(name, 1))
+    assert model() is not None
+    roomy.call(roomy.node.sleep(name, 2))
+    assert states(roomy)[name] == "unloaded"
+    assert model() is None
+    row = next(model for model in roomy.node.ledger()[0].models if model.name == name)
+    assert row.host_bytes == 0
+    assert roomy.call(use(roomy.node, name)) == before
 
 
 def test_sleeping_memory_is_everybodys_kv(roomy):

@@ -20,6 +20,7 @@ from onecard.engines.lifecycle.room import NoRoomError, Tenant, make_room
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.heap import give_back_heap
 from onecard.engines.runtime.worker import run_aside, run_on
 
 logger = logging.getLogger(__name__)
@@ -120,9 +121,8 @@ class Keeper:
     # --- falling asleep ------------------------------------------------------------
 
     async def _sleep(self, residence: Residence, level: SleepLevel) -> None:
-        weights = residence.weights
         if residence.gate.state == "asleep" and level == 2:
-            weights.drop()
+            await self._drop(residence)
             residence.gate.state = "unloaded"
         if not residence.awake:
             return
@@ -131,13 +131,17 @@ class Keeper:
         await self._until_idle(residence)
         await self.on_loop(partial(self._move_out, residence))
         if level == 1:
-            await run_aside(weights.save)
+            await run_aside(residence.weights.save)
         else:
-            weights.drop()
-            await self.on_loop(residence.tenancy.forget)
+            await self._drop(residence)
         await self.on_loop(partial(self.release_home, residence))
         seconds = time.perf_counter() - began
         logger.info("%s sleeps (level %d) after %.2f s", residence.name, level, seconds)
+
+    async def _drop(self, residence: Residence) -> None:
+        residence.weights.drop()
+        await self.on_loop(residence.tenancy.forget)
+        await run_aside(give_back_heap)
 
     def _move_out(self, residence: Residence) -> None:
         residence.tenancy.move_out()

@@ -1,0 +1,16 @@
+"""The C library's heap."""
+
+import ctypes
+import sys
+
+
+def give_back_heap() -> None:
+    """Return what is free in the heap to the system, where the C library can (glibc).
+
+    It keeps freed blocks otherwise, a model's weights and what was read to make them included, in a heap of
+    its own for every thread. Takes some 10 ms after a large release, else 1.
+    """
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
