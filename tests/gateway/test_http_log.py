@@ -30,8 +30,15 @@ async def port():
     async def broken(_request: web.Request) -> web.Response:
         raise RuntimeError("a fault of ours")
 
+    async def endless(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"more")
+            await asyncio.sleep(0)
+
     app = web.Application()
-    app.add_routes([web.post("/ok", ok), web.get("/broken", broken)])
+    app.add_routes([web.post("/ok", ok), web.get("/broken", broken), web.get("/endless", endless)])
     runner = web.AppRunner(app, access_log=None, logger=log)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -53,6 +60,14 @@ async def test_nonsense_is_answered_and_not_logged(port, caplog, kind):
     with caplog.at_level(logging.INFO):
         assert b"400" in await first_line(loop, port, NONSENSE[kind])
         await asyncio.sleep(0.05)
+    assert caplog.records == []
+
+
+async def test_a_client_that_hangs_up_in_mid_answer_is_not_logged(port, caplog):
+    with caplog.at_level(logging.INFO):
+        request = b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"
+        assert b"200" in await first_line(asyncio.get_running_loop(), port, request)
+        await asyncio.sleep(0.1)
     assert caplog.records == []
 
 
