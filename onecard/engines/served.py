@@ -18,7 +18,7 @@ from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.step_size import StepSize
 from onecard.registry.spec import CardSpec, ModelSpec
 
-QUANTUM_SECONDS = {"cuda": 0.02, "cpu": 0.1}
+QUANTUM_SECONDS = {"cuda": 0.05, "cpu": 0.1}
 """The longest step while several models want a card, where the registry doesn't say."""
 
 

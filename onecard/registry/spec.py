@@ -115,9 +115,9 @@ class CardSpec:
     )
     quantum: float | None = key(
         None,
-        "Longest step in seconds while several models want the card; `auto`: 0.02 on a GPU, 0.1 on a CPU.",
+        "Longest step in seconds while several models want the card; `auto`: 0.05 on a GPU, 0.1 on a CPU.",
         above=0,
-        example="0.02",
+        example="0.05",
     )
 
 

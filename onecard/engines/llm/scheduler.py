@@ -25,7 +25,8 @@ class SchedulerLimits:
 
     `max_num_seqs` sequences run at once, `max_num_batched_tokens` are computed in a step, at most
     `long_prefill_token_threshold` of one prompt (0: no cap of its own). A preempted sequence resumes only
-    when `resume_headroom` blocks are free beside its own, so that it isn't preempted again at once.
+    when `resume_headroom` blocks are free beside its own, and one for each running sequence, so that it isn't
+    preempted again at once.
     """
 
     max_num_seqs: int
@@ -197,7 +198,9 @@ class Scheduler:
         """Start a waiting sequence if its whole prompt has room; a preempted one waits for headroom
         besides."""
         needed = self.kv.blocks_for(sequence.num_tokens) - len(cached)
-        headroom = self.limits.resume_headroom if sequence.num_preemptions and self.running else 0
+        headroom = 0
+        if sequence.num_preemptions and self.running:  # a page, and a block for each that goes on growing
+            headroom = max(self.limits.resume_headroom, len(self.running))
         if self.kv.pool.num_free_blocks() < needed + headroom:
             return False
         self.kv.start(sequence, cached)
