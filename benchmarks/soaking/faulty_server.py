@@ -44,9 +44,11 @@ class Faults:
         self._in_a_row[seen] = 0
         return None
 
-    def note(self, fault: str, requests: Sequence[object]) -> None:
-        """`requests`: what identifies those that have a part in the step."""
-        entry = {"time": time.time(), "fault": fault, "requests": sorted({str(r) for r in requests})}
+    def note(self, fault: str, requests: Sequence[object], waking: bool) -> None:
+        """`requests`: what identifies those that have a part in the step. `waking`: it is one of a model's
+        own first steps."""
+        lost = [] if waking else sorted({str(request) for request in requests})
+        entry = {"time": time.time(), "fault": fault, "requests": lost, "waking": waking}
         self._log.write(json.dumps(entry) + "\n")
 
 
@@ -81,7 +83,8 @@ def break_language_models(faults: Faults) -> None:
         fault = faults.draw(self)
         if fault is None:
             return launch(self, schedule)
-        faults.note(fault, [item.sequence.request.request_id for item in schedule.items])
+        requests = [item.sequence.request.request_id for item in schedule.items]
+        faults.note(fault, requests, waking=any(name.startswith("warm-up") for name in requests))
         if fault == "before":
             raise_fault(fault)
         output = launch(self, schedule)
@@ -100,7 +103,8 @@ def break_encoders(faults: Faults) -> None:
     def faulty(self: Any, step: Any) -> None:
         fault = faults.draw(self)
         if fault is not None:
-            faults.note(fault, [id(entry.ticket) for entry in step.entries])
+            tickets = [entry.ticket for entry in step.entries]
+            faults.note(fault, list(map(id, tickets)), waking=any(t.arrived == 0.0 for t in tickets))
         if fault == "before":
             raise_fault(fault)
         enqueue(self, step)

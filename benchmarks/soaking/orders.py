@@ -96,10 +96,13 @@ class Operator:
             if status == 200:
                 self._tally.counts["reloads"] += 1
                 self._tally.latencies["reloads"].append(time.monotonic() - began)
-                self._load.names.widen(wanted.chats, wanted.embedders)
                 self._variant = wanted
-                return
-            if status == 501:
+            elif status == 400 and registries.TOO_MUCH_PROMISED in str(content):
+                # Who is awake keeps its promise. The server watches the file and may take it a little later,
+                # when somebody has fallen asleep: it must not lie there.
+                self._tally.counts["reloads refused for those awake"] += 1
+                await self._serve(yaml.safe_dump(self._variant.content))
+            elif status == 501:
                 self._tally.counts["orders that aren't offered"] += 1
             else:
                 self._tally.problem(f"a reload: {status} {content}: {registries.shown(wanted)}")

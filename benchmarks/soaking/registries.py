@@ -42,6 +42,9 @@ FLOORS_MIB = (
     {"a": 700, "b": 700, "minilm": 92},
     {"a": 0, "b": 0, "minilm": 0},
 )
+TOO_MUCH_PROMISED = "beyond the weights, the floors guarantee"
+"""What a server says that can't keep the promises to all who are awake at the moment."""
+
 ALIASES = ("default", "chat", "assistant")
 
 BROKEN = (

@@ -98,8 +98,9 @@ def test_what_may_be_answered_with_what(soaking: SimpleNamespace):
 
 
 def test_a_500_needs_a_failed_step(soaking: SimpleNamespace):
-    failed = SimpleNamespace(failures=lambda: [{"time": 5.0, "fault": "after", "requests": ["r"]}])
-    short = SimpleNamespace(failures=lambda: [{"time": 5.0, "fault": "memory", "requests": ["r"]}])
+    failure = {"time": 5.0, "fault": "after", "requests": ["r"], "waking": False}
+    failed = SimpleNamespace(failures=lambda: [failure])
+    short = SimpleNamespace(failures=lambda: [{**failure, "fault": "memory"}])
     for server, asked, problems in (
         (failed, [(4.0, 6.0)], 0),
         (failed, [(5.5, 6.0)], 1),
