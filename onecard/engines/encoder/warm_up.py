@@ -38,19 +38,15 @@ class WarmUp:
         texts = [[(7919 * i + 31 * j) % self._vocab_size for j in range(length)] for i in range(count)]
         vectors = np.empty((count, self._dimensions), dtype=np.float32)
         loop = asyncio.new_event_loop()  # nobody waits for the result, but a job has one
+        result = loop.create_future()
         try:
             self._core.add(
-                EmbedJob(
-                    texts=texts,
-                    vectors=vectors,
-                    result=loop.create_future(),
-                    num_missing=count,
-                    arrived=0.0,
-                )
+                EmbedJob(texts=texts, vectors=vectors, result=result, num_missing=count, arrived=0.0)
             )
             while self._core.has_work():
                 step = self._core.launch()
-                assert step is not None
-                self._core.collect(step)
+                if step is not None:  # a step that found no memory is tried again, smaller
+                    self._core.collect(step)
         finally:
+            result.cancel()  # or it would complain, should the job fail, that nobody asked
             loop.close()

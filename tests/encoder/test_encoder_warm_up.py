@@ -1,0 +1,51 @@
+"""An embedding model's own first steps: what they leave behind, and what becomes of those that fail."""
+
+import gc
+from typing import Any
+
+import pytest
+
+from onecard.engines.encoder.warm_up import WarmUp
+from onecard.engines.step_size import StepSize
+
+
+def warm_up_of(bench: Any) -> WarmUp:
+    return WarmUp(bench.core, StepSize(8, 32), vocab_size=50, max_model_len=16, dimensions=4)
+
+
+def test_all_its_steps_run_and_leave_nothing(bench):
+    warm_up = warm_up_of(bench)
+    warm_up.usual_steps()
+    warm_up.largest_step()
+    warm_up.leave()
+    assert max(int(batch.cu_seqlens[-1]) for batch in bench.model.batches) >= 32
+    assert not bench.core.has_requests
+    assert not bench.core.has_work()
+
+
+def test_a_step_without_memory_is_tried_again_smaller(bench, monkeypatch):
+    model, shortages = bench.model, []
+
+    def short(batch):
+        if len(batch.input_ids) > 16:
+            shortages.append(len(batch.input_ids))
+            raise MemoryError
+        return model(batch)
+
+    monkeypatch.setattr(bench.core, "model", short)
+    warm_up_of(bench).largest_step()
+    assert shortages
+    assert bench.model.batches
+    assert not bench.core.has_requests
+
+
+def test_one_that_fails_complains_to_its_caller_alone(bench, caplog):
+    bench.model.poison = 0
+    with pytest.raises(RuntimeError, match="poisoned") as failure:
+        warm_up_of(bench).usual_steps()
+    for deliver in bench.core.give_up(failure.value):
+        deliver()
+    del deliver, failure
+    gc.collect()
+    assert caplog.records == []
+    assert not bench.core.has_requests
