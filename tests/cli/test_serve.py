@@ -9,9 +9,12 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cli_helpers import Outcome
@@ -179,13 +182,10 @@ def test_a_signal_while_loading_exits_at_once() -> None:
 # --- live --------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def live(
-    demo_paths: dict[str, Path], repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator["Live"]:
-    log = tmp_path_factory.mktemp("serve") / "log"
+@contextmanager
+def serving(repository: Path, log: Path, *arguments: str) -> Iterator["Live"]:
     with log.open("w") as stderr:
-        command = [sys.executable, "-m", "onecard", "serve", "configs/demo.yaml", "--port", "0"]
+        command = [sys.executable, "-m", "onecard", "serve", *arguments, "--port", "0"]
         process = subprocess.Popen(
             command, cwd=repository, stderr=stderr, env=os.environ | {"COLUMNS": "120"}
         )
@@ -196,8 +196,16 @@ def live(
         process.wait()
 
 
+@pytest.fixture(scope="module")
+def live(
+    demo_paths: dict[str, Path], repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["Live"]:
+    with serving(repository, tmp_path_factory.mktemp("serve") / "log", "configs/demo.yaml") as demo:
+        yield demo
+
+
 class Live:
-    """The demo's registry, served by a process of its own."""
+    """A registry, served by a process of its own."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process, self._log = process, log
@@ -214,6 +222,53 @@ class Live:
     def get(self, path: str) -> str:
         with urllib.request.urlopen(self.url + path, timeout=30) as response:
             return str(response.read().decode())
+
+    def post(self, path: str, body: object) -> tuple[int, dict[str, Any]]:
+        """The status and the answer, also of an error."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(self.url + path, json.dumps(body).encode(), headers)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return response.status, json.load(response)
+        except urllib.error.HTTPError as error:
+            return error.code, json.load(error)
+
+
+@pytest.mark.weights
+def test_a_changed_registry_is_served_and_a_bad_one_changes_nothing(
+    minilm_path: Path, repository: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "registry.yaml"
+
+    def write(name: str, memory: str = "0", more: str = "") -> None:
+        file.write_text(
+            "cards: [{name: card0, device: cpu, memory: 512MiB}]\nmodels:\n"
+            f"  - {{name: minilm, kind: embedding, source: {minilm_path}, "
+            f"aliases: [{name}], memory: {memory}}}\n{more}"
+        )
+
+    def ask(name: str) -> tuple[int, list[float]]:
+        status, answer = live.post("/v1/embeddings", {"model": name, "input": "a cat"})
+        return status, answer["data"][0]["embedding"] if status == 200 else []
+
+    write("old")
+    with serving(repository, tmp_path / "log", str(file), "--no-watch") as live:
+        status, vector = ask("old")
+        assert status == 200
+
+        write("new", memory="10MiB")
+        status, refused = live.post("/-/reload", {})
+        assert status == 400
+        assert "its floor is 10MiB: set `memory:` to at least" in refused["error"]["message"]
+        assert ask("old") == (200, vector)
+        assert ask("new")[0] == 404
+
+        write("new", more=f"  - {{name: twin, kind: embedding, source: {minilm_path}}}\n")
+        report = {"added": ["twin"], "removed": [], "changed": ["minilm"], "notes": []}
+        assert live.post("/-/reload", {}) == (200, report)
+        assert ask("new") == ask("twin") == (200, vector)
+        assert ask("old")[0] == 404
+        assert 'model_name="twin"' in live.get("/metrics")
 
 
 @pytest.mark.weights

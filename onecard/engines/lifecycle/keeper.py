@@ -122,7 +122,7 @@ class Keeper:
 
     async def _sleep(self, residence: Residence, level: SleepLevel) -> None:
         if residence.gate.state == "asleep" and level == 2:
-            await self._drop(residence)
+            await self.drop(residence)
             residence.gate.state = "unloaded"
         if not residence.awake:
             return
@@ -133,12 +133,13 @@ class Keeper:
         if level == 1:
             await run_aside(residence.weights.save)
         else:
-            await self._drop(residence)
+            await self.drop(residence)
         await self.on_loop(partial(self.release_home, residence))
         seconds = time.perf_counter() - began
         logger.info("%s sleeps (level %d) after %.2f s", residence.name, level, seconds)
 
-    async def _drop(self, residence: Residence) -> None:
+    async def drop(self, residence: Residence) -> None:
+        """Nothing of the weights stays, at home or elsewhere."""
         residence.weights.drop()
         await self.on_loop(residence.tenancy.forget)
         await run_aside(give_back_heap)

@@ -36,7 +36,7 @@ async def retire(keeper: Keeper, residence: Residence, gone: EngineError) -> Non
             except Exception as error:
                 logger.exception("%s doesn't leave in good order", residence.name)
                 await keeper.on_loop(partial(_wipe_out, keeper, residence, error))
-            residence.weights.drop()
+            await keeper.drop(residence)
 
 
 async def renew(keeper: Keeper, old: Residence, new: Residence, gone: EngineError) -> None:
@@ -58,7 +58,7 @@ async def renew(keeper: Keeper, old: Residence, new: Residence, gone: EngineErro
         except Exception as error:
             keeper.remove(new.name)
             await keeper.on_loop(partial(_wipe_out, keeper, new, error))
-            new.weights.drop()
+            await keeper.drop(new)
             raise BrokenModelError(f"The model `{new.name}` can't be made anew: {error}") from error
         new.gate.state = state
 
@@ -69,7 +69,7 @@ async def bury(keeper: Keeper, residence: Residence, error: BaseException) -> No
         if keeper.residences.get(residence.name) is residence:
             keeper.remove(residence.name)
             await keeper.on_loop(partial(_wipe_out, keeper, residence, error))
-            residence.weights.drop()
+            await keeper.drop(residence)
 
 
 async def resize(keeper: Keeper, residence: Residence, floor_pages: int, ceiling_pages: int) -> None:
