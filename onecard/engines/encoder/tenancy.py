@@ -39,6 +39,9 @@ class EncoderTenancy:
     def forget(self) -> None:
         self.core.model = None
 
+    def close(self) -> None:
+        self.forget()
+
     def has_requests(self) -> bool:
         return self.core.has_requests
 

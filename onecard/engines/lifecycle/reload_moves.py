@@ -117,7 +117,7 @@ async def _has_gone_quiet(keeper: Keeper, residence: Residence) -> bool:
 def _move_away(keeper: Keeper, residence: Residence, awake: bool) -> None:
     if awake:
         residence.tenancy.move_out()
-    residence.tenancy.forget()
+    residence.tenancy.close()
     leave(residence, keeper.pool, keeper.loop)
     if awake:
         keeper.release_home(residence)
@@ -126,7 +126,7 @@ def _move_away(keeper: Keeper, residence: Residence, awake: bool) -> None:
 def _swap(keeper: Keeper, old: Residence, new: Residence, awake: bool) -> None:
     if awake:
         old.tenancy.move_out()
-    old.tenancy.forget()
+    old.tenancy.close()
     leave(old, keeper.pool, keeper.loop)
     join(new, keeper.pool, keeper.loop)
     if awake:
@@ -136,8 +136,9 @@ def _swap(keeper: Keeper, old: Residence, new: Residence, awake: bool) -> None:
 
 
 def _wipe_out(keeper: Keeper, residence: Residence, error: BaseException) -> None:
-    keeper.loop.deliver(residence.engine.give_up(error))
-    residence.tenancy.forget()
+    if residence.reclaimer is None or residence.name in keeper.pool.engines:
+        keeper.loop.deliver(residence.engine.give_up(error))
+    residence.tenancy.close()
     leave(residence, keeper.pool, keeper.loop)
     if keeper.pool.has_home(residence.name):
         keeper.release_home(residence)

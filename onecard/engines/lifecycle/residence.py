@@ -40,6 +40,10 @@ class Tenancy(Protocol):
         """Hold the model no longer."""
         ...
 
+    def close(self) -> None:
+        """The engine leaves its card for good: hold nothing there."""
+        ...
+
     def has_requests(self) -> bool:
         """Whether anything runs or waits. Any thread may ask."""
         ...

@@ -64,6 +64,10 @@ class LLMTenancy:
     def forget(self) -> None:
         self._runner.use(None)
 
+    def close(self) -> None:
+        self.forget()
+        self._runner.graphs = None
+
     def has_requests(self) -> bool:
         return self.core.has_work()
 
