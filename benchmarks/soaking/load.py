@@ -79,12 +79,14 @@ class Load:
                 return
             self._asking += 1
             try:
-                await self._ask(random)
+                turned_away = await self._ask(random)
             finally:
                 self._asking -= 1
-            await asyncio.sleep(random.choice([0, 0, 0, 0.2, 1.0]) * random.random())
+            pauses = [0.5] if turned_away else [0, 0, 0, 0.2, 1.0]
+            await asyncio.sleep(random.choice(pauses) * random.random())
 
-    async def _ask(self, random: Random) -> None:
+    async def _ask(self, random: Random) -> bool:
+        """Whether the server had no place for the question."""
         known = random.choice(self._known)
         kind = known.question.kind
         name = random.choice(sorted(self.names.embedders if kind == "embedding" else self.names.chats))
@@ -99,6 +101,7 @@ class Load:
             self._tally.latencies[what].append(outcome.seconds)
             if outcome.first is not None:
                 self._tally.latencies[f"{what}: first text"].append(outcome.first)
+        return outcome.status == 503
 
     def _judge(self, known: Known, name: str, outcome: Outcome, began: float) -> None:
         counts, problem = self._tally.counts, self._tally.problem

@@ -11,6 +11,9 @@ MOST_GROWTH = 0.05
 """Of what is held with all models unloaded: the last fifth of the looks beside the first."""
 
 
+FEWEST_LOOKS = 10
+
+
 class MemoryWatch:
     """Resident memory of a process in bytes: all along, and each time that no model was loaded.
 
@@ -42,7 +45,8 @@ class MemoryWatch:
 
     @property
     def growth(self) -> float:
-        if not self.unloaded:
+        """0 after a run too short to tell."""
+        if len(self.unloaded) < FEWEST_LOOKS:
             return 0.0
         first, last = _medians(self.unloaded)
         return last / first - 1

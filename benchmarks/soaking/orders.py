@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from random import Random
 
@@ -14,7 +15,8 @@ from soaking.memory import MemoryWatch
 from soaking.server import Server
 from soaking.tally import Tally
 
-HANDS = 2
+Order = Callable[[Random], Awaitable[None]]
+
 PAUSE_SECONDS = (0.5, 4.0)
 LULL_EVERY_SECONDS = 45.0
 LULL_SECONDS = (0.5, 12.0)
@@ -27,20 +29,24 @@ class Operator:
         self._tally, self._memory = tally, memory
         self._variant = registries.first()
         self._writing = asyncio.Lock()
-        self._hands = [asyncio.Lock() for _ in range(HANDS)]
+        self._hands = [asyncio.Lock() for _ in self._orders()]
 
     async def run(self, random: Random, until: float) -> None:
-        """Two hands, so that orders overlap, and somebody who calls for lulls."""
+        """Several hands, so that orders overlap, and somebody who calls for lulls."""
         async with asyncio.TaskGroup() as group:
-            for hand in self._hands:
-                group.create_task(self._orders(hand, Random(random.random()), until))
+            for hand, orders in zip(self._hands, self._orders(), strict=True):
+                group.create_task(self._give(hand, orders, Random(random.random()), until))
             group.create_task(self._lulls(Random(random.random()), until))
 
-    async def _orders(self, hand: asyncio.Lock, random: Random, until: float) -> None:
-        choices = [self._sleep, self._wake, self._reload, self._break]
+    def _orders(self) -> list[list[Order]]:
+        """What each hand does."""
+        models = [self._sleep, self._sleep, self._wake]
+        return [models, models, [self._reload, self._reload, self._break]]
+
+    async def _give(self, hand: asyncio.Lock, orders: list[Order], random: Random, until: float) -> None:
         while time.monotonic() < until:
             async with hand:
-                await random.choices(choices, [4, 3, 3, 1])[0](random)
+                await random.choice(orders)(random)
             await asyncio.sleep(min(random.uniform(*PAUSE_SECONDS), max(0.0, until - time.monotonic())))
 
     async def _lulls(self, random: Random, until: float) -> None:

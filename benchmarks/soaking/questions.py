@@ -86,6 +86,7 @@ def draw(random: Random) -> Question:
         return Question(kind, _embedding(random))
     body = _chat(random) if kind == "chat" else _completion(random)
     body |= {"temperature": 0, "max_tokens": random.choice([1, 8, 16, 32, 48])}
+    body["priority"] = random.choice([-1, 0, 0, 1])
     if random.random() < 0.25:
         body["n"] = 2
     if random.random() < 0.3:

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -131,3 +132,13 @@ async def test_books_that_do_not_add_up_are_told(soaking: SimpleNamespace):
     assert len(await wrong(10, active_pages=1, idle_pages=0)) == 1
     assert len(await wrong(10, state="failed")) == 2, "it doesn't serve, and its home is nobody's"
     assert await wrong(14, state="asleep") == []
+
+
+def test_growth_is_told_from_ups_and_downs(soaking: SimpleNamespace):
+    watch = soaking.memory.MemoryWatch(os.getpid())
+    watch.unloaded = [600, 640, 590, 600, 610, 640, 590, 605, 600, 640]
+    assert watch.growth < soaking.memory.MOST_GROWTH
+    watch.unloaded = [600 + 10 * i for i in range(10)]
+    assert watch.growth > soaking.memory.MOST_GROWTH
+    watch.unloaded = [600, 900]
+    assert watch.growth == 0, "two looks tell nothing"
