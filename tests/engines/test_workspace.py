@@ -1,4 +1,4 @@
-"""The planned workspace against what the largest step really takes, as torch's profiler counts it on a CPU."""
+"""The planned workspace against what the largest step really takes, as torch's profiler counts it."""
 
 from collections.abc import Callable
 from typing import Any

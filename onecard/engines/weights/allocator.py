@@ -58,6 +58,7 @@ class HomeAllocator:
         self._end = pages.stop * arena.page_bytes
         self.booked_bytes = 0
         arena.discard(pages)
+        arena.prefer_large_pages(pages)
 
     @property
     def weights(self) -> torch.Tensor:

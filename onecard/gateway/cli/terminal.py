@@ -111,9 +111,7 @@ class LoadBars(Bars):
         super().__init__(console)
         self._tasks: dict[str, TaskID] = {}
 
-    def __call__(
-        self, model: str, done: int, total: int, unit: Literal["bytes", "graphs"] = "bytes"
-    ) -> None:
+    def __call__(self, model: str, done: int, total: int, unit: Literal["bytes", "graphs"] = "bytes") -> None:
         label = f"loading {model}" if unit == "bytes" else f"capturing {total} graphs of {model}"
         with self._lock:
             if label not in self._tasks:
