@@ -8,10 +8,7 @@ from typing import Any
 
 import pytest
 
-from onecard.engines.api import EmbedRequest, GenerateRequest, SamplingParams
 from onecard.registry.spec import MemoryAmount, ModelSpec, Registry
-
-PROMPT = "The capital of France is"
 
 
 @pytest.fixture(scope="session")
@@ -40,18 +37,3 @@ def spec(registry: Registry, origin: str, name: str, **fields: Any) -> ModelSpec
     engine = replace(model.engine, **{"max_model_len": 256, "max_num_seqs": 8, **fields.pop("engine", {})})
     floor = MemoryAmount(fraction=0.0)
     return replace(model, **{"name": name, "aliases": (), "engine": engine, "memory": floor, **fields})
-
-
-async def ask(node: Any, name: str, prompt: str = PROMPT, tokens: int = 12) -> str:
-    sampling = SamplingParams(temperature=0.0, max_tokens=tokens)
-    stream = await node.engine(name).generate(GenerateRequest("r", prompt, sampling))
-    return "".join([chunk.text async for chunk in stream])
-
-
-async def embed(node: Any, text: str = "a cat") -> list[float]:
-    result = await node.engine("minilm").embed(EmbedRequest("e", (text,)))
-    return result.vectors[0].tolist()
-
-
-def states(live: Any) -> dict[str, str]:
-    return {model.name: model.state for model in live.node.status().models}

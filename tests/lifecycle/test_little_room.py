@@ -1,8 +1,8 @@
 import asyncio
 
 import pytest
+from lifecycle_helpers import ask
 
-from conftest import ask
 from onecard.engines.api import ModelUnavailableError
 
 pytestmark = pytest.mark.weights

@@ -4,8 +4,8 @@ import weakref
 from typing import Any
 
 import pytest
+from lifecycle_helpers import ask, embed, states
 
-from conftest import ask, embed, states
 from onecard.engines.api import GenerateRequest, InvalidRequestError, ModelUnavailableError, SamplingParams
 
 pytestmark = pytest.mark.weights

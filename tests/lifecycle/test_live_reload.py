@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lifecycle_helpers import ask, embed, states
 
-from conftest import ask, embed, states
 from onecard.engines.api import InvalidRegistryError, ModelNotFoundError, ModelUnavailableError, ReloadReport
 from onecard.registry.spec import MemoryAmount, Registry
 
