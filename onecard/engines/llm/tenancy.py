@@ -12,7 +12,7 @@ from torch import nn
 from onecard.engines.llm.core import LLMCore
 from onecard.engines.llm.paged_model import PagedModel
 from onecard.engines.llm.runner import ModelRunner
-from onecard.engines.llm.warm_up import WarmUp
+from onecard.engines.llm.warm_up import NoRoomError, WarmUp
 from onecard.engines.runtime.peak_memory import peak_bytes, taken_bytes
 from onecard.registry.units import format_bytes as human
 
@@ -47,13 +47,19 @@ class LLMTenancy:
         self._workspace_bytes = workspace_bytes
         self._warm_up = warm_up
         self._on_capture = on_capture
-        self._moved_in_before = False
+        self._captured = self._warm = False
 
     def move_in(self, model: nn.Module) -> None:
+        """Beside others that hold all pages there is no room for the first steps: they run the next time."""
         self._runner.use(cast(PagedModel, model))
-        if not self._moved_in_before:
-            self._prepare()
-        self._moved_in_before = True
+        try:
+            if not self._warm:
+                self._prepare()
+            self._warm = True
+        except NoRoomError as error:
+            logger.info("%s: requests may find kernels that aren't compiled", error)
+            self._capture()
+            self.move_out()
 
     def move_out(self) -> None:
         pool = self.core.scheduler.kv.pool
@@ -81,14 +87,19 @@ class LLMTenancy:
         )
 
     def _prepare(self) -> None:
-        warm_up, graphs = self._warm_up, self._runner.graphs
+        warm_up = self._warm_up
         if warm_up is not None:
             self._fit_largest_step(warm_up)
-        if graphs is not None:
-            self.graph_bytes = taken_bytes(self._device, partial(graphs.capture, self._on_capture))
+        self._capture()
         if warm_up is not None:
             warm_up.usual_steps()
             warm_up.leave()
+
+    def _capture(self) -> None:
+        graphs = self._runner.graphs
+        if graphs is not None and not self._captured:
+            self.graph_bytes = taken_bytes(self._device, partial(graphs.capture, self._on_capture))
+        self._captured = True
 
     def _fit_largest_step(self, warm_up: WarmUp) -> None:
         """A step that takes more than was planned is made smaller, until it doesn't."""

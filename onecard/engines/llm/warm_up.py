@@ -5,12 +5,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onecard.engines.api import SamplingParams, TokenChunk, TokenLogprob
-from onecard.engines.llm.core import LLMCore
+from onecard.engines.llm.core import LLMCore, Step
 from onecard.engines.llm.request import Request, Sequence
 from onecard.engines.llm.stream import TokenStream
 
 _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, seed=0)
 _GREEDY = SamplingParams(temperature=0.0)
+
+MOST_TRIES = 20
+"""Of a step: one that finds no memory is half as large the next time, one that finds no pages is none."""
+
+
+class NoRoomError(Exception):
+    """Others hold the pages that a first request needs."""
 
 
 @dataclass
@@ -25,7 +32,10 @@ class _Discard:
 
 
 class WarmUp:
-    """Drives a core that isn't on its loop yet, with requests of random tokens. Leaves nothing behind."""
+    """Drives a core between its loop's steps, with requests of random tokens. Leaves nothing behind.
+
+    Steps raise `NoRoomError` where the cache has no pages for them now.
+    """
 
     def __init__(self, core: LLMCore, vocab_size: int, max_model_len: int):
         self._core = core
@@ -54,25 +64,36 @@ class WarmUp:
         )
 
     def leave(self) -> None:
-        """Forget what these steps left: cached prefixes, pages, counts."""
+        """Forget what these steps left: cached prefixes, pages."""
         pool = self._core.scheduler.kv.pool
         pool.reset_prefix_cache()
         pool.release_idle_pages()
         pool.check_integrity()
-        self._core.num_finished = 0
 
     def _run(self, requests: list[Request], later: Request | None = None) -> None:
-        core = self._core
+        core, finished = self._core, self._core.num_finished
         for request in requests:
             core.add(request)
-        while core.has_work():
-            step = core.launch()
-            if step is None:
-                raise RuntimeError(f"{core.name} has no room for a first request")
-            core.collect(step)
-            if later is not None:
-                core.add(later)
-                later = None
+        try:
+            while core.has_work():
+                core.collect(self._step())
+                if later is not None:
+                    core.add(later)
+                    requests = [*requests, later]
+                    later = None
+        except NoRoomError:
+            for request in requests:
+                core.abort(request)
+            raise
+        finally:
+            core.num_finished = finished
+
+    def _step(self) -> Step:
+        for _ in range(MOST_TRIES):
+            step = self._core.launch()
+            if step is not None:
+                return step
+        raise NoRoomError(f"{self._core.name} finds no room for its first steps")
 
     def _request(self, prompt_length: int, num_tokens: int, sampling: SamplingParams) -> Request:
         prompt_length = max(1, min(prompt_length, self._max_model_len - num_tokens))
