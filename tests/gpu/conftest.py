@@ -67,7 +67,13 @@ def registry(checkpoint: Callable[[str], Path]) -> Callable[..., tuple[Registry,
         **engine: Any,
     ) -> tuple[Registry, dict[str, Path]]:
         paths = {name: checkpoint(model) for name, model in models.items()}
-        settings = EngineSpec(**{"max_model_len": 512, "max_num_batched_tokens": 512, **engine})
+        # A few graphs only: they are captured anew for every node.
+        defaults = {
+            "max_model_len": 512,
+            "max_num_batched_tokens": 512,
+            "cudagraph_capture_sizes": (1, 4, 16, 64),
+        }
+        settings = EngineSpec(**{**defaults, **engine})
         specs = tuple(
             ModelSpec(
                 name=name,
