@@ -27,7 +27,7 @@ import aiohttp
 from harness.report import machine
 from soaking import answers, registries
 from soaking.asking import Asker
-from soaking.books import check_books
+from soaking.books import check_books, count_moves
 from soaking.load import Load, Names
 from soaking.memory import MOST_GROWTH, MemoryWatch
 from soaking.orders import Operator
@@ -90,6 +90,7 @@ async def soak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             await _stir(args, server, asker, load, tally, watch)
             tally.counts["seconds"] = round(time.monotonic() - began)
             await check_books(asker, tally)
+            await count_moves(asker, tally)
             await load.verify_all()
             await check_books(asker, tally)
             await asyncio.to_thread(_check_ps, server, tally)

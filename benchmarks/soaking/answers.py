@@ -5,7 +5,7 @@ from random import Random
 from typing import Any
 
 from soaking.asking import Asker, BrokenAnswerError
-from soaking.questions import NEAR_TIE, Question, Reply, draw
+from soaking.questions import KINDS, NEAR_TIE, Question, Reply, draw
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ async def take(asker: Asker, chat: str, embedder: str, count: int, random: Rando
     """`count` questions that have one right answer."""
     known: list[Known] = []
     while len(known) < count:
-        question = draw(random)
+        question = draw(random, KINDS[len(known) % len(KINDS)])
         model = embedder if question.kind == "embedding" else chat
         outcome = await asker.ask(question, model)
         if outcome.reply is None:

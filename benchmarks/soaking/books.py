@@ -48,3 +48,11 @@ async def _wrong(asker: Asker) -> list[str]:
             if model["state"] not in AT_REST:
                 wrong.append(f"{model['name']} is {model['state']}")
     return wrong
+
+
+async def count_moves(asker: Asker, tally: Tally) -> None:
+    """How often memory has changed hands since the server began."""
+    for card in (await asker.look("/admin/pool"))["cards"]:
+        tally.counts["pages recalled"] += sum(card["recalls"].values())
+        for cause, times in card["preemptions"].items():
+            tally.counts[f"preemptions: {cause}"] += times

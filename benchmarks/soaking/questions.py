@@ -14,6 +14,9 @@ PATHS: dict[Kind, str] = {
     "embedding": "/v1/embeddings",
 }
 
+KINDS: tuple[Kind, ...] = ("chat", "completion", "embedding", "chat", "completion", "chat", "embedding")
+"""Which questions there are, in turn."""
+
 NEAR_TIE = 0.02
 """Where two candidates' log-probabilities lie closer, a question has no one right answer: it isn't asked."""
 
@@ -80,8 +83,7 @@ class Reply:
         return f"vectors {self.vectors.shape}, {self.vectors[:, :3].tolist()} ..."
 
 
-def draw(random: Random) -> Question:
-    kind: Kind = random.choices(["chat", "completion", "embedding"], [5, 4, 3])[0]
+def draw(random: Random, kind: Kind) -> Question:
     if kind == "embedding":
         return Question(kind, _embedding(random))
     body = _chat(random) if kind == "chat" else _completion(random)
