@@ -22,6 +22,7 @@ from onecard.engines.lifecycle.move import policy_of
 from onecard.engines.lifecycle.reload_moves import resize, set_share
 from onecard.engines.lifecycle.reload_plan import Staying, plan_reload
 from onecard.engines.memory.card_plan import CardPlan
+from onecard.engines.runtime.heap import collect_garbage
 from onecard.engines.runtime.worker import run_aside
 from onecard.engines.served import Blueprint, Card, ServedModel, quantum_of
 from onecard.registry.changes import Changes, Effect, compare
@@ -64,6 +65,12 @@ class Reload:
             self._switch(decision, wanted)
             await self._retune(decision, wanted)
         notes = await self._carry_out(decision)
+        some_left = any(move.old is not None for move in decision.moves.values())
+        del decision
+        if some_left:
+            # Engines are cycles: until the collector gets to its oldest generation, which may take days, they
+            # would keep their tokenizers, and tensors of the card that the plan doesn't know.
+            await run_aside(collect_garbage)
         changed = tuple(change.name for change in changes.changed)
         return ReloadReport(changes.added, changes.removed, changed, tuple(notes))
 

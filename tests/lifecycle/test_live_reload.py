@@ -1,6 +1,8 @@
 """A changed registry on a real node: every kind of change, with requests running and requests coming in."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -323,3 +325,14 @@ def test_an_engine_that_fails_on_and_on_is_out_of_service_until_it_is_woken(
     served.apply(served.with_model("a", priority=1))  # a reload that touches it tries again, too
     assert states(served.live)["a"] == "ready"
     assert served.ask("a") == served.text
+
+
+@pytest.mark.parametrize("engine", [{"seed": 5}, {"max_model_len": 200}], ids=["made anew", "replaced"])
+def test_an_engine_that_leaves_is_freed_whenever_the_collector_runs(served: Served, engine: dict[str, int]):
+    left = weakref.ref(served.node.engine("a")._tokenizer)
+    gc.disable()
+    try:
+        served.apply(served.with_model("a", engine=engine))
+        assert left() is None
+    finally:
+        gc.enable()

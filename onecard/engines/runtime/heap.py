@@ -1,6 +1,7 @@
 """The C library's heap."""
 
 import ctypes
+import gc
 import sys
 
 
@@ -14,3 +15,9 @@ def give_back_heap() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
+
+
+def collect_garbage() -> None:
+    """Free what only refers to itself by now, and return it to the system. Takes some 0.2 s of the GIL."""
+    gc.collect()
+    give_back_heap()
