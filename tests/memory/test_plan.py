@@ -76,6 +76,14 @@ def test_models_that_start_asleep_overlap_and_the_notes_say_whom():
     assert plan.loanable_bytes == (plan.num_pages - 225) * 4 * MIB
 
 
+def test_the_notes_say_whose_floors_don_t_fit_together():
+    a, b = (replace(LLM, name=name, home_bytes=270 * MIB, floor=1000 * MIB) for name in "ab")
+    sleeper = replace(b, preload=False)
+    note = "b starts asleep; while it is awake, a can't be: their floors and its own don't fit together"
+    assert note in plan_card(FACTS, [a, sleeper], 4 * MIB).notes
+    assert note not in plan_card(FACTS, [a, replace(sleeper, floor=800 * MIB)], 4 * MIB).notes
+
+
 @given(
     st.lists(
         st.tuples(st.integers(1, 900), st.integers(0, 300), st.booleans(), st.booleans(), st.booleans()),

@@ -84,7 +84,7 @@ def plan_card(
         num_pages=num_pages,
         waste=max((m.waste for m in models), default=0.0),
         models=models,
-        notes=tuple(_notes(models)),
+        notes=tuple(_notes(models, num_pages)),
     )
 
 
@@ -118,7 +118,7 @@ def replan_card(
         slack_bytes=slack,
         waste=max((m.waste for m in models), default=0.0),
         models=models,
-        notes=tuple(_notes(models)),
+        notes=tuple(_notes(models, plan.num_pages)),
     )
 
 
@@ -318,7 +318,7 @@ def _more_card(arena_bytes: int) -> str:
     return f"raise the card's `memory:` by at least {at_least(budget)}"
 
 
-def _notes(models: Sequence[ModelPlan]) -> list[str]:
+def _notes(models: Sequence[ModelPlan], num_pages: int) -> list[str]:
     borrowing = [
         f"{m.name}: {m.kv_tokens_floor} tokens of KV cache are guaranteed; a request of max_model_len "
         f"{m.max_model_len} needs borrowed memory"
@@ -331,4 +331,19 @@ def _notes(models: Sequence[ModelPlan]) -> list[str]:
         if not m.awake_at_start
         and (names := [o.name for o in models if o is not m and overlaps(m.home, o.home)])
     ]
-    return borrowing + displacing
+    return borrowing + displacing + _crowding(models, num_pages)
+
+
+def _crowding(models: Sequence[ModelPlan], num_pages: int) -> list[str]:
+    """Homes that lie apart are not enough: the floors have to hold, too."""
+    notes = []
+    for m in (m for m in models if not m.awake_at_start):
+        beside = [o for o in models if o.awake_at_start and not overlaps(m.home, o.home)]
+        names = [o.name for o in beside if not o.pinned]
+        if names and sum(o.home_pages + o.floor_pages for o in (m, *beside)) > num_pages:
+            others = f"{names[0]} can't be" if len(names) == 1 else f"not all of {', '.join(names)} can be"
+            notes.append(
+                f"{m.name} starts asleep; while it is awake, {others}: "
+                "their floors and its own don't fit together"
+            )
+    return notes
