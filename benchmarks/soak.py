@@ -51,8 +51,14 @@ def main() -> None:
     print(line if args.json else json.dumps(result, indent=1), flush=True)
     if args.json_out is not None:
         args.json_out.parent.mkdir(parents=True, exist_ok=True)
-        args.json_out.write_text(json.dumps(result, indent=1) + "\n")
+        args.json_out.write_text(json.dumps(as_file(result), indent=1) + "\n")
     sys.exit(1 if result["problems"] else 0)
+
+
+def as_file(result: dict[str, Any]) -> dict[str, Any]:
+    """As the other benchmarks' files: what was run, and rows."""
+    head = {key: result[key] for key in ("benchmark", "machine", "settings")}
+    return {**head, "rows": [{key: value} for key, value in result.items() if key not in head]}
 
 
 def parse_arguments() -> argparse.Namespace:

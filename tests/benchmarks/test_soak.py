@@ -36,7 +36,7 @@ def test_nothing_goes_wrong_while_everything_goes_wrong(demo_paths: dict[str, Pa
     run = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert run.returncode == 0, (run.stdout + run.stderr)[-8000:]
     result = json.loads(run.stdout)
-    assert result == json.loads(out.read_text())
+    assert {"counts": result["counts"]} in json.loads(out.read_text())["rows"]
     assert result["problems"] == []
     counts = result["counts"]
     assert counts["answered"] > 12
