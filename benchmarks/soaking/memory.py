@@ -8,8 +8,7 @@ from typing import Any
 import psutil
 
 MOST_GROWTH = 0.05
-"""Of what is held with all models unloaded: the last fifth of the looks beside the second. In the first the
-heap finds its size: what it keeps between two loads grows over the first dozen and then no more."""
+"""Of what is held with all models unloaded: the last fifth of the looks beside the first."""
 
 
 FEWEST_LOOKS = 10
@@ -40,7 +39,6 @@ class MemoryWatch:
         return {
             "all_along": _ends(self.all_along),
             "unloaded": _ends(self.unloaded),
-            "unloaded_mib": [round(value / 2**20) for value in self.unloaded],
             "unloaded_growth": round(self.growth, 4),
             "bound": MOST_GROWTH,
         }
@@ -50,20 +48,19 @@ class MemoryWatch:
         """0 after a run too short to tell."""
         if len(self.unloaded) < FEWEST_LOOKS:
             return 0.0
-        _, second, last = _medians(self.unloaded)
-        return last / second - 1
+        first, last = _medians(self.unloaded)
+        return last / first - 1
 
 
 def _ends(values: Sequence[int]) -> dict[str, float]:
-    """MiB: medians of the first, the second and the last fifth, and the most there was."""
+    """MiB: medians of the first and the last fifth, and the most there was."""
     if not values:
         return {"looks": 0}
-    first, second, last = _medians(values)
-    ends = {"first_fifth_mib": first, "second_fifth_mib": second, "last_fifth_mib": last}
-    ends["most_mib"] = max(values)
+    first, last = _medians(values)
+    ends = {"first_fifth_mib": first, "last_fifth_mib": last, "most_mib": max(values)}
     return {"looks": len(values), **{name: round(value / 2**20, 1) for name, value in ends.items()}}
 
 
-def _medians(values: Sequence[int]) -> tuple[float, float, float]:
+def _medians(values: Sequence[int]) -> tuple[float, float]:
     fifth = max(1, len(values) // 5)
-    return median(values[:fifth]), median(values[fifth : 2 * fifth] or values), median(values[-fifth:])
+    return median(values[:fifth]), median(values[-fifth:])
