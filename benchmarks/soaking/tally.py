@@ -1,5 +1,7 @@
 """What has happened so far: counts, latencies, and everything that should not have been."""
 
+import sys
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +23,8 @@ class Tally:
     """When each request that was answered 500 began and ended, by the wall clock."""
 
     def problem(self, sentence: str) -> None:
+        """Told at once on stderr, too: a run may be cut off."""
+        print(f"{time.strftime('%H:%M:%S')} {sentence}", file=sys.stderr, flush=True)
         self.counts["problems"] += 1
         if len(self.problems) < MOST_TOLD:
             self.problems.append(sentence)
