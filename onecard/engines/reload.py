@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from onecard.engines.api import EngineError, InvalidRegistryError, ModelUnavailableError, ReloadReport
+from onecard.engines.api.errors import explain
 from onecard.engines.build_model import Surroundings, build_model, read_model, retuned, steps_of
 from onecard.engines.exchange import Move
 from onecard.engines.lifecycle.move import policy_of
@@ -84,7 +85,7 @@ class Reload:
             new = await run_aside(partial(build_model, blueprint, share, card, self._around))
         except Exception as error:
             raise ModelUnavailableError(
-                f"The model `{before.spec.name}` can't be built: {_explain(error)}"
+                f"The model `{before.spec.name}` can't be built: {explain(error)}"
             ) from error
         self._models[blueprint.spec.name] = new
         move = Move(model, new, wakes=True)
@@ -266,16 +267,9 @@ def _refusals() -> Iterator[None]:
     except InvalidRegistryError:
         raise
     except Exception as error:
-        raise InvalidRegistryError(_explain(error)) from error
+        raise InvalidRegistryError(explain(error)) from error
 
 
 def _of_model(name: str, error: Exception) -> str:
-    said = _explain(error)
+    said = explain(error)
     return said if name in said else f"{name}: {said}"
-
-
-def _explain(error: Exception) -> str:
-    """The error's own sentence; with its type where it isn't ours (a KeyError says nothing but the key)."""
-    message = str(error).strip()
-    ours = type(error).__module__.startswith("onecard.") and message
-    return message if ours else f"{type(error).__name__}: {message}".rstrip(": ")

@@ -174,6 +174,21 @@ def test_requests_to_all_of_them_at_once_are_all_answered(card_of):
         assert live.call(all_at_once()) == [text] * 9
 
 
+def test_a_copy_that_finds_no_memory_makes_it_a_deeper_sleep(roomy, monkeypatch):
+    residence = roomy.node._models["smollm2"].residence
+    before = roomy.call(ask(roomy.node, "smollm2"))
+
+    def no_memory() -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(residence.weights, "save", no_memory)
+        roomy.call(roomy.node.sleep("smollm2", 1))
+    assert states(roomy)["smollm2"] == "unloaded"
+    assert residence.weights.host_bytes == 0
+    assert roomy.call(ask(roomy.node, "smollm2")) == before
+
+
 def test_a_wake_that_fails_is_a_503_and_the_next_one_may_do_better(roomy, monkeypatch):
     residence = roomy.node._models["smollm2"].residence
     roomy.call(roomy.node.sleep("smollm2", 2))

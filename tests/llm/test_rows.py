@@ -43,6 +43,23 @@ def test_the_cards_rows_follow_the_hosts_through_any_comings_and_goings():
     assert {s.row for s in inside} <= {0, 1, 2, 3}
 
 
+def test_what_nobody_sends_does_not_pile_up():
+    """Rows that are the host's own, or a card's before steps that don't read them: forever."""
+    rng = random.Random(4)
+    for mirrored in (False, True):
+        rows, staging = RequestRows(2, 400, CPU, mirrored), Staging(CPU)
+        for _ in range(50):
+            s = sequence(rng)
+            rows.enter(s)
+            for length in range(1, 20):
+                s.block_table = list(range(length))
+                rows.update_blocks(s)
+                if mirrored:
+                    rows.send(staging)
+            rows.leave(s)
+        assert (rows._entered, rows._new_blocks) == ([], [])
+
+
 def test_staged_arrays_arrive_as_they_were():
     arrays = [np.arange(5, dtype=np.int64), np.ones((2, 3), np.float32), np.array([-1], np.int32)]
     buffer = torch.zeros(staged_bytes(arrays), dtype=torch.uint8)

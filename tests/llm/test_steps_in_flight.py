@@ -144,4 +144,5 @@ def check_all_free(node: Any, engine: Any) -> None:
     pool = engine.core.scheduler.kv.pool
     assert pool.num_used_blocks == 0
     assert not engine.core.scheduler.has_work()
+    assert not engine.core._rows._new_blocks
     node.on_loop(engine, pool.check_integrity)

@@ -67,3 +67,16 @@ class InvalidRegistryError(EngineError):
     """A registry that can't be served; the message says where and what to write instead."""
 
     status, type = 400, "BadRequestError"
+
+
+def explain(error: Exception) -> str:
+    """The error's own sentence; with its type where it isn't ours (a KeyError says nothing but the key)."""
+    message = str(error).strip()
+    if is_ours(error) and message:
+        return message
+    return f"{type(error).__name__}: {message}".rstrip(": ")
+
+
+def is_ours(error: Exception) -> bool:
+    """Whether the error was raised to be read by people."""
+    return type(error).__module__.startswith("onecard.")

@@ -130,13 +130,23 @@ class Keeper:
         residence.gate.state = _resting(level)  # from here on new requests wait
         await self._until_idle(residence)
         await self.on_loop(partial(self._move_out, residence))
-        if level == 1:
-            await run_aside(residence.weights.save)
-        else:
+        if level == 1 and not await self._save(residence):
+            level = 2
+            residence.gate.state = _resting(level)
+        if level == 2:
             await self.drop(residence)
         await self.on_loop(partial(self.release_home, residence))
         seconds = time.perf_counter() - began
         logger.info("%s sleeps (level %d) after %.2f s", residence.name, level, seconds)
+
+    async def _save(self, residence: Residence) -> bool:
+        """False where host memory can't hold the copy: the weights are read again on waking, then."""
+        try:
+            await run_aside(residence.weights.save)
+        except (MemoryError, RuntimeError) as error:
+            logger.warning("%s: its weights can't be kept in host memory: %s", residence.name, error)
+            return False
+        return True
 
     async def drop(self, residence: Residence) -> None:
         """Nothing of the weights stays, at home or elsewhere."""

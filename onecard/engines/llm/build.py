@@ -131,10 +131,11 @@ def _runner(
     spec: ModelSpec, config: DecoderConfig, layout: KVLayout, size: StepSize, longest: int, card: CardHandle
 ) -> tuple[RequestRows, ModelRunner]:
     widest_table = -(-longest // layout.block_size)
-    rows = RequestRows(size.max_num_seqs, widest_table, card.device, mirrored=card.device.type != "cpu")
+    sizes = graph_sizes(spec, size) if card.graphs is not None else []
+    mirrored = bool(sizes) and card.device.type != "cpu"  # graphs alone read the card's rows
+    rows = RequestRows(size.max_num_seqs, widest_table, card.device, mirrored)
     kv_cache = layout.view(card.arena)
     runner = ModelRunner(kv_cache, rows, card.clock)
-    sizes = graph_sizes(spec, size)
     if card.graphs is not None and sizes:
         runner.graphs = DecodeGraphs(kv_cache, rows, config.vocab_size, longest, sizes, card.graphs)
     return rows, runner

@@ -31,7 +31,8 @@ _SAMPLING = tuple(field.name for field in fields(SamplingRows))
 class RequestRows:
     """`max_num_seqs` rows, and one for padding; `max_blocks` is the widest block table.
 
-    `mirrored`: the card's rows are a copy of the host's, kept up by `send`; else they are the host's arrays.
+    `mirrored`: the card's rows are a copy of the host's, kept up by `send` with every step; else they are the
+    host's arrays, and nothing has to be sent.
     """
 
     def __init__(self, max_num_seqs: int, max_blocks: int, device: torch.device, mirrored: bool):
@@ -64,7 +65,8 @@ class RequestRows:
         self.top_p[row] = params.top_p
         self.min_p[row] = params.min_p
         self.seed[row] = sequence.seed
-        self._entered.append(row)
+        if self._mirrored:
+            self._entered.append(row)
 
     def leave(self, sequence: Sequence) -> None:
         if sequence.row >= 0:
@@ -78,7 +80,8 @@ class RequestRows:
         if len(table) != known:
             self.block_tables[row, known : len(table)] = table[known:]
             self.num_blocks[row] = len(table)
-            self._new_blocks.append((row, known, len(table)))
+            if self._mirrored:
+                self._new_blocks.append((row, known, len(table)))
 
     def rewrite_blocks(self, sequence: Sequence) -> None:
         """The sequence's blocks were moved: its next step writes its whole table anew."""
@@ -87,12 +90,12 @@ class RequestRows:
 
     def send(self, staging: Staging) -> None:
         """Bring the card's rows up to date: a copy for what entered, and one for new blocks."""
-        entered, blocks = self._entered, self._new_blocks
-        if self._mirrored and entered:
-            self._send_sampling(staging, np.array(entered, dtype=np.int64))
-        if self._mirrored and blocks:
-            self._send_blocks(staging, blocks)
-        self._entered, self._new_blocks = [], []
+        if self._entered:
+            self._send_sampling(staging, np.array(self._entered, dtype=np.int64))
+            self._entered = []
+        if self._new_blocks:
+            self._send_blocks(staging, self._new_blocks)
+            self._new_blocks = []
 
     def _send_sampling(self, staging: Staging, rows: np.ndarray) -> None:
         index, *values = staging.to_device([rows, *(getattr(self, name)[rows] for name in _SAMPLING)])

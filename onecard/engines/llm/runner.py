@@ -68,13 +68,13 @@ class ModelRunner:
         """Enqueue a step. On a CPU it is computed when this returns."""
         for item in schedule.items:
             self.rows.update_blocks(item.sequence)
+        self.rows.send(self._staging)  # also before steps that don't read them: what is new mustn't pile up
         graphs = self.graphs
         if graphs is None or not graphs.fits(schedule):
             inputs = build_inputs(schedule, self.rows, self.kv_cache, self._block_size, self._staging)
             mark = self._clock.begin()
             sampled, prompt_logprobs = self._run(inputs)
             return self._end(mark, inputs.sampled, sampled, prompt_logprobs)
-        self.rows.send(self._staging)
         mark = self._clock.begin()
         token_ids = graphs.run(schedule, self._staging)
         result = Sampled(token_ids, None, [])

@@ -153,6 +153,8 @@ class Scheduler:
         return True
 
     def _schedule_waiting(self, schedule: Schedule, budget: int, now: float) -> None:
+        if not self.waiting:
+            return
         in_flight = self._hashes_in_flight()
         index = 0
         while budget > 0 and index < len(self.waiting) and len(self.running) < self.limits.max_num_seqs:

@@ -92,7 +92,8 @@ class LLMTenancy:
             self._fit_largest_step(warm_up)
         self._capture()
         if warm_up is not None:
-            warm_up.usual_steps()
+            if self._runner.graphs is not None:
+                warm_up.usual_steps()  # those that replay
             warm_up.leave()
 
     def _capture(self) -> None:

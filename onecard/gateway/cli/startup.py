@@ -6,6 +6,8 @@ import socket
 import sys
 from collections.abc import Iterator
 
+from onecard.engines.api.errors import explain as own_words
+from onecard.engines.api.errors import is_ours
 from onecard.gateway.cli.command import CommandError
 from onecard.registry.spec import RegistryError
 
@@ -30,11 +32,9 @@ def refusals(what: str) -> Iterator[None]:
 
 
 def explain(error: Exception) -> str:
-    """The error's own sentence; with its type where it isn't ours (a KeyError says nothing but the key)."""
-    message = str(error).strip()
-    ours = type(error).__module__.startswith("onecard.")
-    named = message if ours and message else f"{type(error).__name__}: {message}".rstrip(": ")
-    return named if ours else f"{named} (set {DEBUG_VARIABLE}=1 for the traceback)"
+    """What went wrong, and for an error that isn't ours where its traceback can be had."""
+    hint = "" if is_ours(error) else f" (set {DEBUG_VARIABLE}=1 for the traceback)"
+    return f"{own_words(error)}{hint}"
 
 
 SWITCH_INTERVAL_SECONDS = 0.0002
