@@ -3,7 +3,8 @@
 Three language models (the demo's SmolLM2 under three names) share an arena in which a third holds a few
 requests only. Both splits serve the same arrivals, one after the other, in process:
 
-* kvcached's intermittent peaks at this machine's speed, and peaks that last longer than an answer;
+* kvcached's intermittent peaks at this machine's speed; peaks that last much longer than an answer; a mixed
+  trace of chats, an index being built and searches being reranked;
 * four chats at all times, alone and beside an embedding model that is flooded, with and without a quantum.
 
 Then the simulator (`simulator/`) predicts the same runs, with the costs that the engines have learnt of
@@ -20,10 +21,19 @@ from typing import Any
 from harness.report import Report, add_common_arguments
 from harness.weights import demo_weights
 from sharing_node import MAX_BATCHED_TOKENS, MAX_SEQS, SharingNode, Split, plan_node
-from simulator.results import Objective, Served, latencies, of_models, summary
+from simulator.results import Objective, Served, by_model, latencies, of_models, summary
 from simulator.scenarios import Outcome
 from simulator.twin import Coefficients, predict
-from simulator.workloads import Arrival, alternating_peaks, faster, intermittent_peaks
+from simulator.workloads import (
+    Arrival,
+    alternating_peaks,
+    bursts,
+    chat,
+    faster,
+    intermittent_peaks,
+    merged,
+    swelling_chat,
+)
 
 from onecard.engines.llm.scheduler import SchedulerLimits
 
@@ -32,6 +42,9 @@ EMBEDDER = "embedder"
 PROMPT_TOKENS, OUTPUT_TOKENS = 32, 96
 REQUESTS_IN_A_THIRD = 4
 THIRD_TOKENS = REQUESTS_IN_A_THIRD * (PROMPT_TOKENS + OUTPUT_TOKENS)
+HOLD_SECONDS = 20.0
+"""Of a long peak; an answer within the objective takes less than a third of that."""
+MIXED_SECONDS = 60.0
 PEAK_RATE = 3
 """Of the ramps, before they are brought to this machine's speed: 27, 21 and 15 requests."""
 QUANTUM_SECONDS = 0.1
@@ -91,7 +104,7 @@ async def compare_splits(report: Report, paths: dict[str, Path], quick: bool) ->
                 run = await node.serve(arrivals)
                 row = summary(run.served, OBJECTIVE, run.preempted_tokens)
                 measured[split][name] = row
-                report.add({"engine": split, "workload": name, **row})
+                report.add({"engine": split, "workload": name, **row, "by_model": by_model(run.served)})
                 foretold = predict(
                     plan, LIMITS, ENCODER_TOKENS, with_all(node.costs()), arrivals, QUANTUM_SECONDS
                 )
@@ -108,7 +121,8 @@ LIMITS = SchedulerLimits(max_num_seqs=MAX_SEQS, max_num_batched_tokens=MAX_BATCH
 
 async def full_rate(node: SharingNode) -> float:
     """Requests a second of one model that has all of the memory for itself, after a warm-up of all."""
-    await node.serve([Arrival(0.0, name, (PROMPT_TOKENS,), 8) for name in CHATS])
+    warm = [Arrival(0.0, name, (PROMPT_TOKENS,), 8) for name in CHATS]
+    await node.serve([*warm, Arrival(0.0, EMBEDDER, (90,) * 32, 0)])
     count = 3 * len(CHATS) * REQUESTS_IN_A_THIRD
     run = await node.serve([Arrival(0.0, CHATS[0], (PROMPT_TOKENS,), OUTPUT_TOKENS)] * count)
     return count / max(served.times[-1] for served in run.served)
@@ -123,8 +137,21 @@ def split_workloads(full_rate: float, quick: bool) -> dict[str, list[Arrival]]:
     ramps = intermittent_peaks(CHATS, PEAK_RATE, PROMPT_TOKENS, OUTPUT_TOKENS)
     return {
         "ramps": faster(ramps, rate / PEAK_RATE),
-        "peaks": alternating_peaks(CHATS, rate, rate / 50, 10.0, 0, PROMPT_TOKENS, OUTPUT_TOKENS),
+        "peaks": alternating_peaks(CHATS, rate, rate / 50, HOLD_SECONDS, 0, PROMPT_TOKENS, OUTPUT_TOKENS),
+        "mixed": mixed_arrivals(full_rate, MIXED_SECONDS),
     }
+
+
+def mixed_arrivals(full_rate: float, seconds: float) -> list[Arrival]:
+    """A chat that swells to half of what the machine can do, two quieter ones, batches of texts to index and
+    searches to rerank."""
+    sizes = {"prompt_tokens": PROMPT_TOKENS, "output_tokens": OUTPUT_TOKENS, "spread": 0.5, "most": 2}
+    return merged(
+        swelling_chat(CHATS[0], 0.1 * full_rate, seconds, 0, **sizes),
+        *(chat(name, 0.05 * full_rate, seconds, 0, **sizes) for name in CHATS[1:]),
+        bursts(EMBEDDER, 10.0, seconds, 0, requests=2, texts=32, text_tokens=60),
+        bursts(EMBEDDER, 3.0, seconds, 1, requests=1, texts=20, text_tokens=90),
+    )
 
 
 def with_all(costs: dict[str, Coefficients]) -> dict[str, Coefficients]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from harness.report import Report
 from simulator.cards import CARDS, Card
-from simulator.results import Objective, latencies, of_models, summary
+from simulator.results import Objective, by_model, summary
 from simulator.scenarios import LLAMAS, Outcome, Split, mixed, mixed_arrivals, three_llamas
 from simulator.workloads import Arrival, alternating_peaks, intermittent_peaks
 
@@ -117,16 +117,10 @@ class Measured:
         row: dict[str, Any] = {"engine": split, "card": self.name, "workload": workload, "quantum_s": quantum}
         row |= summary(outcome.served, OBJECTIVE, outcome.preempted_tokens)
         if workload.startswith("mixed"):
-            row["by_model"] = by_model(outcome)
+            row["by_model"] = by_model(outcome.served)
         row["simulated_in_s"] = round(time.perf_counter() - started, 1)
         self.report.add(row)
         return row
-
-
-def by_model(outcome: Outcome) -> dict[str, dict[str, float]]:
-    models = sorted({served.arrival.model for served in outcome.served})
-    figures = {model: latencies(of_models(outcome.served, model)) for model in models}
-    return {model: {key: round(value, 1) for key, value in f.items()} for model, f in figures.items()}
 
 
 def ratios(one: dict[str, Any], other: dict[str, Any]) -> dict[str, float | None]:

@@ -5,7 +5,8 @@ compare every finished answer with the same question's lone greedy answer, and h
 operator who puts models to sleep, wakes them and changes the registry, now and then for a broken one; steps
 that fail (`soaking/faulty_server.py`). A 500 may be answered only while a step was made to fail, a 503 only
 with `Retry-After`, and every request ends within two minutes. In every lull and at the end the pages of the
-card must add up and none be in use; then every question is asked once more.
+card must add up and none be in use; then every question is asked once more. Each size of step is
+computed once before the load, so that what grows is no cache (`soaking/sizes.py`).
 
 One JSON line at the end says what happened; the exit code is 1 if any of it should not have.
 """
@@ -25,7 +26,7 @@ from typing import Any
 
 import aiohttp
 from harness.report import machine
-from soaking import answers, registries
+from soaking import answers, registries, sizes
 from soaking.asking import Asker
 from soaking.books import check_books, count_moves
 from soaking.load import Load, Names
@@ -89,6 +90,8 @@ async def soak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session:
             asker = Asker(session, server.url)
+            limits = registries.SMOLLM2["engine"]
+            await sizes.visit(asker, "a", "minilm", limits["max_num_batched_tokens"], limits["max_num_seqs"])
             known = await answers.take(asker, "a", "minilm", args.questions, Random(args.seed))
             load = Load(asker, known, Names(first.chats, first.embedders), tally, args.clients)
             watch = MemoryWatch(server.process.pid)

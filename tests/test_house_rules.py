@@ -57,6 +57,8 @@ TORCH_FREE_MEMORY = {
     "card_plan",
     "homes",
     "plan",
+    "plan_checks",
+    "plan_notes",
     "prefix_hash",
 }
 

@@ -79,3 +79,8 @@ CARDS = {
 def linear(a: float, b: float, c: float, d: float) -> StepSeconds:
     """Seconds a step, token, sequence and context token, as `runtime.cost_model` learns them."""
     return lambda work: a + b * work.tokens + c * work.sequences + d * work.context
+
+
+def encoding(a: float, b: float, c: float, d: float) -> StepSeconds:
+    """The same of an encoder: the context that it learns by is the pairs of a text's tokens."""
+    return lambda work: a + b * work.tokens + c * work.sequences + d * work.pairs

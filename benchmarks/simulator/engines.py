@@ -213,10 +213,10 @@ class SimulatedEncoder:
         return self.queue.priority
 
     def launch(self, now: float, seconds: float | None) -> SimulatedStep | None:
-        entries = self.queue.take(self._budget.tokens(seconds, StepShape(0, 0), 1))
-        lengths = [len(entry.token_ids) for entry in entries]
-        work = StepWork(sum(lengths), len(lengths), 0, sum(length**2 for length in lengths))
-        return SimulatedStep(self.step_seconds(work), StepShape(work.tokens, work.sequences), entries)
+        entries = self.queue.take(time=self._budget.texts(seconds))
+        shape = StepShape.of_texts([len(entry.token_ids) for entry in entries])
+        work = StepWork(shape.tokens, shape.sequences, 0, shape.context)
+        return SimulatedStep(self.step_seconds(work), shape, entries)
 
     def collect(self, step: SimulatedStep, now: float) -> None:
         assert isinstance(step.batch, list)

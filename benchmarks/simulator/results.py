@@ -81,3 +81,10 @@ def peak_seconds(peaks: Sequence[Served]) -> float:
 
 def of_models(served: Iterable[Served], *models: str) -> list[Served]:
     return [s for s in served if s.arrival.model in models]
+
+
+def by_model(served: Sequence[Served]) -> dict[str, dict[str, float]]:
+    """Each model's latencies."""
+    models = sorted({s.arrival.model for s in served})
+    figures = {model: latencies(of_models(served, model)) for model in models}
+    return {model: {key: round(value, 1) for key, value in f.items()} for model, f in figures.items()}

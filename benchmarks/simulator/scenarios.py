@@ -12,7 +12,7 @@ from simulator.card_loop import simulate
 from simulator.cards import BGE_M3, LLAMA_8B, Card
 from simulator.engines import Share, SimulatedEncoder, SimulatedEngine, SimulatedLLM
 from simulator.results import Served
-from simulator.workloads import Arrival, bursts, chat, merged
+from simulator.workloads import Arrival, bursts, chat, merged, swelling_chat
 
 Split = Literal["elastic", "static"]
 
@@ -74,14 +74,8 @@ def mixed_arrivals(seconds: float, rate: float, seed: int = 0) -> list[Arrival]:
 
     `rate`: requests a second of the busiest chat, which in its swells has five times as many.
     """
-    swells = [
-        Arrival(a.time + start, a.model, a.lengths, a.output_tokens, peak=True)
-        for start in (seconds / 6, seconds / 2)
-        for a in chat("assistant", 4 * rate, seconds / 6, seed + int(start), 200, 500)
-    ]
     return merged(
-        chat("assistant", rate, seconds, seed, 200, 500),
-        swells,
+        swelling_chat("assistant", rate, seconds, seed, 200, 500),
         chat("drafts", rate / 2, seconds, seed, 300, 300),
         chat("coder", rate / 8, seconds, seed, 2000, 400),
         bursts("embedder", 10.0, seconds, seed, requests=30, texts=32, text_tokens=300),

@@ -7,7 +7,7 @@ from onecard.engines.encoder.queue import TokenBudgetQueue
 from onecard.engines.llm.scheduler import SchedulerLimits
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import CardPlan
-from simulator.cards import linear
+from simulator.cards import encoding, linear
 from simulator.engines import Share, SimulatedEncoder, SimulatedEngine, SimulatedLLM
 from simulator.scenarios import Outcome, run
 from simulator.workloads import Arrival
@@ -29,8 +29,8 @@ def predict(
     pool = PagePool(kv_pages, plan.page_bytes, clock=lambda: next(ticks))
     engines: list[SimulatedEngine] = []
     for model in plan.models:
-        seconds = linear(*costs[model.name])
         if model.block_bytes is None:
+            seconds = encoding(*costs[model.name])
             engines.append(SimulatedEncoder(model.name, seconds, TokenBudgetQueue(encoder_tokens, 1 << 20)))
             continue
         share = Share(model.floor_pages, min(model.ceiling_pages, kv_pages))
@@ -40,7 +40,7 @@ def predict(
                 pool,
                 share,
                 model.block_bytes,
-                seconds,
+                linear(*costs[model.name]),
                 limits,
                 block_size=model.block_size,
                 caching=True,

@@ -87,18 +87,42 @@ def chat(
     prompt_tokens: int,
     output_tokens: int,
     spread: float = 0.8,
+    most: int = 8,
     priority: int = 0,
 ) -> list[Arrival]:
-    """People who talk: Poisson arrivals, log-normal lengths around the medians given (at most 8 times)."""
+    """People who talk: Poisson arrivals, log-normal lengths around the medians given, `most` times them at
+    most."""
     random = Random(f"{seed} {model}")
 
     def length(median: int) -> int:
-        return max(1, min(8 * median, round(median * random.lognormvariate(0, spread))))
+        return max(1, min(most * median, round(median * random.lognormvariate(0, spread))))
 
     return [
         Arrival(time, model, (length(prompt_tokens),), length(output_tokens), priority=priority)
         for time in _poisson(random, rate, 0.0, seconds)
     ]
+
+
+def swelling_chat(
+    model: str,
+    rate: float,
+    seconds: float,
+    seed: int,
+    prompt_tokens: int,
+    output_tokens: int,
+    spread: float = 0.8,
+    most: int = 8,
+) -> list[Arrival]:
+    """A chat that is asked `rate` times a second, and five times as often in two swells (its peaks), each a
+    sixth of all time."""
+    swells = [
+        replace(arrival, time=arrival.time + start, peak=True)
+        for start in (seconds / 6, seconds / 2)
+        for arrival in chat(
+            model, 4 * rate, seconds / 6, seed + int(start), prompt_tokens, output_tokens, spread, most
+        )
+    ]
+    return merged(chat(model, rate, seconds, seed, prompt_tokens, output_tokens, spread, most), swells)
 
 
 def bursts(

@@ -74,7 +74,7 @@ class InstantEmbedder(Tokenizing):
         super().__init__(info, clock)
         self._vector = np.random.default_rng(0).standard_normal(DIMENSIONS, dtype=np.float32)
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
+    async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
         started = self._clock()
         result = EmbedResult(np.tile(self._vector, (len(request.inputs), 1)), 3 * len(request.inputs))
         engine_seconds.get().append(self._clock() - started)

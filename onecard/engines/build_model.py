@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onecard.engines.api import LoadProgress, StatsSink
 from onecard.engines.encoder.build import build_encoder
+from onecard.engines.lifecycle.gate import WakeTimeout
 from onecard.engines.lifecycle.move import Placement
 from onecard.engines.llm.build import build_llm
 from onecard.engines.memory.card_plan import CardFacts, ModelPlan
@@ -27,6 +28,7 @@ class Surroundings:
     stats: StatsSink
     progress: LoadProgress
     warm_up: bool
+    wake_timeout: WakeTimeout
 
 
 def read_model(spec: ModelSpec, path: Path, facts: CardFacts) -> Blueprint:
@@ -61,6 +63,7 @@ def build_model(blueprint: Blueprint, share: ModelPlan, card: Card, around: Surr
     place = Placement(
         card.handle,
         share,
+        around.wake_timeout,
         around.warm_up,
         on_load=partial(around.progress, spec.name),
         on_capture=partial(_captured, around.progress, spec.name),

@@ -41,9 +41,16 @@ def describe() -> dict[str, dict[str, str]]:
 
 def kernels_backend() -> str:
     """Which implementation `kernels.dispatch` picks here, and why."""
-    if os.environ.get("KERNELS") == "reference":
+    forced = os.environ.get("KERNELS")
+    if forced == "reference":
         return "reference (forced by KERNELS=reference)"
-    return "triton" if torch.cuda.is_available() else "reference (no CUDA card)"
+    if not torch.cuda.is_available():
+        return "reference (no CUDA card)"
+    return (
+        "triton (forced by KERNELS=triton)"
+        if forced == "triton"
+        else "triton, torch's own where that is better"
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from onecard.engines.api import EngineError, ModelNotFoundError, ModelUnavailableError
 from onecard.engines.lifecycle.keeper import BrokenModelError
-from onecard.engines.lifecycle.reload_moves import arrive, bury, renew, retire
+from onecard.engines.lifecycle.reload_moves import arrive, bury, renew, resize, retire
 from onecard.engines.served import ServedModel
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Move:
             gate.state, gate.wake = "loading", self._wait
 
     async def carry_out(self) -> str | None:
-        """Returns what went wrong: then the new model has failed, or sleeps for want of room."""
+        """Returns what went wrong: then the new model has failed, or there is no room for it or its floor."""
         try:
             await self._carry_out()
         except BrokenModelError as error:
@@ -59,14 +59,18 @@ class Move:
             assert old is not None
             await retire(old.card.keeper, old.residence, _removed(old))
             return
+        residence = new.residence
+        floor, ceiling = residence.floor_pages, residence.ceiling_pages
         if old is not None and self.keeps_weights:
-            await renew(new.card.keeper, old.residence, new.residence, _replaced(old))
+            await renew(new.card.keeper, old.residence, residence, _replaced(old))
         else:
             if old is not None:
                 await retire(old.card.keeper, old.residence, _replaced(old))
-            await arrive(new.card.keeper, new.residence)
+            await arrive(new.card.keeper, residence)
         self.arrived.set()
-        if self.wakes and not new.residence.awake:
+        if residence.floor_pages < floor:
+            await resize(new.card.keeper, residence, floor, ceiling)
+        if self.wakes and not residence.awake:
             await new.card.keeper.wake(new.info.name)
 
     async def _wait(self) -> None:

@@ -13,6 +13,7 @@ import torch
 
 from onecard.engines.api import LoadProgress, StatsSink
 from onecard.engines.build_model import Surroundings, build_model, read_model
+from onecard.engines.lifecycle.gate import WakeTimeout
 from onecard.engines.lifecycle.keeper import Keeper
 from onecard.engines.lifecycle.move import join, move_in
 from onecard.engines.memory.arena import DeviceArena
@@ -61,7 +62,8 @@ async def start_node(
     thread, of kernels that are compiled for a CUDA card once everything is warm."""
     outbox = Outbox(asyncio.get_running_loop())
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
-    around = Surroundings(executor, stats, progress or (lambda *_: None), warm_up)
+    wake_timeout = WakeTimeout(registry.server.wake_timeout)
+    around = Surroundings(executor, stats, progress or (lambda *_: None), warm_up, wake_timeout)
     registry = _placed(registry)
     cards, models = await run_aside(partial(_build_all, registry, paths, outbox, around))
     for card in cards:
@@ -121,7 +123,8 @@ def _open_card(plan: CardPlan, spec: CardSpec, outbox: Outbox, around: Surroundi
     pool.keep_for_last({page for model in plan.models for page in model.home})
     clock = step_clock(device)
     turns = FairShare(quantum_of(spec, device.type))
-    loop = DeviceLoop(plan.card, outbox, clock, turns, partial(_prepare_thread, device))
+    prepare = partial(_prepare_thread, device)
+    loop = DeviceLoop(plan.card, outbox, clock, turns, prepare, on_idle=pool.check_integrity)
     planned = plan.arena_bytes + plan.workspace_bytes + plan.graph_bytes
     watch = CardWatch(plan.card, open_monitor(device, logger), planned)
     handle = CardHandle(

@@ -21,7 +21,9 @@ from onecard.engines.api import (
     TextGenerator,
 )
 from onecard.engines.build_model import Surroundings
-from onecard.engines.lifecycle.ledger import card_ledger
+from onecard.engines.lifecycle.attempt import note_error
+from onecard.engines.lifecycle.gate import out_of_service
+from onecard.engines.lifecycle.ledger import card_ledger, shown_state
 from onecard.engines.lifecycle.reload_moves import bury
 from onecard.engines.reload import Reload
 from onecard.engines.served import Card, ServedModel
@@ -58,6 +60,8 @@ class LocalNode:
         for card in self._cards:
             card.loop.on_engine_failed = partial(self._engine_failed, card)
             card.start()
+        for model in models:
+            model.residence.gate.touch()  # its `ttl` begins now, however long the others took to load
         self._begin(self._watch_idle(), "ttl")
 
     def models(self) -> list[ModelInfo]:
@@ -80,7 +84,7 @@ class LocalNode:
 
     # --- what operators ask for -----------------------------------------------------------------------------
 
-    async def sleep(self, name: str, level: SleepLevel = 1) -> None:
+    async def sleep(self, name: str, level: SleepLevel = 1) -> SleepLevel:
         model = self._find(name)
         if model.residence.gate.state == "loading":  # until it is where it belongs
             async with self._changing:
@@ -88,30 +92,38 @@ class LocalNode:
         if model.failed:
             raise _refusal(model)
         await model.card.keeper.sleep(model.info.name, level)
+        if model.failed:
+            raise _refusal(model)
+        return 1 if model.residence.gate.state == "asleep" else 2
 
     async def wake(self, name: str) -> None:
-        """A model that has failed gets another chance."""
+        """A model that has failed gets another chance. Waits as long as a request does, and no longer."""
         model = self._find(name)
+        gate = model.residence.gate
         if not model.failed:
-            await model.residence.gate.enter()
+            await gate.enter()
             return
-        async with self._changing:
-            model = self._find(name)
-            if model.failed:
-                await self._reload.revive(model)
+        reviving = self._begin(self._revive(name), f"revive {name}")
+        reviving.add_done_callback(note_error)
+        async with gate.in_time():
+            await asyncio.shield(reviving)
 
     def is_sleeping(self, name: str) -> bool:
-        return not self._find(name).residence.awake
+        model = self._find(name)
+        return shown_state(model.residence, model.card.pool) not in ("ready", "falling_asleep")
 
-    async def apply(self, registry: Registry, paths: dict[str, Path]) -> ReloadReport:
+    async def apply(
+        self, registry: Registry, paths: dict[str, Path], on_taken: Callable[[], None] = lambda: None
+    ) -> ReloadReport:
         """Serve `registry` from now on, its models from these files or folders. What can't change in a
         running server must be as it is.
 
-        Returns once all models are where they belong. Raises `InvalidRegistryError` for a registry that can't
-        be served, and has changed nothing then.
+        Returns once all models are where they belong; `on_taken` is called before, as soon as nothing can
+        refuse the registry any more and requests go by it. Raises `InvalidRegistryError` for a registry that
+        can't be served, and has changed nothing then.
         """
         async with self._changing:
-            report = await self._reload.apply(self._registry, registry, paths)
+            report = await self._reload.apply(self._registry, registry, paths, on_taken)
             self._registry = registry
             return report
 
@@ -148,17 +160,23 @@ class LocalNode:
             )
         return model
 
+    async def _revive(self, name: str) -> None:
+        async with self._changing:
+            model = self._find(name)
+            if not model.failed:
+                return
+            try:
+                await self._reload.revive(model)
+            except EngineError as error:
+                logger.error("%s", error)  # who wanted it may not wait any more
+                raise
+
     def _engine_failed(self, card: Card, name: str, error: BaseException) -> None:
         """Its loop has taken it off and failed its requests: the others go on, in the memory that it had."""
         residence = card.keeper.residences.get(name)
         if residence is None:
             return
-        residence.gate.fail(
-            ModelUnavailableError(
-                f"The model `{name}` has failed ({type(error).__name__}: {error}) and is out of service; "
-                f"waking it up (POST /models/{name}/wake_up) tries again."
-            )
-        )
+        residence.gate.fail(out_of_service(name, error))
         self._begin(bury(card.keeper, residence, error), f"bury {name}")
 
     async def _watch_idle(self) -> None:
@@ -170,10 +188,11 @@ class LocalNode:
                 except Exception:
                     logger.exception("%s: an idle model can't be put to sleep", card.plan.card)
 
-    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
 
 def _refusal(model: ServedModel) -> EngineError:

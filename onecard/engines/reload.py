@@ -9,7 +9,7 @@ fails alone.
 
 import asyncio
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -52,9 +52,15 @@ class Reload:
         self._models = models
         self._around = around
 
-    async def apply(self, running: Registry, wanted: Registry, paths: Mapping[str, Path]) -> ReloadReport:
-        """One at a time. Raises `InvalidRegistryError`; nothing has changed then."""
+    async def apply(
+        self, running: Registry, wanted: Registry, paths: Mapping[str, Path], on_taken: Callable[[], None]
+    ) -> ReloadReport:
+        """One at a time. Raises `InvalidRegistryError`; nothing has changed then. An unchanged registry is
+        always taken, and changes nothing. `on_taken` is called the moment that it can be refused no more."""
         changes = compare(running, wanted)
+        if not changes:
+            on_taken()
+            return ReloadReport()
         async with AsyncExitStack() as still:
             with _refusals():
                 read = await run_aside(partial(self._read, wanted, paths, changes))
@@ -64,6 +70,7 @@ class Reload:
                 decision = self._decide(wanted, read, changes)
                 await run_aside(partial(self._build, decision))
             self._switch(decision, wanted)
+            on_taken()
             await self._retune(decision, wanted)
         notes = await self._carry_out(decision)
         some_left = any(move.old is not None for move in decision.moves.values())
@@ -169,6 +176,7 @@ class Reload:
     # --- all at once --------------------------------------------------------------------------------------
 
     def _switch(self, decision: _Decision, wanted: Registry) -> None:
+        self._around.wake_timeout.seconds = wanted.server.wake_timeout
         for card in self._cards.values():
             card.plan = decision.plans[card.plan.card]
         served = dict(self._models)

@@ -1,7 +1,8 @@
 """Rows of `onecard ps`: what a model holds and does."""
 
-from onecard.engines.api import ModelStatus
+from onecard.engines.api import CacheConfig, ModelStatus
 from onecard.engines.encoder.engine import EncoderEngine
+from onecard.engines.lifecycle.ledger import shown_state, weight_bytes
 from onecard.engines.lifecycle.residence import Residence
 from onecard.engines.llm.engine import LLMEngine
 from onecard.engines.memory.page_pool import PagePool
@@ -14,8 +15,8 @@ def llm_status(engine: LLMEngine, residence: Residence, card: Card, block_bytes:
         name=engine.info.name,
         kind=engine.info.kind,
         card=card.plan.card,
-        state=residence.gate.state,
-        weight_bytes=residence.weights.weight_bytes if residence.awake else 0,
+        state=shown_state(residence, card.pool),
+        weight_bytes=weight_bytes(residence, card.pool),
         kv_bytes_used=scheduler.kv.pool.num_used_blocks * block_bytes,
         kv_bytes_owned=_owned(card.pool, residence.name) * card.plan.page_bytes,
         floor_bytes=residence.floor_pages * card.plan.page_bytes,
@@ -23,6 +24,11 @@ def llm_status(engine: LLMEngine, residence: Residence, card: Card, block_bytes:
         running=len(scheduler.running),
         waiting=len(scheduler.waiting) + residence.gate.num_waiting,
         finished=engine.core.num_finished,
+        cache=CacheConfig(
+            block_size=scheduler.kv.block_size,
+            num_blocks=residence.ceiling_pages * scheduler.kv.pool.blocks_per_page,
+            prefix_caching=scheduler.kv.enable_caching,
+        ),
     )
 
 
@@ -31,8 +37,8 @@ def encoder_status(engine: EncoderEngine, residence: Residence, card: Card) -> M
         name=engine.info.name,
         kind=engine.info.kind,
         card=card.plan.card,
-        state=residence.gate.state,
-        weight_bytes=residence.weights.weight_bytes if residence.awake else 0,
+        state=shown_state(residence, card.pool),
+        weight_bytes=weight_bytes(residence, card.pool),
         kv_bytes_used=0,
         kv_bytes_owned=0,
         floor_bytes=residence.floor_pages * card.plan.page_bytes,

@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import re
 
 from aiohttp import web
 
@@ -22,13 +23,30 @@ OPEN_PATHS = frozenset(
         "/ping",
     }
 )
-ADMIN_PREFIXES = ("/admin/", "/models/", "/-/")
-ADMIN_PATHS = frozenset({"/sleep", "/wake_up", "/is_sleeping"})
+PROXY_HEADERS = frozenset(
+    {
+        "forwarded",
+        "via",
+        "x-real-ip",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "true-client-ip",
+        "cf-connecting-ip",
+        "fastly-client-ip",
+        "x-envoy-external-address",
+    }
+)
+"""What proxies add, beside `X-Forwarded-...`. In lower case."""
+_HOST = re.compile(r"(?:\[([^]]*)]|([^:]*))(?::\d*)?")
+ADMIN_ROOTS = frozenset({"admin", "models", "-", "sleep", "wake_up", "is_sleeping"})
 
 
 def is_admin(path: str) -> bool:
-    """Whether `path` is for operators: it shows or changes what the server does for everybody."""
-    return path.startswith(ADMIN_PREFIXES) or path in ADMIN_PATHS
+    """Whether `path` is for operators: it shows or changes what the server does for everybody.
+
+    Its first part tells, however many slashes stand around it: paths that lead nowhere (`/sleep/`) count too.
+    """
+    return path.strip("/").partition("/")[0] in ADMIN_ROOTS
 
 
 def authorise(request: web.Request) -> None:
@@ -46,7 +64,11 @@ def _authorise_admin(request: web.Request, admin_key: str) -> None:
     if admin_key:
         _require_key(request, (admin_key,))
     elif not _is_local(request):
-        raise GatewayError(403, "Without `admin_key` in the registry, this path answers this machine only.")
+        raise GatewayError(
+            403,
+            "Without `admin_key` in the registry, this path answers this machine only: as localhost or a "
+            "loopback address, and through no proxy. Set `server.admin_key` and send it as a key.",
+        )
     elif request.method != "GET" and "Origin" in request.headers:
         # A browser on this machine sends what any page tells it to; only its reading of answers is CORS's.
         raise GatewayError(403, "Without `admin_key` in the registry, this path answers no web page.")
@@ -78,9 +100,30 @@ def _matches(keys: tuple[str, ...], presented: str) -> bool:
 
 def _is_local(request: web.Request) -> bool:
     # A proxy on this machine speaks for others, so what it forwards is not local.
-    if "X-Forwarded-For" in request.headers or "Forwarded" in request.headers:
+    if any(_is_of_proxy(name) for name in request.headers):
         return False
+    # A site can make its own name mean this machine, and read in a browser here what answers to that name.
+    if not all(_is_loopback(_host_name(host)) for host in request.headers.getall("Host", ())):
+        return False
+    return request.remote is None or _is_loopback(request.remote)
+
+
+def _is_of_proxy(header: str) -> bool:
+    name = header.lower()
+    return name in PROXY_HEADERS or name.startswith("x-forwarded")
+
+
+def _host_name(host: str) -> str:
+    """Of a `Host` header, in lower case, without port and brackets; empty where it is none."""
+    match = _HOST.fullmatch(host.lower())
+    return "" if match is None else match[1] or match[2] or ""
+
+
+def _is_loopback(host: str) -> bool:
+    """A server that listens on `::` sees IPv4 clients as `::ffff:127.0.0.1`."""
     try:
-        return request.remote is None or ipaddress.ip_address(request.remote).is_loopback
+        address = ipaddress.ip_address(host)
     except ValueError:
-        return False
+        return host == "localhost"
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return (mapped or address).is_loopback

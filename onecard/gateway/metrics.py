@@ -7,17 +7,14 @@ because `record_step` runs once a step and `labels()` costs more than the update
 
 import logging
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, generate_latest
 
 from onecard.engines.api import FinishReason, ModelStatus, RequestStats, StepStats
-from onecard.gateway.metrics_families import MODEL_LABELS, EngineFamilies
+from onecard.gateway.metrics_families import ENGINE_LABEL, EngineFamilies
 from onecard.gateway.metrics_http import HttpMetrics
 from onecard.gateway.metrics_node import LedgerSource, NodeCollector, NodeStatusSource
 
 log = logging.getLogger(__name__)
-
-ENGINE_LABEL = "0"
-"""vLLM numbers data-parallel replicas here; a model has one engine in this server."""
 
 FINISH_REASONS: tuple[FinishReason, ...] = ("stop", "length", "abort", "error")
 TOKEN_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
@@ -99,6 +96,12 @@ class ModelMetrics:
         self._set_waiting(status.waiting)
         self.kv_usage.set(status.kv_bytes_used / status.ceiling_bytes if status.ceiling_bytes else 0.0)
 
+    def gone(self) -> None:
+        """It is served no more. What it has counted stays."""
+        self.running.set(0)
+        self._set_waiting(0)
+        self.kv_usage.set(0.0)
+
     def _set_waiting(self, waiting: int) -> None:
         deferred = min(self.deferred, waiting)
         self.waiting.set(waiting)
@@ -164,21 +167,6 @@ class Metrics:
         log.warning("the kernel %s was compiled while serving: requests had to wait for it", name)
         self._engines.compilations.inc()
 
-    def describe_cache(self, caches: dict[str, dict[str, str]]) -> None:
-        """`vllm:cache_config_info`: what each model's KV cache is like (block_size, num_gpu_blocks).
-
-        Call it once; every model must give the same keys, which become the labels.
-        """
-        keys = sorted({key for cache in caches.values() for key in cache})
-        info = Gauge(
-            "vllm:cache_config_info",
-            "The KV cache of a model.",
-            (*MODEL_LABELS, *keys),
-            registry=self._registry,
-        )
-        for model, cache in caches.items():
-            info.labels(model, ENGINE_LABEL, *(cache[key] for key in keys)).set(1)
-
     def http(
         self,
         handler: str,
@@ -194,8 +182,11 @@ class Metrics:
     def render(self) -> bytes:
         """The whole page in Prometheus' text format 0.0.4."""
         if self._node.source is not None:
-            for model in self._node.source().models:
-                self._model(model.name).now(model)
+            served = {model.name: model for model in self._node.source().models}
+            for name, status in served.items():
+                self._model(name).now(status)
+            for name in self._models.keys() - served.keys():
+                self._models[name].gone()
         return generate_latest(self._registry)
 
     def _model(self, name: str) -> ModelMetrics:

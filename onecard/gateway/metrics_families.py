@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 MODEL_LABELS = ("model_name", "engine")
+ENGINE_LABEL = "0"
+"""vLLM numbers data-parallel replicas here; a model has one engine in this server."""
 TOKENS_BUCKETS_UP_TO = 131_072
 
 # fmt: off

@@ -1,5 +1,5 @@
-"""Gauges read from the node at scrape time: bytes by model, pages by card, the state of each model, the
-health of each card.
+"""Gauges read from the node at scrape time: bytes by model, pages by card, the state and the cache of each
+model, the health of each card.
 
 The ledger already knows these numbers, so nothing is counted twice: a scrape asks for one `NodeStatus` and,
 where the node keeps one, for its page ledger.
@@ -12,6 +12,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from onecard.engines.api import CardLedger, CardStatus, ModelState, ModelStatus, NodeStatus
+from onecard.gateway.metrics_families import ENGINE_LABEL, MODEL_LABELS
 from onecard.gateway.metrics_health import health_families
 from onecard.gateway.metrics_pages import page_families
 
@@ -39,6 +40,7 @@ class NodeCollector(Collector):
             _card_bytes(status.cards),
             *page_families(status, ledgers),
             _model_states(status.models),
+            _caches(status.models),
             *health_families(status.cards),
         ]
 
@@ -89,4 +91,18 @@ def _model_states(models: Iterable[ModelStatus]) -> GaugeMetricFamily:
     for m in models:
         for state in get_args(ModelState):
             family.add_metric([m.name, state], float(m.state == state))
+    return family
+
+
+def _caches(models: Iterable[ModelStatus]) -> GaugeMetricFamily:
+    """vLLM's name and labels, those that say something here."""
+    family = GaugeMetricFamily(
+        "vllm:cache_config_info",
+        "The KV cache of a model; blocks are those of its ceiling.",
+        labels=[*MODEL_LABELS, "block_size", "enable_prefix_caching", "num_gpu_blocks"],
+    )
+    for m in models:
+        if m.cache is not None:
+            config = (m.cache.block_size, m.cache.prefix_caching, m.cache.num_blocks)
+            family.add_metric([m.name, ENGINE_LABEL, *map(str, config)], 1.0)
     return family

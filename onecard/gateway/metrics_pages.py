@@ -9,13 +9,17 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from onecard.engines.api import CardLedger, ModelLedger, NodeStatus
 
-HOMELESS_STATES = frozenset({"asleep", "waking", "unloaded"})
-"""In these the pages that are a model's home are lent like any others, and counted with their holders."""
+PREEMPTION_CAUSES = ("memory", "floor", "wake")
 NOBODY = ""
 
 
 def page_families(status: NodeStatus, ledgers: Sequence[CardLedger] | None) -> list[Metric]:
-    return [_pages(status, ledgers), _recalls(ledgers or ()), _preemptions(ledgers or ())]
+    return [
+        _pages(status, ledgers),
+        _loans(ledgers or ()),
+        _recalls(ledgers or ()),
+        _preemptions(ledgers or ()),
+    ]
 
 
 def _pages(status: NodeStatus, ledgers: Sequence[CardLedger] | None) -> Metric:
@@ -37,7 +41,7 @@ def _pages(status: NodeStatus, ledgers: Sequence[CardLedger] | None) -> Metric:
 
 def _kinds(model: ModelLedger) -> dict[str, int]:
     return {
-        "home": 0 if model.state in HOMELESS_STATES else model.home_pages,
+        "home": model.claimed_pages,
         "active": model.active_pages,
         "cached": model.cached_pages,
         "idle": model.idle_pages,
@@ -51,6 +55,18 @@ def _add_owned(family: GaugeMetricFamily, status: NodeStatus) -> None:
     for model in status.models:
         if size := page_bytes.get(model.card):
             family.add_metric([model.card, model.name, "owned"], model.kv_bytes_owned // size)
+
+
+def _loans(ledgers: Iterable[CardLedger]) -> Metric:
+    family = GaugeMetricFamily(
+        "onecard_borrowed_bytes",
+        "Bytes of pages that a model has above its floor: on loan, until somebody is entitled to them.",
+        labels=["card", "model_name"],
+    )
+    for card in ledgers:
+        for model in card.models:
+            family.add_metric([card.card, model.name], model.borrowed_pages * card.page_bytes)
+    return family
 
 
 def _recalls(ledgers: Iterable[CardLedger]) -> Metric:
@@ -72,6 +88,6 @@ def _preemptions(ledgers: Iterable[CardLedger]) -> Metric:
         labels=["card", "cause"],
     )
     for card in ledgers:
-        for cause, count in card.preemptions.items():
-            family.add_metric([card.card, cause], count)
+        for cause in PREEMPTION_CAUSES:
+            family.add_metric([card.card, cause], card.preemptions.get(cause, 0))
     return family

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from onecard.gateway.body import PRIORITY_HEADER
 from onecard.gateway.schemas import admin, responses
 from onecard.gateway.schemas.chat import ChatRequest
 from onecard.gateway.schemas.completions import CompletionRequest
@@ -17,6 +18,13 @@ from onecard.gateway.version import VERSION
 
 Mode = Literal["validation", "serialization"]
 REFS = "#/components/schemas/{model}"
+PRIORITY_PARAMETER: dict[str, Any] = {
+    "name": PRIORITY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "The request's `priority` where the body has none; lower goes first.",
+    "schema": {"type": "integer"},
+}
 
 
 @dataclass(frozen=True)
@@ -148,9 +156,14 @@ def _describe(operation: Operation, names: dict[type[BaseModel], str]) -> dict[s
     if parameters := [
         *(_parameter(name, "path", True) for name in re.findall(r"{(\w+)}", operation.path)),
         *(_parameter(name, "query", False) for name in operation.query),
+        *([PRIORITY_PARAMETER] if _has_priority(operation) else []),
     ]:
         described["parameters"] = parameters
     return described
+
+
+def _has_priority(operation: Operation) -> bool:
+    return operation.request is not None and "priority" in operation.request.model_fields
 
 
 def _parameter(name: str, place: str, required: bool) -> dict[str, Any]:

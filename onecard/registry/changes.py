@@ -63,6 +63,7 @@ SERVER_EFFECTS: Mapping[str, Effect] = {
     "max_queued_requests": "live",
     "max_body_bytes": "restart",
     "drain_timeout": "live",
+    "wake_timeout": "live",
 }
 
 

@@ -102,8 +102,7 @@ def _memory(key: Key, scalar: Scalar) -> MemoryAmount:
             raise RefusedError(
                 f"wants {wanted(key)}, got `{value}`; write a percentage as a fraction, such as 0.5"
             )
-        value = _bytes(value)
-        return _byte_amount(key, value, scalar)
+        return _byte_amount(key, _bytes(value), scalar)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RefusedError(wrong(key, _shown(scalar)))
     low = 0 if key.info.minimum == 0 else math.ulp(0.0)
@@ -115,6 +114,10 @@ def _memory(key: Key, scalar: Scalar) -> MemoryAmount:
 
 
 def _byte_amount(key: Key, value: int, scalar: Scalar) -> MemoryAmount:
+    if value == 0 and key.info.minimum == 0:
+        return MemoryAmount(fraction=0.0)  # as a plain 0 is read: `0MiB` for `0` changes nothing
+    if value == 0:
+        raise RefusedError(wrong(key, f"`{scalar.text}`"))
     if value < _SMALLEST_AMOUNT:
         raise RefusedError(f"`{scalar.text}` would be {value} bytes; write a fraction (0.5) or a unit (6GiB)")
     return MemoryAmount(nbytes=value)

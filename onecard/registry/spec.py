@@ -77,7 +77,7 @@ class ServerSpec:
         drop_empty=True,
     )
     max_queued_requests: int = key(
-        512, "Requests that may wait for all models together; one more is answered 503.", minimum=1
+        512, "Requests that may wait for each model; one more for that model is answered 503.", minimum=1
     )
     max_body_bytes: int = key(
         32 << 20,
@@ -88,6 +88,12 @@ class ServerSpec:
     )
     drain_timeout: float = key(
         30.0, "Seconds that running requests get to finish after SIGTERM.", minimum=0, example="30"
+    )
+    wake_timeout: float = key(
+        300.0,
+        "Seconds that a request waits for its sleeping model to wake up; then it is answered 503.",
+        above=0,
+        example="300",
     )
 
 

@@ -51,7 +51,7 @@ def test_nothing_goes_wrong_while_everything_goes_wrong(demo_paths: dict[str, Pa
 def soaking(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The soak's modules, imported as the script imports them."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    names = ("asking", "books", "load", "memory", "questions", "tally")
+    names = ("asking", "books", "load", "memory", "questions", "sizes", "tally")
     modules = {name: importlib.import_module(f"soaking.{name}") for name in names}
     return SimpleNamespace(**modules, script=importlib.import_module("soak"))
 
@@ -142,3 +142,11 @@ def test_growth_is_told_from_ups_and_downs(soaking: SimpleNamespace):
     assert watch.growth > soaking.memory.MOST_GROWTH
     watch.unloaded = [600, 900]
     assert watch.growth == 0, "two looks tell nothing"
+
+
+def test_sizes_are_visited_up_to_the_largest_step(soaking: SimpleNamespace):
+    sizes = soaking.sizes.sizes(100)
+    assert sizes[:18] == [*range(1, 17), 18, 20]
+    assert sizes[-2:] == [96, 100]
+    texts = soaking.sizes._texts(600)
+    assert [len(text) for text in texts] == [250, 250, 100]

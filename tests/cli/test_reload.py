@@ -24,17 +24,22 @@ SOON = 10.0
 
 
 class FakeNode:
-    """Remembers what it was told to serve; waits at `gate` first, refuses with `refuses`."""
+    """Remembers what it was told to serve; waits at `gate` first, refuses with `refuses`. Models are where
+    they belong once `settled` is set."""
 
     def __init__(self) -> None:
         self.served: list[tuple[Registry, dict[str, Path]]] = []
         self.gate = asyncio.Event()
         self.gate.set()
+        self.settled = asyncio.Event()
+        self.settled.set()
         self.entered = asyncio.Event()
         self.refuses: Exception | None = None
         self.busy = 0
 
-    async def apply(self, registry: Registry, paths: dict[str, Path]) -> ReloadReport:
+    async def apply(
+        self, registry: Registry, paths: dict[str, Path], on_taken: Callable[[], None] = lambda: None
+    ) -> ReloadReport:
         self.busy += 1
         assert self.busy == 1, "one reload at a time"
         self.entered.set()
@@ -43,14 +48,17 @@ class FakeNode:
             if self.refuses is not None:
                 raise self.refuses
             self.served.append((registry, paths))
+            on_taken()
+            await self.settled.wait()
             return ReloadReport(added=tuple(paths))
         finally:
             self.busy -= 1
 
-    async def sleep(self, name: str, level: int = 1) -> None:
+    async def sleep(self, name: str, level: int = 1) -> int:
         self.entered.set()
         await self.gate.wait()
         self.served.append((Registry(), {name: Path(str(level))}))
+        return level
 
     async def wake(self, name: str) -> None: ...
 
@@ -236,6 +244,30 @@ async def test_an_order_outlives_whoever_gave_it(path: Path, write: Write, node:
     control.begin_drain()
     with pytest.raises(ShuttingDownError):
         await control.reload()
+
+
+async def test_keys_change_when_the_registry_is_taken_not_when_its_models_have_moved(
+    path: Path, write: Write, node: FakeNode
+) -> None:
+    write(A)
+    running, configured = load_registry(path), list[ServerSpec]()
+    control = server_control(node, lambda: load_registry(path), running, {"a": Path("a")}, configured.append)
+    assert control is not None
+    write(A, more="server: {admin_key: new}\n")
+    node.refuses = InvalidRegistryError("doesn't fit")
+    with pytest.raises(InvalidRegistryError):
+        await control.reload()
+    assert configured == [], "a refused registry leaves the old keys"
+    node.refuses = None
+    node.settled.clear()
+    reloading = asyncio.create_task(control.reload())
+    async with asyncio.timeout(SOON):
+        while not configured:
+            await asyncio.sleep(0.001)
+    assert not reloading.done()
+    assert configured[0].admin_key == "new"
+    node.settled.set()
+    await asyncio.wait_for(reloading, SOON)
 
 
 def test_a_node_that_takes_no_orders_has_no_control() -> None:

@@ -208,7 +208,9 @@ class Bench:
         queue = TokenBudgetQueue(max_tokens, max_seqs)
         self.device = LateDevice(config.pooling)
         pooling, clock = (self.device, self.device) if late else (config.pooling, HostStepClock())
-        self.core = EncoderCore("bert", self.model, pooling, queue, CPU, clock, self.stats)
+        self.core = EncoderCore(
+            "bert", self.model, pooling, queue, CPU, clock, self.stats, self.loop.hand_out
+        )
         self.loop.core = self.core
         info = ModelInfo("bert", "embedding", "root", 0, max_model_len)
         text = TextService(word_tokenizer(), ThreadPoolExecutor(1))

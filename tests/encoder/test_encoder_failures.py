@@ -102,6 +102,25 @@ async def test_a_single_text_gets_a_second_try(bench: Any) -> None:
     assert not faults
 
 
+@pytest.mark.parametrize("leaves", [False, True], ids=["fails", "leaves"])
+async def test_whoever_comes_after_one_without_memory_gets_a_second_try_too(bench: Any, leaves: bool) -> None:
+    faults = [True, True, False] if leaves else [True, True, True, False]
+    make_scarce(bench, lambda _: faults.pop(0))
+    first = await ask(bench, (5, 6))
+    if leaves:
+        bench.loop.step()
+        first.cancel()
+        await asyncio.sleep(0)
+    else:
+        run(bench)
+    second = await ask(bench, (7, 8))
+    run(bench)
+    with pytest.raises(asyncio.CancelledError if leaves else EngineFailedError):
+        await first
+    np.testing.assert_allclose((await second).vectors, expected((7, 8)))
+    assert not faults
+
+
 async def test_with_memory_again_steps_are_as_large_as_before(bench: Any) -> None:
     make_scarce(bench, more_than(16))
     task = await ask(bench, *[FULL] * 2)

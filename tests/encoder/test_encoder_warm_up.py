@@ -21,12 +21,30 @@ def warm_up_of(bench: Any) -> WarmUp:
 
 def test_all_its_steps_run_and_leave_nothing(bench):
     warm_up = warm_up_of(bench)
-    warm_up.usual_steps()
+    assert list(warm_up.usual_steps())
     warm_up.largest_step()
     warm_up.leave()
     assert max(int(batch.cu_seqlens[-1]) for batch in bench.model.batches) >= 32
     assert not bench.core.has_requests
     assert not bench.core.has_work()
+
+
+def test_between_its_steps_the_loop_has_none_to_run(bench):
+    left = []
+    for _ in warm_up_of(bench).usual_steps():
+        left.append(bench.core.num_waiting)
+        assert not bench.core.has_work()
+    assert max(left) > 0
+    assert not bench.core.warming
+
+
+def test_one_that_is_broken_off_leaves_nothing(bench):
+    steps = warm_up_of(bench).usual_steps()
+    while not bench.core.num_waiting:
+        next(steps)
+    steps.close()
+    assert not bench.core.has_requests
+    assert not bench.core.warming
 
 
 def test_a_step_without_memory_is_tried_again_smaller(bench, monkeypatch):
@@ -47,7 +65,7 @@ def test_a_step_without_memory_is_tried_again_smaller(bench, monkeypatch):
 def test_one_that_fails_complains_to_its_caller_alone(bench, caplog):
     bench.model.poison = 0
     with pytest.raises(RuntimeError, match="poisoned") as failure:
-        warm_up_of(bench).usual_steps()
+        list(warm_up_of(bench).usual_steps())
     for deliver in bench.core.give_up(failure.value):
         deliver()
     del deliver, failure

@@ -51,6 +51,7 @@ def engine(minilm_path: Path, hand_driven_loop: Any) -> EncoderEngine:
         cpu,
         HostStepClock(),
         hand_driven_loop.stats,
+        hand_driven_loop.hand_out,
     )
     hand_driven_loop.core = core
     info = ModelInfo("minilm", "embedding", str(minilm_path), 0, sentence.max_seq_length or 512)

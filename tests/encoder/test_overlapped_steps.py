@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,25 @@ async def test_a_step_is_launched_before_the_last_one_is_read(late: Any) -> None
     assert (late.device.num_computed, len(late.loop.in_flight)) == (1, 1)
     late.loop.run()
     np.testing.assert_allclose((await task).vectors, [expected(FULL)] * 6)
+
+
+async def test_who_runs_is_told_before_anything_is_read(late: Any) -> None:
+    """Once each, when their first text runs: the first fills a step and a half, the last has to wait."""
+    begun: list[str] = []
+    tasks = []
+    for name, inputs in (("a", [FULL] * 3), ("b", [FULL]), ("c", [FULL])):
+        asked = late.engine.embed(EmbedRequest(name, tuple(inputs)), partial(begun.append, name))
+        tasks.append(asyncio.create_task(asked))
+        await asyncio.sleep(0)
+    run_calls(late)
+    told = []
+    for _ in range(2):
+        late.loop.launch()
+        told.append(list(begun))
+    assert (told, late.device.num_computed) == ([["a"], ["a", "b"]], 0)
+    late.loop.run()
+    assert begun == ["a", "b", "c"]
+    assert [len((await task).vectors) for task in tasks] == [3, 1, 1]
 
 
 async def test_what_is_in_flight_is_no_work_and_no_loss(late: Any) -> None:

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onecard.engines.encoder.queue import Ticket, TokenBudgetQueue
+from onecard.engines.runtime.step_budget import TextTime
 
 LENGTHS = st.lists(st.lists(st.integers(1, 12), min_size=1, max_size=6), max_size=8)
 
@@ -115,3 +116,25 @@ def test_a_step_s_own_budget_lowers_the_queue_s_and_never_starves(
         if step and rest:
             assert sum(step) + rest[0] > min(budget, 20)
     assert len(queue) == len(rest) == 0
+
+
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=12),
+    seconds=st.integers(-5, 300),
+    costs=st.tuples(st.integers(0, 5), st.integers(0, 3), st.integers(0, 3)),
+)
+@settings(max_examples=300, deadline=None)
+def test_a_step_takes_no_longer_than_it_may_and_never_starves(
+    lengths: list[int], seconds: int, costs: tuple[int, int, int]
+) -> None:
+    time = TextTime(seconds, *costs)
+    queue, rest = TokenBudgetQueue(100, 12), lengths
+    queue.add(Ticket(), texts(*lengths))
+    while rest:
+        step = [len(entry.token_ids) for entry in queue.take(time=time)]
+        assert step == rest[: len(step)]
+        spent = sum(costs[0] + costs[1] * n + costs[2] * n * n for n in step)
+        assert len(step) == 1 or (spent <= seconds and sum(step) <= 100)
+        rest = rest[len(step) :]
+        if rest:
+            assert spent + time.of(rest[0]) > seconds or sum(step) + rest[0] > 100

@@ -160,3 +160,8 @@ def test_draining_refuses_new_requests_and_ends_when_the_running_ones_do(live_no
 
         assert own.call(drain())
         assert own.node.status().state == "draining"
+
+
+def test_an_idle_card_recounts_its_pages(live):
+    for card in live.node._cards:
+        assert card.loop._on_idle == card.pool.check_integrity

@@ -52,7 +52,7 @@ def test_an_embedding_models_largest_step_fits_its_plan(live):
 def test_warming_up_leaves_nothing_behind(live):
     engine = live.node.engine("smollm2")
     warm_up = llm_warm_up.WarmUp(engine.core, 49152, 512)
-    live.on_loop(engine, warm_up.usual_steps)
+    assert live.on_loop(engine, lambda: list(warm_up.usual_steps()))
     live.on_loop(engine, warm_up.leave)
     live.wait_idle()
     pool = live.node._cards[0].pool

@@ -183,15 +183,22 @@ class FakeEmbedder(FakeTokenizer):
         self.requests: list[EmbedRequest] = []
         self.error: EngineError | None = None
         self.gate: asyncio.Event | None = None
+        """Requests wait for it before they run."""
+        self.running: asyncio.Event | None = None
+        """Requests run until it is set."""
         self.cancelled = asyncio.Event()
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
+    async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
         self.requests.append(request)
         if self.error is not None:
             raise self.error
         try:
             if self.gate is not None:
                 await self.gate.wait()
+            if on_begun is not None:
+                on_begun()
+            if self.running is not None:
+                await self.running.wait()
         except asyncio.CancelledError:
             self.cancelled.set()
             raise

@@ -38,7 +38,7 @@ LEDGER = CardLedger(
     page_bytes=1 << 20,
     num_pages=64,
     free_pages=40,
-    models=(ModelLedger("talker", "ready", 0, 8, 16, 9, 5, 2, 12, 64, 4, 3, 7 << 20, 0),),
+    models=(ModelLedger("talker", "ready", 0, 8, 8, 16, 9, 5, 2, 12, 64, 4, 3, 7 << 20, 0),),
     recalls={"talker": 2},
     preemptions={"wake": 1},
 )
@@ -46,23 +46,32 @@ LEDGER = CardLedger(
 
 @dataclass
 class FakeControl:
-    """`log` is what was done; `pinned` models refuse to sleep; `raises` stands in for the next outcome."""
+    """`log` is what was done; `pinned` models refuse to sleep, those in `deep` sleep at level 2 whatever is
+    asked, those in `broken` don't wake up; `displaces`: who sleeps when a model wakes up; `raises` stands in
+    for the next outcome."""
 
     log: list[tuple[Any, ...]] = field(default_factory=list)
     asleep: set[str] = field(default_factory=set)
     pinned: set[str] = field(default_factory=set)
+    deep: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
+    displaces: dict[str, str] = field(default_factory=dict)
     raises: Exception | None = None
 
-    async def sleep(self, name: str, level: int = 1) -> None:
+    async def sleep(self, name: str, level: int = 1) -> int:
         await asyncio.sleep(0)
         if name in self.pinned:
             raise InvalidRequestError(f"{name} is pinned.")
         self._act("sleep", name, level)
         self.asleep.add(name)
+        return 2 if name in self.deep else level
 
     async def wake(self, name: str) -> None:
         self._act("wake", name)
+        if name in self.broken:
+            raise ModelUnavailableError(f"{name} is broken.")
         self.asleep.discard(name)
+        self.asleep |= {self.displaces[name]} if name in self.displaces else set()
 
     def is_sleeping(self, name: str) -> bool:
         return name in self.asleep
@@ -144,6 +153,16 @@ async def test_a_model_goes_to_sleep(ask, control, path, options, level):
     assert answer == Answer(200, {"model": "talker", "status": "sleeping", "level": level})
     ModelSleepAnswer.model_validate(answer.body)
     assert control.log == [("sleep", "talker", level)]
+
+
+async def test_the_answer_tells_how_deep_it_sleeps_not_what_was_asked(ask, control):
+    control.deep = {"talker"}
+    slept = await ask("POST", "/models/talker/sleep?level=1")
+    assert slept.body == {"model": "talker", "status": "sleeping", "level": 2}
+    assert (await ask("POST", "/sleep?model=talker&level=1")).body == {"status": "sleeping", "level": 2}
+    assert (await ask("POST", "/sleep?level=1")).body["level"] == 1, "of several, the lightest sleep"
+    control.pinned = {"org/embedder"}
+    assert (await ask("POST", "/sleep?level=1")).body["level"] == 2
 
 
 @pytest.mark.parametrize("path", ["wake_up", "load"])
@@ -245,6 +264,21 @@ async def test_all_models_where_none_may_or_one_fails(ask, control):
     assert (await ask("POST", "/sleep")).status == 400
     control.pinned, control.raises = {"talker"}, ModelUnavailableError("It failed.")
     assert (await ask("POST", "/sleep")).status == 503
+
+
+async def test_models_that_have_no_room_together_are_told_as_they_are_in_the_end(ask, control):
+    control.displaces = {"org/embedder": "talker"}
+    woken = await ask("POST", "/wake_up?tags=weights")
+    models = {"talker": "sleeping", "org/embedder": "awake"}
+    assert woken == Answer(200, {"status": "sleeping", "tags": ["weights"], "models": models})
+    WakeAnswer.model_validate(woken.body)
+
+
+async def test_a_model_that_cant_wake_up_stops_no_other(ask, control):
+    control.asleep, control.broken = {"talker", "org/embedder"}, {"talker"}
+    woken = await ask("POST", "/wake_up")
+    assert (woken.status, woken.error["message"]) == (503, "talker is broken.")
+    assert control.asleep == {"talker"}
 
 
 @pytest.mark.parametrize("mode", ["abort", "keep"])

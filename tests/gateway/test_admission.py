@@ -1,13 +1,13 @@
-"""The bounded queue and the drain."""
+"""The bounded queues and the drain."""
 
 import asyncio
 
 import pytest
 
-from onecard.engines.api import QueueFullError, ShuttingDownError
+from onecard.engines.api import ModelUnavailableError, QueueFullError, ShuttingDownError
 from onecard.gateway.admission import Admission
 
-CHAT = "/v1/chat/completions"
+CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -17,14 +17,48 @@ async def test_full_queue_is_503_with_retry_after(serve, node, metrics):
     waiting = [asyncio.create_task(client.post(CHAT, BODY)) for _ in range(2)]
     while len(node.chat.streams) < 2:
         await asyncio.sleep(0.001)
-    for path, body in ((CHAT, BODY), (CHAT, {**BODY, "stream": True}), ("/v1/embeddings", {"input": "a"})):
+    for path, body in (
+        (CHAT, BODY),
+        (CHAT, {**BODY, "stream": True, "model": "default"}),
+        ("/v1/completions", {"prompt": ["a"]}),
+    ):
         reply = await client.post(path, body)
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
         assert reply.error["type"] == "ServiceUnavailableError"
-    assert metrics.rejections == [("talker", "queue_full")] * 2 + [("embedder", "queue_full")]
+        assert "waiting for the model `talker` and the limit is 2." in reply.error["message"]
+    assert metrics.rejections == [("talker", "queue_full")] * 3
     gate.set()
     assert [(await reply).status for reply in waiting] == [200, 200]
     assert (await client.post(CHAT, BODY)).status == 200
+
+
+async def test_a_flood_of_one_model_refuses_nobody_who_asks_another(serve, node, metrics, second_talker):
+    client = await serve(max_queued_requests=2)
+    node.embed.gate, gate = asyncio.Event(), node.chat.hold(0)
+    flood = [asyncio.create_task(client.post(EMBED, {"input": "a"})) for _ in range(2)]
+    flood += [asyncio.create_task(client.post(CHAT, {**BODY, "model": "talker"})) for _ in range(2)]
+    async with asyncio.timeout(1):
+        while len(node.embed.requests) < 2 or len(node.chat.streams) < 2:
+            await asyncio.sleep(0.001)
+    assert (await client.post(CHAT, {**BODY, "model": "second"})).status == 200
+    assert (await client.post(EMBED, {"input": "a"})).status == 503
+    assert (await client.post(CHAT, {**BODY, "model": "talker"})).status == 503
+    assert metrics.rejections == [("embedder", "queue_full"), ("talker", "queue_full")]
+    node.embed.gate.set()
+    gate.set()
+    assert [(await reply).status for reply in flood] == [200] * 4
+
+
+async def test_embeddings_that_run_do_not_count(serve, node):
+    client = await serve(max_queued_requests=1)
+    node.embed.running = asyncio.Event()
+    running = []
+    for i in range(3):
+        running.append(asyncio.create_task(client.post(EMBED, {"input": ["a", "b"]})))
+        while len(node.embed.requests) <= i and not running[i].done():
+            await asyncio.sleep(0.001)
+    node.embed.running.set()
+    assert [(await reply).status for reply in running] == [200] * 3
 
 
 async def test_requests_that_have_begun_do_not_count(serve, node):
@@ -69,24 +103,45 @@ async def test_the_engines_own_queue_limit_counts_too(client, node, metrics):
     assert metrics.rejections == [("talker", "queue_full")]
 
 
+async def test_a_model_that_cant_serve_is_no_full_queue(client, node, metrics):
+    node.chat.refuses = lambda request: ModelUnavailableError("failed")
+    assert (await client.post(CHAT, BODY)).status == 503
+    assert metrics.rejections == [("talker", "unavailable")]
+
+
 def test_places_are_given_back_once(metrics):
     admission = Admission(3, metrics)
-    with admission.admit("m", 2) as ticket:
-        assert admission.waiting == 2
+    with admission.admit("m", 2) as ticket, admission.admit("m"), admission.admit("other"):
+        assert admission.waiting == {"m": 3, "other": 1}
         ticket.begun()
         ticket.begun()
-        assert admission.waiting == 0
-    assert admission.waiting == 0
+        assert admission.waiting == {"m": 1, "other": 1}
+    assert dict(admission.waiting) == {}
 
 
 def test_errors_give_places_back(metrics):
     admission = Admission(3, metrics)
     with pytest.raises(KeyError), admission.admit("m", 2):
         raise KeyError
-    assert admission.waiting == 0
+    assert dict(admission.waiting) == {}
 
 
 def test_an_idle_queue_takes_any_request(metrics):
     admission = Admission(3, metrics)
     with admission.admit("m", 10), pytest.raises(QueueFullError), admission.admit("m", 1):
         pass
+
+
+def test_a_limit_that_changes_holds_at_once(metrics):
+    admission = Admission(1, metrics)
+    with admission.admit("m"):
+        with pytest.raises(QueueFullError), admission.admit("m"):
+            pass
+        admission.limit = 2
+        with admission.admit("m"):
+            admission.limit = 1
+            with pytest.raises(QueueFullError), admission.admit("m"):
+                pass
+        admission.limit = 2
+        with admission.admit("m"):
+            pass

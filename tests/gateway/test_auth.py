@@ -1,7 +1,13 @@
+import asyncio
+import socket
+
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from onecard.gateway.auth import _is_local
+from onecard.gateway.app import _admin_routes, _routes, create_app
+from onecard.gateway.auth import _is_local, is_admin
+from onecard.registry.spec import Registry
 
 KEYS = ("first-key", "zweiter-schlüssel", "")
 INFERENCE = [
@@ -79,7 +85,51 @@ ADMIN = [
     ("GET", "/is_sleeping"),
     ("POST", "/-/reload"),
 ]
-FORWARDED = [{"X-Forwarded-For": "203.0.113.9"}, {"Forwarded": "for=203.0.113.9"}]
+ODD_SPELLINGS = [
+    "/sleep/",
+    "/sleep//",
+    "//sleep",
+    "/%73leep",
+    "/sleep/now",
+    "/wake_up/",
+    "/is_sleeping/",
+    "/models",
+    "/models/",
+    "/models/talker/sleep/",
+    "//models/talker/sleep",
+    "/models%2Ftalker%2Fsleep",
+    "/admin",
+    "/admin/",
+    "/admin//status",
+    "/%61dmin/status/",
+    "/-",
+    "/-/reload/",
+    "/-//reload",
+]
+FORWARDED = [
+    {"X-Forwarded-For": "203.0.113.9"},
+    {"Forwarded": "for=203.0.113.9"},
+    {"x-real-ip": "203.0.113.9"},
+    {"Via": "1.1 proxy"},
+    {"X-Forwarded-Host": "models.example"},
+    {"X-Forwarded-Proto": "https"},
+    {"CF-Connecting-IP": "203.0.113.9"},
+    {"Host": "models.example"},
+]
+OWN_HOSTS = ["localhost", "LocalHost:8000", "127.0.0.1", "127.0.0.1:8000", "127.1.2.3", "[::1]", "[::1]:8000"]
+OTHER_HOSTS = [
+    "evil.example",
+    "evil.example:8000",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example:8000",
+    "192.168.0.7:8000",
+    "[2001:db8::1]:8000",
+    "[::1",
+    "localhost:8000, evil.example",
+    "evil.example@localhost",
+    "localhost/evil.example",
+    "localhost:evil.example",
+]
 
 
 @pytest.mark.parametrize(("method", "path"), ADMIN)
@@ -92,6 +142,35 @@ async def test_every_admin_path_wants_the_admin_key(serve, method, path):
         assert (await guarded.request(method, path, headers=headers)).status in (200, 501)
 
 
+@pytest.mark.parametrize("path", ODD_SPELLINGS)
+async def test_no_other_spelling_of_an_admin_path_opens_with_an_api_key(serve, path):
+    guarded = await serve(api_keys=KEYS, admin_key="sesame")
+    for method in ("GET", "POST"):
+        assert await raw_status(guarded.port, method, path, {"x-api-key": "first-key"}) == 401
+        assert await raw_status(guarded.port, method, path, {"x-api-key": "sesame"}) in (404, 405, 501)
+
+
+def test_every_route_is_one_or_the_other():
+    def paths(routes):
+        return {route.path.replace("{name:.+}", "talker").replace("{id:.+}", "talker") for route in routes}
+
+    assert paths(_admin_routes()) == {path for _, path in ADMIN}
+    assert not [path for path in paths(_routes()) if is_admin(path)]
+
+
+async def raw_status(
+    port: int, method: str, path: str, headers: dict[str, str], host: str = "x", address: str = "127.0.0.1"
+) -> int:
+    """Of a request whose path no client has tidied."""
+    reader, writer = await asyncio.open_connection(address, port)
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    answer = await reader.read()
+    writer.close()
+    return int(answer.split()[1])
+
+
 @pytest.mark.parametrize(("method", "path"), ADMIN)
 @pytest.mark.parametrize("forwarded", FORWARDED)
 async def test_admin_without_its_key_is_for_this_machine_only(guarded, method, path, forwarded):
@@ -99,7 +178,39 @@ async def test_admin_without_its_key_is_for_this_machine_only(guarded, method, p
         reply = await guarded.request(method, path, headers=headers)
         assert (reply.status, reply.error["type"]) == (403, "PermissionDeniedError")
         assert "`admin_key`" in reply.error["message"]
+        assert "Set `server.admin_key`" in reply.error["message"]
     assert (await guarded.request(method, path)).status in (200, 501)
+
+
+@pytest.mark.parametrize("host", OWN_HOSTS)
+async def test_admin_without_its_key_answers_to_this_machines_names(client, host):
+    assert await raw_status(client.port, "GET", "/admin/status", {}, host) == 200
+
+
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+async def test_admin_without_its_key_answers_to_no_other_name(client, host):
+    """A site whose name means this machine by now (DNS rebinding) may read what its browser gets."""
+    assert await raw_status(client.port, "GET", "/admin/status", {}, host) == 403
+    assert await raw_status(client.port, "POST", "/models/talker/sleep", {}, host) == 403
+    assert await raw_status(client.port, "GET", "/v1/models", {}, host) == 200
+
+
+async def test_under_any_name_and_through_any_proxy_with_the_admin_key(serve):
+    keyed = await serve(admin_key="sesame")
+    for headers in ({}, *FORWARDED):
+        assert (await keyed.get("/admin/status", headers={**headers, "x-api-key": "sesame"})).status == 200
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+async def test_listening_on_both_families_this_machine_stays_local(node, metrics):
+    with socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True) as listener:
+        runner = web.AppRunner(create_app(node, Registry(), metrics), access_log=None)
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        port = listener.getsockname()[1]
+        for address in ("127.0.0.1", "::1"):
+            assert await raw_status(port, "GET", "/admin/status", {}, "localhost", address) == 200
+        await runner.cleanup()
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://localhost:3000"])
@@ -124,7 +235,15 @@ async def test_an_admin_key_alone_closes_no_inference(serve):
 
 @pytest.mark.parametrize(
     ("remote", "local"),
-    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("10.0.0.1", False), ("example.org", False)],
+    [
+        ("127.0.0.1", True),
+        ("127.9.9.9", True),
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("10.0.0.1", False),
+        ("::ffff:10.0.0.1", False),
+        ("example.org", False),
+    ],
 )
 def test_what_is_this_machine(remote, local):
     assert _is_local(make_mocked_request("GET", "/").clone(remote=remote)) is local

@@ -63,6 +63,17 @@ async def test_nonsense_is_answered_and_not_logged(port, caplog, kind):
     assert caplog.records == []
 
 
+async def test_what_is_no_http_is_answered_as_the_docs_say(port):
+    """In plain text: aiohttp has no hook for it. Where it gets one, give OpenAI's error body, and change
+    `docs/api.md`."""
+    for kind in ("no http", "long url"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(NONSENSE[kind])
+        answer = await asyncio.wait_for(reader.read(), 5)  # to the end: the connection is closed
+        writer.close()
+        assert b"\r\nContent-Type: text/plain" in answer
+
+
 async def test_a_client_that_hangs_up_in_mid_answer_is_not_logged(port, caplog):
     with caplog.at_level(logging.INFO):
         request = b"GET /endless HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -11,6 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from onecard.engines.api import (
+    CacheConfig,
     CardLedger,
     CardStatus,
     ModelLedger,
@@ -37,7 +38,8 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def node_status() -> NodeStatus:
     card = CardStatus("card0", "cpu", 1000, 900, 640, 64, pages_free=4, pages_total=10)
-    model = ModelStatus("chat", "llm", "card0", "ready", 100, 225, 384, 200, 900, 2, 1, 7)
+    cache = CacheConfig(block_size=16, num_blocks=40, prefix_caching=True)
+    model = ModelStatus("chat", "llm", "card0", "ready", 100, 225, 384, 200, 900, 2, 1, 7, cache)
     return NodeStatus("ready", (card,), (model,))
 
 
@@ -83,7 +85,6 @@ def request() -> RequestStats:
 def metrics() -> Metrics:
     metrics = Metrics(["chat", "vectors"])
     metrics.bind(node_status)
-    metrics.describe_cache({"chat": {"block_size": "16", "num_gpu_blocks": "40"}})
     metrics.record_step(step())
     metrics.record_request(request())
     return metrics
@@ -179,12 +180,14 @@ def test_memory_comes_from_the_node_at_scrape(metrics: Metrics) -> None:
 
 
 def ledger_of(*models: ModelLedger) -> list[CardLedger]:
-    return [CardLedger("card0", 64, 20, 3, models, {"chat": 7}, {"memory": 2, "floor": 0, "wake": 1})]
+    return [CardLedger("card0", 64, 20, 3, models, {"chat": 7}, {"memory": 2, "wake": 1})]
 
 
 def model_ledger(name: str, state: str, home: int, active: int, cached: int, idle: int) -> ModelLedger:
     owned = active + cached + idle
-    return ModelLedger(name, state, 0, home, owned, active, cached, idle, 2, 9, max(owned - 2, 0), 0, 100, 0)
+    claimed = home if state in ("ready", "falling_asleep") else 0
+    use = (owned, active, cached, idle)
+    return ModelLedger(name, state, 0, home, claimed, *use, 2, 9, max(owned - 2, 0), 0, 100, 0)
 
 
 def test_pages_come_from_the_ledger_where_there_is_one(metrics: Metrics) -> None:
@@ -197,8 +200,20 @@ def test_pages_come_from_the_ledger_where_there_is_one(metrics: Metrics) -> None
     assert sum(s.value for s in samples(metrics) if s.name == "onecard_pages") == 20, "all of the arena"
     assert value(metrics, "onecard_page_recalls_total", card="card0", model_name="chat") == 7
     assert value(metrics, "onecard_page_recalls_total", card="card0", model_name="vectors") == 0
+    for name, nbytes in {"chat": 10 * 64, "vectors": 0}.items():
+        assert value(metrics, "onecard_borrowed_bytes", card="card0", model_name=name) == nbytes
     assert value(metrics, "onecard_preemptions_total", card="card0", cause="memory") == 2
     assert value(metrics, "onecard_preemptions_total", card="card0", cause="wake") == 1
+    assert value(metrics, "onecard_preemptions_total", card="card0", cause="floor") == 0, (
+        "there from the start"
+    )
+
+
+def test_a_home_counts_as_long_as_it_is_claimed(metrics: Metrics) -> None:
+    falling = model_ledger("chat", "falling_asleep", 4, 5, 6, 1)
+    metrics.bind(node_status, lambda: ledger_of(falling, replace(falling, name="vectors", claimed_pages=1)))
+    homes = [s.value for s in samples(metrics) if s.labels.get("kind") == "home"]
+    assert homes == [4, 1]
 
 
 def test_a_kernel_compiled_while_serving_is_counted_and_named(
@@ -222,15 +237,44 @@ def test_running_and_waiting_are_those_of_the_scrape(metrics: Metrics) -> None:
     assert value(metrics, "vllm:kv_cache_usage_perc", **of) == 0.1
 
 
+def test_a_model_that_is_gone_has_nothing_running(metrics: Metrics) -> None:
+    """A reload took it away in the middle of its work; nobody reports a step of it again."""
+    metrics.bind(lambda: NodeStatus("ready", (), ()))
+    of = {"model_name": "chat", "engine": "0"}
+    for name in ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc"):
+        assert value(metrics, f"vllm:{name}", **of) == 0
+    for reason in ("capacity", "deferred"):
+        assert value(metrics, "vllm:num_requests_waiting_by_reason", reason=reason, **of) == 0
+    assert value(metrics, "vllm:prompt_tokens_total", **of) == 30, "counters stay"
+
+
 def test_nothing_of_the_node_before_bind() -> None:
     assert not [s for s in samples(Metrics(["chat"])) if s.name.startswith("onecard_memory")]
 
 
-def test_cache_config_and_rejections(metrics: Metrics) -> None:
+def test_the_caches_are_those_of_the_models_served_now(metrics: Metrics) -> None:
+    def caches() -> list[dict[str, str]]:
+        return [s.labels for s in samples(metrics) if s.name == "vllm:cache_config_info" and s.value == 1]
+
+    def serve(**blocks: int | None) -> None:
+        models = [
+            ModelStatus(name, "", "card0", "ready", *[0] * 8, n and CacheConfig(16, n, False))
+            for name, n in blocks.items()
+        ]
+        metrics.bind(lambda: NodeStatus("ready", (), tuple(models)))
+
+    of = {"engine": "0", "block_size": "16"}
+    chat = {"model_name": "chat", **of, "enable_prefix_caching": "True", "num_gpu_blocks": "40"}
+    assert caches() == [chat]
+    serve(chat=20, new=8, vectors=None)  # a reload has changed one and brought another
+    smaller = {**chat, "enable_prefix_caching": "False", "num_gpu_blocks": "20"}
+    assert caches() == [smaller, {**smaller, "model_name": "new", "num_gpu_blocks": "8"}]
+    serve(new=8)
+    assert [labels["model_name"] for labels in caches()] == ["new"]
+
+
+def test_rejections(metrics: Metrics) -> None:
     metrics.rejected("chat", "queue_full")
-    assert (
-        value(metrics, "vllm:cache_config_info", model_name="chat", block_size="16", num_gpu_blocks="40") == 1
-    )
     assert value(metrics, "vllm:admission_rejections_total", model_name="chat", reason="queue_full") == 1
 
 

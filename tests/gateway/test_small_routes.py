@@ -121,6 +121,19 @@ async def test_openapi_describes_every_route(client):
         assert reply.status not in (404, 405), path
 
 
+async def test_openapi_names_the_header_for_priority_where_the_body_takes_one(client):
+    paths = (await client.get("/openapi.json")).body["paths"]
+    named = {
+        path: (parameter["in"], parameter["required"], parameter["schema"]["type"])
+        for path, methods in paths.items()
+        for operation in methods.values()
+        for parameter in operation.get("parameters", [])
+        if parameter["name"] == "X-Priority"
+    }
+    takes = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
+    assert named == dict.fromkeys(takes, ("header", False, "integer"))
+
+
 async def test_openapi_schemas_are_sound(client):
     document = (await client.get("/openapi.json")).body
     schemas = document["components"]["schemas"]

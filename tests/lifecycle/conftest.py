@@ -15,19 +15,22 @@ from onecard.registry.spec import MemoryAmount, ModelSpec, Registry
 def card_of(
     open_live_node: Callable[..., Any], demo_registry: Registry, demo_paths: dict[str, Path]
 ) -> Callable[..., AbstractContextManager[Any]]:
-    """`card_of(memory, a={...}, minilm={...})`: a card of so many bytes that serves these models.
+    """`card_of(memory, a={...}, minilm={...})`: a card of so many bytes that serves these models, which run
+    their first steps before requests with `warm_up=True`.
 
     Each model is the demo's of that name, or a copy of its language model, with the fields given.
     """
 
-    def open_card(memory: int, **models: dict[str, Any]) -> AbstractContextManager[Any]:
+    def open_card(
+        memory: int, warm_up: bool = False, **models: dict[str, Any]
+    ) -> AbstractContextManager[Any]:
         card = replace(demo_registry.cards[0], device="cpu", memory=MemoryAmount(nbytes=memory))
         specs, paths = [], {}
         for name, fields in models.items():
             origin = "minilm" if name == "minilm" else "smollm2"
             specs.append(spec(demo_registry, origin, name, **fields))
             paths[name] = demo_paths[origin]
-        return open_live_node(replace(demo_registry, cards=(card,), models=tuple(specs)), paths)
+        return open_live_node(replace(demo_registry, cards=(card,), models=tuple(specs)), paths, warm_up)
 
     return open_card
 

@@ -1,9 +1,10 @@
 import asyncio
 
 import pytest
-from lifecycle_helpers import ask
+from lifecycle_helpers import ask, states
 
-from onecard.engines.api import ModelUnavailableError
+from onecard.engines.api import GenerateRequest, ModelUnavailableError, SamplingParams
+from onecard.engines.lifecycle import keeper
 
 pytestmark = pytest.mark.weights
 
@@ -30,3 +31,37 @@ def test_a_request_that_the_awake_models_leave_no_room_for_is_told_so(card_of):
         assert answered == short
         live.on_loop(engine, pool.release_home, "someone")
         assert live.call(ask(live.node, "a", words))
+
+
+def test_a_wake_leaves_everybody_room_to_serve(card_of):
+    """The homes of all three fill the arena: who wakes up puts another one to sleep, and all are answered."""
+    with card_of(1512 * MIB, a={}, b={}, c={"preload": False}) as live:
+        plan = live.node._cards[0].plan
+        assert plan.num_pages == sum(model.home_pages for model in plan.models)
+        text = live.call(ask(live.node, "a"))
+        for name in "cabcba":
+            assert live.call(ask(live.node, name)) == text
+            assert sorted(states(live).values()) == ["asleep", "ready", "ready"]
+
+
+def test_a_wake_leaves_a_long_answer_the_room_it_needs(card_of, monkeypatch):
+    """`a` and `c` fit together but for the longest requests of `a`: one that runs is finished first."""
+    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", 0.0)
+    with card_of(1080 * MIB, a={"engine": {"max_model_len": 2048}}, c={"preload": False}) as live:
+        plan = live.node._cards[0].plan
+        left = plan.num_pages - sum(model.home_pages for model in plan.models)
+        tokens_in_page = plan.model("a").kv_tokens_ceiling // plan.model("a").ceiling_pages
+        assert 0 < left * tokens_in_page < 950
+
+        async def both() -> tuple[int, str]:
+            sampling = SamplingParams(temperature=0.0, max_tokens=40, ignore_eos=True)
+            prompt = tuple(range(1000, 1950))
+            stream = await live.node.engine("a").generate(GenerateRequest("long", prompt, sampling))
+            first = await anext(stream)
+            other = asyncio.create_task(ask(live.node, "c"))
+            return len(first.token_ids) + sum([len(chunk.token_ids) async for chunk in stream]), await other
+
+        tokens, answer = live.call(both())
+        assert tokens == 40
+        assert answer
+        assert states(live) == {"a": "asleep", "c": "ready"}

@@ -113,6 +113,7 @@ def served(opened: Served) -> Iterator[Served]:
     opened.live.call(opened.node.wake("a"))
     assert states(opened.live) == {"a": "ready", "minilm": "ready"}
     assert opened.ask("first") == opened.text
+    opened.live.wait_idle()
 
 
 # --- numbers ---------------------------------------------------------------------------------------------
@@ -171,6 +172,55 @@ def test_a_registry_that_does_not_fit_changes_nothing(served: Served):
             served.apply(registry)
         assert (node.status().models, node.models(), node._cards[0].plan) == before
     assert served.ask("a") == served.text
+
+
+def test_a_floor_that_grows_sends_those_to_sleep_that_were_promised_nothing(served: Served):
+    served.apply(served.with_copy("b", preload=False))
+    assert served.ask("b") == served.text
+    served.live.call(embed(served.node))  # the others were used before it
+    plan = served.node._cards[0].plan
+    most = plan.num_pages - plan.model("minilm").home_pages
+    wanted = served.with_model("a", memory=MemoryAmount(nbytes=most * plan.page_bytes))
+    wanted = replace(wanted, models=(*wanted.models, served.with_copy("b", preload=False).models[-1]))
+    assert served.apply(wanted) == ReloadReport(changed=("a",))
+    assert states(served.live) == {"a": "ready", "minilm": "ready", "b": "asleep"}
+    assert served.node._cards[0].pool.floor("a") == most - plan.model("a").home_pages
+    assert [served.ask(name) for name in ("b", "a")] == [served.text] * 2
+    served.live.call(embed(served.node))
+
+
+def test_an_unchanged_registry_is_taken_and_does_nothing(served: Served, monkeypatch: pytest.MonkeyPatch):
+    def undecided(*_: object) -> None:
+        raise AssertionError("there is nothing to decide")
+
+    monkeypatch.setattr(served.node._reload, "_decide", undecided)
+    served.live.call(served.node.sleep("a", 2))
+    assert served.apply(served.base) == ReloadReport()
+    assert states(served.live) == {"a": "unloaded", "minilm": "ready"}
+
+
+def test_it_is_told_when_a_registry_is_taken_not_when_its_models_have_moved(served: Served):
+    async def during() -> None:
+        taken = asyncio.Event()
+        running = asyncio.create_task(ask(served.node, "a", tokens=100))
+        await asyncio.sleep(0.05)
+        with pytest.raises(InvalidRegistryError):
+            await served.node.apply(
+                served.with_copy("b", memory=MemoryAmount(nbytes=CARD)), served.paths, taken.set
+            )
+        assert not taken.is_set()
+        anew = served.with_model("a", engine={"seed": 5})
+        applying = asyncio.create_task(served.node.apply(anew, served.paths, taken.set))
+        await taken.wait()
+        assert not running.done()
+        assert not applying.done()
+        await applying
+        taken.clear()
+        await served.node.apply(anew, served.paths, taken.set)
+        assert taken.is_set(), "an unchanged one is taken too"
+        await running
+
+    served.live.call(during())
 
 
 # --- models that come and go -----------------------------------------------------------------------------

@@ -1,3 +1,4 @@
+from collections.abc import Container
 from dataclasses import replace
 
 import pytest
@@ -35,7 +36,7 @@ def opened(*needs: ModelNeeds) -> CardPlan:
     return plan_card(CARD, needs, PAGE)
 
 
-def staying(plan: CardPlan, *needs: ModelNeeds, asleep: str = "") -> list[Staying]:
+def staying(plan: CardPlan, *needs: ModelNeeds, asleep: Container[str] = "") -> list[Staying]:
     return [Staying(n, plan.model(n.name).home, n.name not in asleep) for n in needs]
 
 
@@ -75,14 +76,44 @@ def test_pinning_a_model_whose_home_others_share_is_refused():
         plan_reload(plan, staying(plan, replace(a, pinned=True), b, asleep="b"), [])
 
 
-def test_floors_of_those_awake_must_fit_and_the_message_has_the_numbers():
+@pytest.mark.parametrize("asleep", ["", "a", "b", "ab"])
+def test_floors_of_those_that_start_awake_must_fit_and_the_message_has_the_numbers(asleep: str):
+    """Whoever sleeps at the moment: the file is refused or taken for what it says."""
     a, b = need("a", 20, floor=40), need("b", 20, floor=40)
     plan = opened(a, b)
-    wanted = [replace(a, floor=80 * MIB), b]
+    larger = replace(a, floor=80 * MIB)
     with pytest.raises(PlanError, match=r"60MiB \(a\) \+ 20MiB \(b\) of KV cache, but"):
-        plan_reload(plan, staying(plan, *wanted), [])
-    after = plan_reload(plan, staying(plan, *wanted, asleep="b"), [])
+        plan_reload(plan, staying(plan, larger, b, asleep=asleep), [])
+    lazy = replace(b, preload=False)
+    after = plan_reload(plan, staying(plan, larger, lazy, asleep=asleep), [])
     assert after.model("a").floor_pages == 60
+
+
+def test_the_longest_request_of_those_that_start_awake_must_fit():
+    a, b = need("a", 40), need("b", 40, max_model_len=4096, preload=False)
+    plan = opened(a, b)
+    with pytest.raises(PlanError, match=r"b: one request .* 16 pages .* and those of a it can have 14 \("):
+        plan_reload(plan, staying(plan, a, replace(b, preload=True), asleep="b"), [])
+    with pytest.raises(PlanError, match=r"b: one request .* 16 pages .* and those of a it can have 14 \("):
+        plan_reload(plan, staying(plan, replace(a, pinned=True), b, asleep="b"), [])
+    shorter = replace(b, preload=True, max_model_len=14 * 256)
+    assert plan_reload(plan, staying(plan, a, shorter), []).model("b").awake_at_start
+
+
+def test_models_that_overlap_cant_all_start_awake():
+    a, b = need("a", 60), need("b", 60, preload=False)
+    plan = opened(a, b)
+    with pytest.raises(PlanError, match=r"a, b can't be awake together: .* 120MiB of 94MiB: let some start"):
+        plan_reload(plan, staying(plan, a, replace(b, preload=True), asleep="b"), [])
+
+
+def test_who_takes_turns_already_may_go_on():
+    """More than fits has come; a later file that changes next to nothing isn't refused for that."""
+    a, b = need("a", 20, floor=60), need("b", 20, floor=60)
+    plan = plan_reload(opened(a), staying(opened(a), a), [b])
+    assert sum(m.home_pages + m.floor_pages for m in plan.models) > plan.num_pages
+    assert plan_reload(plan, staying(plan, a, b, asleep="b"), []) == plan
+    assert plan_reload(plan, staying(plan, replace(a, ceiling=90 * MIB), b), []).model("b").floor_pages == 40
 
 
 def test_workspace_and_graphs_must_fit_what_is_beside_the_arena():
@@ -164,9 +195,51 @@ def test_an_accepted_reload_keeps_what_those_awake_are_promised(arriving: list):
         return
 
     def resident(name: str) -> Resident:
-        return Resident(after.model(name).home, after.model(name).floor_pages)
+        model = after.model(name)
+        return Resident(model.home, model.floor_pages, model.longest_pages)
 
     pinned = [m.name for m in after.models if m.pinned]
     assert can_be_awake([resident("a"), resident("b")], plan.num_pages)
     for model in after.models:
         assert can_be_awake([resident(n) for n in {*pinned, model.name}], plan.num_pages)
+
+
+lives = st.lists(
+    st.tuples(st.integers(5, 30), st.integers(0, 40), st.booleans(), st.booleans()), min_size=1, max_size=4
+)
+
+
+def drawn(life: list, prefix: str) -> list[ModelNeeds]:
+    return [
+        need(
+            f"{prefix}{i}", weights, floor=floor and weights + floor, preload=preload or pinned, pinned=pinned
+        )
+        for i, (weights, floor, preload, pinned) in enumerate(life)
+    ]
+
+
+def judged(plan: CardPlan, stay: list[Staying], come: list[ModelNeeds]) -> str | None:
+    try:
+        plan_reload(plan, stay, come)
+    except PlanError as error:
+        return str(error)
+    return None
+
+
+@given(
+    lives, st.lists(st.integers(0, 60), min_size=4, max_size=4), lives, st.lists(st.booleans(), max_size=4)
+)
+def test_who_sleeps_at_the_moment_does_not_count(old: list, floors: list, new: list, asleep: list):
+    needs = drawn(old, "old")
+    try:
+        plan = opened(*needs)
+    except PlanError:
+        return
+    sleeping = [n.name for n, sleeps in zip(needs, asleep) if sleeps and not n.pinned]
+    assert judged(plan, staying(plan, *needs, asleep=sleeping), []) is None, "what is served goes on"
+    changed = [replace(n, floor=(f and f * MIB + n.weight_bytes)) for n, f in zip(needs, floors)]
+    verdicts = {
+        judged(plan, staying(plan, *changed, asleep=who), drawn(new, "new"))
+        for who in ([], sleeping, [n.name for n in needs])
+    }
+    assert len(verdicts) == 1

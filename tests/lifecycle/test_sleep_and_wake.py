@@ -70,6 +70,13 @@ def test_a_sleeping_model_can_be_dropped(roomy, name):
     assert roomy.call(use(roomy.node, name)) == before
 
 
+def test_it_is_told_how_deep_a_model_sleeps(roomy):
+    levels = [roomy.call(roomy.node.sleep("minilm", level)) for level in (1, 2, 1)]
+    assert levels == [1, 2, 2], "what has been dropped isn't in host memory again"
+    assert states(roomy)["minilm"] == "unloaded"
+    roomy.call(roomy.node.wake("minilm"))
+
+
 def test_sleeping_memory_is_everybodys_kv(roomy):
     pool = roomy.node.engine("smollm2").core.scheduler.kv.pool
     before = pool.num_free_blocks()

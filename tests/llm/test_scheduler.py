@@ -294,18 +294,127 @@ def test_abandoning_works_with_books_that_do_not_add_up(world):
     assert w.all_free()
 
 
-def test_what_can_never_fit_is_sorted_out_instead_of_blocking_the_line(world):
-    """Prompts that were fine when they came: a model that woke up has taken the pages since."""
+def test_what_finds_no_room_beside_the_awake_is_sorted_out_instead_of_blocking_the_line(world):
+    """A prompt that was fine when it came: a model that woke up has taken the pages since. An answer that has
+    begun isn't cut off for that: it waits for the other to sleep, and lets others pass."""
     w = world(num_pages=10, floor=0)
-    growing = w.request([1] * 20).sequences[0]
+    growing = w.request([1] * 15).sequences[0]
     w.run()
     long, short = w.request([2] * 40), w.request([3] * 4)
-    assert w.pages.claim_home("m", range(10 - w.pages.free_pages, 10))
+    short.max_tokens = 3
+    assert w.pages.claim_home("other", range(10 - w.pages.free_pages, 10))
     assert w.pages.most("m") == 2
-    assert w.run().preempted == [growing]
-    assert {id(s) for s in w.run().too_large} == {id(growing), id(long.sequences[0])}
-    assert short.sequences[0].status is Status.RUNNING
-    assert w.scheduler.waiting == []
+    seen = [w.run()]
+    assert seen[0].too_large == long.sequences
+    while not growing.num_preemptions:
+        seen.append(w.run())
+    assert w.scheduler.kv.blocks_for(growing.num_tokens) > w.pool.max_blocks
+    while short.sequences[0].num_output_tokens < 3:
+        assert not w.run().too_large
+    w.scheduler.finish(short.sequences[0])
+    assert not w.run().items
+    assert w.scheduler.waiting == [growing]
+    w.pages.release_home("other")
+    assert [item.sequence for item in w.run().items] == [growing]
+
+
+def test_what_can_never_fit_is_refused_before_it_begins(world):
+    """The client said how long the answer may be: better no than the half of it."""
+    w = world(num_pages=10)  # 80 tokens
+    ends_in_time, too_long = w.request([1] * 40, max_tokens=41), w.request([2] * 40, max_tokens=42, n=2)
+    open_end = w.request([3] * 40)
+    wanted = [w.scheduler.blocks_to_end(r.sequences[0]) for r in (ends_in_time, too_long, open_end)]
+    assert wanted == [20, 21, 10]
+    schedule = w.run()
+    assert schedule.too_large == too_long.sequences
+    assert [item.sequence for item in schedule.items] == ends_in_time.sequences
+    assert w.run().too_large == []
+    assert open_end.sequences[0].status is Status.WAITING
+
+
+def test_a_prompt_has_all_its_blocks_when_it_begins(world):
+    """Another engine that asks meanwhile finds them taken, and none has to give up what it has computed."""
+    w = world(num_pages=6, floor=0, max_num_batched_tokens=4)
+    w.request([1] * 24)
+    w.run()
+    assert w.pool.num_used_blocks == 6
+
+
+def test_hits_that_nobody_holds_are_not_counted_twice(world):
+    """They are the request's, and therefore not free for the rest of it."""
+    w = world(num_pages=20, floor=0)
+    other = BlockPool("other", w.pages, lambda page: range(2 * page, 2 * page + 2))
+    w.pages.add_engine("other", 0, 20, other)
+    first = w.request([1] * 80)
+    while not first.sequences[0].num_output_tokens:
+        w.run()
+    w.scheduler.finish(first.sequences[0])
+    taken = other.get_new_blocks(16)
+    second = w.request([1] * 80 + [3] * 60).sequences[0]  # 35 blocks, 20 of them cached; 24 are to be had
+    for _ in range(3):
+        assert not w.run().items
+    assert (second.status, second.num_preemptions, w.pool.num_used_blocks) == (Status.WAITING, 0, 0)
+    other.free(taken)
+    assert w.run().items[0].start == 80
+
+
+def test_a_hit_that_somebody_holds_is_room_saved(world):
+    w = world(num_pages=4, floor=0)
+    w.request([1] * 15)
+    w.run()
+    other = BlockPool("other", w.pages, lambda page: range(2 * page, 2 * page + 2))
+    w.pages.add_engine("other", 0, 4, other)
+    assert other.get_new_blocks(2)
+    late = w.request([1] * 15 + [2] * 4).sequences[0]  # 5 blocks, 3 of them held by the first; 2 are free
+    w.run()
+    assert (late.status, late.num_cached_tokens) == (Status.RUNNING, 12)
+
+
+def test_others_may_pass_one_that_waits_for_another_model(world):
+    """Bounded: once nothing but its own engine stands in its way, nobody passes any more."""
+    w = world(num_pages=10, floor=0)
+    other = BlockPool("other", w.pages, lambda page: range(2 * page, 2 * page + 2))
+    w.pages.add_engine("other", 0, 10, other)
+    taken = other.get_new_blocks(14)
+    large = w.request([1] * 30).sequences[0]
+    passers = [w.request([i] * 4).sequences[0] for i in (2, 3)]
+    w.run()
+    assert [s.status for s in passers] == [Status.RUNNING] * 2
+    assert large.status is Status.WAITING
+    other.free(taken[:4])
+    late = w.request([9] * 4).sequences[0]
+    w.run()
+    assert [late.status, large.status] == [Status.WAITING] * 2, "own requests are all that keep it waiting"
+    for sequence in passers:
+        w.scheduler.finish(sequence)
+    w.run()
+    assert large.status is Status.RUNNING
+
+
+def test_one_that_was_preempted_alone_resumes_with_a_page_to_grow_into(world):
+    w = world(num_pages=10, floor=2, resume_headroom=2)
+    other = BlockPool("other", w.pages, lambda page: range(2 * page, 2 * page + 2))
+    w.pages.add_engine("other", 0, 10, other)
+    taken = other.get_new_blocks(14)
+    sequence = w.request([1] * 22).sequences[0]
+    while not sequence.num_preemptions:
+        w.run()
+    assert w.scheduler.kv.blocks_for(sequence.num_tokens) == 7
+    other.free(taken[:2])
+    assert not w.run().items, "its 7 blocks are there, but no page besides"
+    other.free(taken[2:4])
+    assert w.run().items
+
+
+@pytest.mark.parametrize(("length", "runs"), [(16, True), (17, False)])
+def test_within_its_floor_a_preempted_one_asks_for_no_more(world, length, runs):
+    w = world(num_pages=4, floor=2, resume_headroom=2)
+    other = BlockPool("other", w.pages, lambda page: range(2 * page, 2 * page + 2))
+    w.pages.add_engine("other", 2, 2, other)
+    sequence = w.request([1] * length).sequences[0]
+    sequence.num_preemptions = 1
+    assert other.get_new_blocks(4)
+    assert bool(w.run().items) is runs
 
 
 @pytest.mark.parametrize("num_pages", [5, 9, 30])
@@ -388,6 +497,9 @@ class SchedulerMachine(RuleBasedStateMachine):
     def books_add_up(self) -> None:
         if hasattr(self, "w"):
             self.w.check()
+            scheduler = self.w.scheduler
+            recounted = sum(scheduler.kv.blocks_for(s.num_tokens) for s in scheduler.waiting)
+            assert scheduler.waiting_blocks == recounted
             limits = self.w.scheduler.limits
             assert len(self.w.scheduler.running) <= limits.max_num_seqs
 

@@ -1,6 +1,7 @@
 """A language model's first steps where memory is short: a wake doesn't fail for want of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from onecard.engines.llm.tenancy import LLMTenancy
-from onecard.engines.llm.warm_up import NoRoomError, WarmUp
+from onecard.engines.llm.warm_up import LONGEST_PROMPT, STEP_SECONDS, NoRoomError, WarmUp
 
 
 class ScheduledCore:
@@ -31,7 +32,7 @@ class ScheduledCore:
     def has_work(self) -> bool:
         return self.scheduler.has_work()
 
-    def launch(self) -> Any:
+    def launch(self, seconds: float | None = None) -> Any:
         if self.shortages:
             self.shortages -= 1
             return None
@@ -48,6 +49,11 @@ class ScheduledCore:
                 self.num_finished += 1
 
 
+def all_of(steps: Iterable[None]) -> int:
+    """Goes through them; returns how many they were."""
+    return sum(1 for _ in steps)
+
+
 @pytest.fixture
 def core(world: Callable[..., Any]) -> ScheduledCore:
     made = world(num_pages=20)
@@ -58,7 +64,7 @@ def core(world: Callable[..., Any]) -> ScheduledCore:
 def test_a_shortage_is_not_the_end(core):
     core.shortages = 5
     warm_up = WarmUp(core, 100, 40)
-    warm_up.usual_steps()
+    all_of(warm_up.usual_steps())
     warm_up.leave()
     assert core.num_steps > 10
     assert core._world.all_free()
@@ -70,7 +76,7 @@ def test_without_pages_it_gives_up_and_holds_nothing(core):
     pages.claim_home("another", range(20))
     warm_up = WarmUp(core, 100, 40)
     with pytest.raises(NoRoomError):
-        warm_up.usual_steps()
+        all_of(warm_up.usual_steps())
     warm_up.leave()
     assert not core.has_work()
     assert core.num_finished == 3
@@ -80,16 +86,53 @@ def test_without_pages_it_gives_up_and_holds_nothing(core):
 
 def test_a_wake_beside_a_full_cache_succeeds_and_the_next_one_warms_up(core):
     pages, used, model = core._world.pages, [], torch.nn.Identity()
-    runner = SimpleNamespace(use=used.append, graphs=SimpleNamespace(capture=lambda told: captured.append(1)))
     captured: list[int] = []
+    runner = SimpleNamespace(use=used.append, graphs=SimpleNamespace(sizes=[1], capture=captured.append))
     tenancy = LLMTenancy(core, runner, torch.device("cpu"), 1 << 30, WarmUp(core, 100, 40))
     pages.claim_home("another", range(20))
-    tenancy.move_in(model)
+    all_of(tenancy.move_in(model))
     assert (used, captured, core.num_steps) == ([model], [1], 0)
     pages.release_home("another")
-    tenancy.move_in(model)
+    all_of(tenancy.move_in(model))
     assert core.num_steps > 10
     steps = core.num_steps
-    tenancy.move_in(model)
+    all_of(tenancy.move_in(model))
     assert (captured, core.num_steps) == ([1], steps)
     assert core._world.all_free()
+
+
+def test_each_graph_and_each_step_is_a_piece_of_its_own(core):
+    captured, told = list[int](), list[tuple[int, int]]()
+    graphs = SimpleNamespace(sizes=[1, 2, 4], capture=captured.append)
+    runner = SimpleNamespace(use=lambda model: None, graphs=graphs)
+    tenancy = LLMTenancy(
+        core, runner, torch.device("cpu"), 1 << 30, WarmUp(core, 100, 40), lambda *done: told.append(done)
+    )
+    for pieces, _ in enumerate(tenancy.move_in(torch.nn.Identity()), start=1):
+        assert core.num_steps + len(captured) == pieces
+    assert captured == [4, 2, 1]
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_one_that_is_broken_off_holds_nothing(core):
+    steps = WarmUp(core, 100, 40).usual_steps()
+    next(steps)
+    assert core.warming
+    steps.close()
+    assert not core.warming
+    assert not core.scheduler.has_work()
+    core.scheduler.kv.pool.reset_prefix_cache()
+    core.scheduler.kv.pool.release_idle_pages()
+    assert core._world.all_free()
+
+
+def test_a_brief_one_keeps_to_short_steps(core):
+    """On a CPU long prompts would keep others waiting, and there is nothing to compile."""
+    core.scheduler.limits = replace(core.scheduler.limits, max_num_batched_tokens=1000)
+    asked: list[float | None] = []
+    launch = core.launch
+    core.launch = lambda seconds=None: asked.append(seconds) or launch(seconds)
+    longest = 0
+    for _ in WarmUp(core, 100, 1000, brief=True).usual_steps():
+        longest = max([longest, *(s.num_prompt_tokens for s in core.scheduler.running)])
+    assert (longest, set(asked)) == (LONGEST_PROMPT, {STEP_SECONDS})

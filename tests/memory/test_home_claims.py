@@ -6,6 +6,10 @@ from onecard.engines.memory.free_pages import FreePages
 from onecard.engines.memory.page_pool import PagePool, PoolIntegrityError
 
 
+def out_of_memory(moves: dict[int, int]) -> None:
+    raise MemoryError
+
+
 def test_a_home_takes_exactly_its_free_pages_and_gives_them_back(page_pool):
     assert page_pool.claim_home("m", range(2, 5))
     assert (page_pool.free_pages, page_pool.home_pages, page_pool.home("m")) == (5, 3, {2, 3, 4})
@@ -125,6 +129,34 @@ def test_a_step_in_flight_keeps_its_page_and_the_claim_changes_nothing(engine, p
     other.check()
     a.stepping = False
     assert page_pool.claim_home("m", range(8))
+
+
+def test_a_copy_that_finds_no_memory_leaves_everything_as_it_was(engine, page_pool):
+    a = engine("a")
+    request = a.start(8)
+    before, a.pool.move_blocks = list(request), out_of_memory
+    with pytest.raises(MemoryError):
+        page_pool.claim_home("m", range(2))
+    assert not page_pool.has_home("m")
+    assert (a.requests, page_pool.home_pages) == ([before], 0)
+    a.check()
+    a.pool.move_blocks = a.move_blocks
+    assert page_pool.claim_home("m", range(2))
+    assert a.pages(request).isdisjoint(range(2))
+    a.check()
+
+
+def test_a_copy_that_fails_after_others_worked_keeps_those_where_they_are(engine, page_pool):
+    a, b = engine("a"), engine("b")
+    a.start(4)
+    request = b.start(4)
+    b.pool.move_blocks = out_of_memory
+    with pytest.raises(MemoryError):
+        page_pool.claim_home("m", range(2))
+    assert len(a.moves) == 4
+    assert b.pages(request) == {1}
+    a.check()
+    b.check()
 
 
 def test_a_neighbour_on_loan_makes_room_for_blocks_within_a_floor(engine, page_pool):

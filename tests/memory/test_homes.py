@@ -84,12 +84,18 @@ def test_placement(wanted: list[HomeNeed], num_pages: int) -> None:
         assert not any(overlaps(a, b) for a, b in combinations(homes.values(), 2)), "there was room for all"
 
 
-@given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 3)), max_size=5))
-def test_who_can_be_awake(specs: list[tuple[int, int, int]]) -> None:
-    residents = [Resident(range(first, first + pages), floor) for first, pages, floor in specs]
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.integers(0, 4), st.integers(0, 3), st.integers(0, 6)), max_size=5
+    )
+)
+def test_who_can_be_awake(specs: list[tuple[int, int, int, int]]) -> None:
+    """Beside the homes all floors have room, and, at another time, each one's longest request."""
+    residents = [Resident(range(first, first + pages), *kv) for first, pages, *kv in specs]
     pages = [page for resident in residents for page in resident.home]
-    fits = len(set(pages)) == len(pages) and len(pages) + sum(r.floor_pages for r in residents) <= 13
-    assert can_be_awake(residents, 13) == fits
+    left = 13 - len(pages)
+    fits = len(set(pages)) == len(pages) and sum(r.floor_pages for r in residents) <= left
+    assert can_be_awake(residents, 13) == (fits and all(r.longest_pages <= left for r in residents))
 
 
 @given(st.integers(0, 10_000), st.integers(1, 3_000), st.integers(0, 20))

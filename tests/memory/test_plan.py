@@ -84,6 +84,36 @@ def test_the_notes_say_whose_floors_don_t_fit_together():
     assert note not in plan_card(FACTS, [a, replace(sleeper, floor=800 * MIB)], 4 * MIB).notes
 
 
+def test_the_notes_say_whose_longest_request_would_find_no_room():
+    a, b = (replace(LLM, name=name, home_bytes=780 * MIB, floor=0) for name in "ab")
+    sleeper = replace(b, preload=False)
+    note = (
+        "b starts asleep; while it is awake, a can't be: their weights would leave 29 pages, and a request "
+        "of max_model_len 4096 to b takes 64"
+    )
+    assert note in plan_card(FACTS, [a, sleeper], 4 * MIB).notes
+    shorter = [replace(n, max_model_len=1856) for n in (a, sleeper)]
+    assert not any("starts asleep" in note for note in plan_card(FACTS, shorter, 4 * MIB).notes)
+
+
+def test_a_pinned_models_longest_request_that_a_waking_one_would_leave_no_room_for():
+    """It couldn't be kept once that one is awake, and the pinned one never sleeps."""
+    pinned, sleeper = (
+        replace(LLM, floor=0, pinned=True),
+        replace(ENCODER, home_bytes=1400 * MIB, preload=False),
+    )
+    message = refuse(pinned, sleeper, page_bytes=4 * MIB)
+    assert (
+        "smollm2: one request of max_model_len 4096 needs 64 pages of 4MiB, but beyond its weights" in message
+    )
+    assert "of 270MiB and those of minilm it can have 61 (3904 tokens) on card0" in message
+    fits = int(message.split("`max_model_len:` to at most ")[1].split()[0])
+    assert plan_card(FACTS, [replace(pinned, max_model_len=fits), sleeper], 4 * MIB)
+    assert plan_card(FACTS, [replace(pinned, pinned=False), sleeper], 4 * MIB)
+    more = int(message.split("raise the card's `memory:` by at least ")[1].removesuffix("MiB")) * MIB
+    assert plan_card(replace(FACTS, budget_bytes=FACTS.budget_bytes + more), [pinned, sleeper], 4 * MIB)
+
+
 @given(
     st.lists(
         st.tuples(st.integers(1, 900), st.integers(0, 300), st.booleans(), st.booleans(), st.booleans()),
@@ -110,7 +140,7 @@ def test_a_plan_that_stands_can_be_kept(specs, page_bytes):
     except PlanError:
         return
     assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
-    residents = {m.name: Resident(m.home, m.floor_pages) for m in plan.models}
+    residents = {m.name: Resident(m.home, m.floor_pages, m.longest_pages) for m in plan.models}
     assert can_be_awake([residents[m.name] for m in plan.models if m.awake_at_start], plan.num_pages)
     for model, need in zip(plan.models, needs, strict=True):
         assert model.home_pages * plan.page_bytes >= need.weight_bytes
@@ -132,7 +162,8 @@ def test_no_floor_is_no_guarantee_and_says_so():
     plan = plan_card(FACTS, [replace(LLM, floor=0)])
     assert plan.model("smollm2").floor_pages == 0
     assert plan.notes == (
-        "smollm2: 0 tokens of KV cache are guaranteed; a request of max_model_len 4096 needs borrowed memory",
+        "smollm2: 0 tokens of KV cache are guaranteed; a request of max_model_len 4096 needs borrowed memory"
+        ", and waits while other models use theirs",
     )
     assert plan_card(FACTS, [LLM]).notes == ()
 

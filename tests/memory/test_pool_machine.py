@@ -116,7 +116,8 @@ class Tenant:
         """New blocks, with what must hold of them, granted or refused."""
         page_pool, used = self.pool._page_pool, self.pool.num_used_blocks
         promised, estimate = page_pool.floor(self.name), self.pool.num_free_blocks()
-        others = {t: page_pool.owned(t) for t in page_pool.engines if t != self.name}
+        accounts = {t: a.reclaimer for t, a in page_pool._accounts.items() if t != self.name}
+        others = {t: reclaimer.num_active_pages() for t, reclaimer in accounts.items()}
         blocks = self.pool.get_new_blocks(n)
         held = {b for r in self.running for b in r.blocks}
         if blocks is None:
@@ -129,10 +130,9 @@ class Tenant:
         assert len(set(blocks)) == n
         assert not set(blocks) & held, "handed out a block in use"
         for name, before in others.items():
-            account = page_pool._accounts[name]
-            if page_pool.owned(name) < before:
-                kept = min(account.floor, account.reclaimer.demand_pages())
-                assert page_pool.owned(name) >= kept, "took a borrower below its floor"
+            now = accounts[name].num_active_pages()
+            if before <= page_pool.floor(name):
+                assert now == before, "took pages in use within a floor"
         return blocks
 
     def fragments(self) -> int:

@@ -113,11 +113,20 @@ def test_an_engine_that_can_free_no_more_is_left_alone():
     assert plan_reclaim(snapshot(asker(floor=3), a), "asker", 1) is None
 
 
-def test_what_running_and_waiting_requests_want_below_the_floor_is_kept():
-    """Cache and idle pages within min(floor, demand) are not taken: the owner is about to fill them."""
+def test_only_pages_in_use_are_kept_below_the_floor():
+    """Idle and cached ones go, whoever waits: two engines that kept pages for requests that have outgrown
+    their floors would keep them from each other for ever."""
     owner = EngineSnapshot("a", 4, 3, 8, demand=9, idle=(0,), evictable=pages((1, 1.0, 1.0), (2, 2.0, 1.0)))
-    assert plan_reclaim(snapshot(asker(), owner), "asker", 1) == [ReturnIdle("a", 0)]
-    assert plan_reclaim(snapshot(asker(), owner), "asker", 2) is None
+    taken = [ReturnIdle("a", 0), EvictCached("a", 1), EvictCached("a", 2)]
+    assert plan_reclaim(snapshot(asker(), owner), "asker", 3) == taken
+    assert plan_reclaim(snapshot(asker(floor=4), owner), "asker", 4) is None
+
+
+def test_pages_in_use_are_kept_below_the_floor_even_if_cached_ones_were_on_loan():
+    owner = EngineSnapshot("a", 6, 3, 8, demand=4, idle=(0,), evictable=pages((1, 1.0, 1.0)))
+    plan = [ReturnIdle("a", 0), EvictCached("a", 1), Preempt("a", 1)]
+    assert plan_reclaim(snapshot(asker(floor=3), owner), "asker", 3) == plan
+    assert plan_reclaim(snapshot(asker(floor=4), owner), "asker", 4) is None
 
 
 def test_the_ceiling_holds_even_when_pages_are_free():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from onecard.registry.loader import load, load_registry
-from onecard.registry.spec import EngineSpec, MemoryAmount, Registry, RegistryError, ServerSpec
+from onecard.registry.spec import EngineSpec, MemoryAmount, ModelSpec, Registry, RegistryError, ServerSpec
 
 Load = Callable[[str], Registry]
 Mistakes = Callable[[str], list[str]]
@@ -25,7 +25,8 @@ def test_defaults_are_those_of_the_specs(load: Load) -> None:
 
 def test_every_kind_of_value(load: Load) -> None:
     registry = load("""
-server: {port: 0, api_keys: [${KEY:-}, "", ~, secret], max_body_bytes: 1.5MiB, drain_timeout: 1e1}
+server:
+  {port: 0, api_keys: [${KEY:-}, "", ~, secret], max_body_bytes: 1.5MiB, drain_timeout: 1e1, wake_timeout: 2}
 cards:
   - {name: big, device: "cuda:1", memory: 1, page_size: 64KiB}
   - {name: small, device: cpu, memory: 4GB, page_size: auto, quantum: 0.05}
@@ -51,7 +52,7 @@ models:
 """)
     server, (big, small), model = registry.server, registry.cards, registry.models[0]
     assert (server.port, server.api_keys, server.max_body_bytes) == (0, ("secret",), 3 << 19)
-    assert server.drain_timeout == 10.0
+    assert (server.drain_timeout, server.wake_timeout) == (10.0, 2.0)
     assert (big.memory, big.page_size) == (MemoryAmount(fraction=1.0), 65536)
     assert (small.memory, small.page_size) == (MemoryAmount(nbytes=4_000_000_000), None)
     assert (model.memory.fraction, model.burst.nbytes, model.weight) == (0.25, 1 << 31, 2.0)
@@ -80,6 +81,12 @@ models:
 def test_when_a_model_sleeps(keys: str, pinned: bool, preload: bool, ttl: float | None, load: Load) -> None:
     model = load(f"models: [{{name: m, source: hf:o/n, {keys}}}]").models[0]
     assert (model.pinned, model.preload, model.ttl) == (pinned, preload, ttl)
+
+
+@pytest.mark.parametrize("nothing", ["0", "0.0", "0MiB", "0 GB", "'0'", "0B"])
+def test_a_floor_of_nothing_is_the_same_however_it_is_written(nothing: str, load: Load) -> None:
+    model = load(f"models: [{{name: m, source: hf:o/n, memory: {nothing}}}]").models[0]
+    assert model.memory == MemoryAmount(fraction=0.0) == ModelSpec("n").memory
 
 
 def test_an_admin_key_that_is_empty_is_none(write: Callable[[str], Path]) -> None:
@@ -168,6 +175,12 @@ FORMS = [
     ("server: 3\n" + MODEL, "server: wants a mapping with keys such as `host`, `port` or `api_keys`"),
     ("server: {drain_timeout: -1}\n" + MODEL, "wants a number of at least 0, got `-1`"),
     ("server: {drain_timeout: .inf}\n" + MODEL, "wants a number of at least 0, got `.inf`"),
+    (
+        "server: {wake_timeout: 0}\n" + MODEL,
+        "server.wake_timeout: wants a number above 0, got `0`; write for example `wake_timeout: 300`",
+    ),
+    ("server: {wake_timeout: -1}\n" + MODEL, "server.wake_timeout: wants a number above 0, got `-1`"),
+    ("server: {wake_timeout: never}\n" + MODEL, "wants a number above 0, got the text `never`"),
     ("server: {max_body_bytes: 4G}\n" + MODEL, "`4G` is ambiguous; write 4GiB (1024s) or 4GB (1000s)"),
     ("server: {max_body_bytes: 4XB}\n" + MODEL, "`XB` is no unit of bytes"),
     ("server: {max_body_bytes: lots}\n" + MODEL, "`lots` is no number of bytes"),
@@ -198,6 +211,11 @@ FORMS = [
         "cards: [{memory: 0}]\n" + MODEL,
         "cards[0].memory: wants a fraction (above 0, up to 1) or bytes with a unit",
     ),
+    (
+        "cards: [{memory: 0MiB}]\n" + MODEL,
+        "cards[0].memory: wants a fraction (above 0, up to 1) or bytes with a unit, got `0MiB`",
+    ),
+    (MODEL + "    burst: 0GiB\n", "wants a fraction (above 0, up to 1) or bytes with a unit, got `0GiB`"),
     ("cards: [{memory: 1.5}]\n" + MODEL, "got `1.5`; write for example `memory: 0.9` or `memory: 6GiB`"),
     ("cards: [{memory: -0.5}]\n" + MODEL, "got `-0.5`"),
     ("cards: [{memory: .nan}]\n" + MODEL, "got `.nan`"),

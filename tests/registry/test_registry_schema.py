@@ -95,6 +95,7 @@ def test_good_files_pass(good: dict[str, Any]) -> None:
         registry(port=70000),
         registry(port="80"),
         registry(drain_timeout=-1),
+        registry(wake_timeout=0),
         registry(max_body_bytes="lots"),
         registry() | {"cards": [{"memory": 1.5}]},
         registry() | {"cards": [{"memory": 0}]},

@@ -52,6 +52,25 @@ def test_a_local_file_and_its_pin(tmp_path: Path) -> None:
         fetch(spec, NoProgress())
 
 
+def test_a_missing_gguf_file_is_told_with_what_is_near(tmp_path: Path) -> None:
+    def refusal(path: Path) -> str:
+        with pytest.raises(SourceError) as refused:
+            fetch(ModelSpec(name="m", source=str(path)), NoProgress())
+        return str(refused.value)
+
+    hub = "; for a file of the Hugging Face Hub write hf:org/name/m-Q4.gguf"
+    missing = tmp_path / "m-Q4.gguf"
+    assert refusal(missing) == f"there is no file or folder `{missing}`{hub}"
+    (tmp_path / "m-Q4_K.gguf").touch()
+    (tmp_path / "other.gguf").touch()
+    assert refusal(missing).endswith(f"{hub}. Did you mean `m-Q4_K.gguf`?")
+    lost = tmp_path / "gguf" / "m-Q4.gguf"
+    assert f"`{lost}`, nor its folder; a relative path starts at the registry's folder{hub}" in refusal(lost)
+    assert refusal(tmp_path / "org" / "name").endswith(
+        "; for a model of the Hugging Face Hub write hf:org/name"
+    )
+
+
 def test_a_local_folder(tmp_path: Path) -> None:
     assert fetch(ModelSpec(name="m", source=str(tmp_path)), NoProgress()) == tmp_path
     with pytest.raises(SourceError, match="`sha256` pins one file"):

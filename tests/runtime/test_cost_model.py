@@ -137,6 +137,29 @@ def test_prompts_after_nothing_but_decodes_are_learnt_at_once():
     assert worst_error(model, CPU, random) < 0.15
 
 
+def texts(random: Random) -> StepShape:
+    """A step of an encoder: mostly many short texts, now and then a long one."""
+    kind = random.random()
+    if kind < 0.5:
+        return StepShape.of_texts([random.randint(4, 60) for _ in range(random.randint(1, 64))])
+    if kind < 0.9:
+        return StepShape.of_texts([random.randint(50, 512) for _ in range(random.randint(1, 16))])
+    return StepShape.of_texts([random.randint(1000, 8192)])
+
+
+@pytest.mark.parametrize("truth", [(4e-3, 2e-4, 1e-4, 4e-8), (3e-3, 2e-6, 5e-6, 1e-10)], ids=["cpu", "gpu"])
+@settings(deadline=None, max_examples=25)
+@given(seed=seeds)
+def test_a_mix_of_texts_teaches_what_long_ones_take(truth: Truth, seed: int):
+    """Attention makes 8,192 tokens in one text dearer than in a hundred."""
+    model, random = CostModel(), Random(seed)
+    learn(model, truth, 400, random, kind=texts)
+    assert worst_error(model, truth, random, kind=texts) < 0.15
+    for length in (1500, 4000, 8192):
+        alone = StepShape.of_texts([length])
+        assert model.seconds(alone) == pytest.approx(true_seconds(truth, alone), rel=0.1)
+
+
 @settings(deadline=None, max_examples=60)
 @given(truths, seeds, shapes, shapes)
 def test_more_work_never_takes_less_time(truth: Truth, seed: int, one: StepShape, other: StepShape):

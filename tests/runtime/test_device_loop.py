@@ -2,6 +2,8 @@ import asyncio
 import threading
 from functools import partial
 
+import pytest
+
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Outbox
@@ -183,4 +185,60 @@ async def test_an_engine_that_cannot_recover_is_taken_off_and_the_others_go_on()
     loop = await start(bad, good)
     await until(lambda: len(received) == 3)
     assert {name for name, _, _ in received} == {"good"}
+    loop.stop()
+
+
+class SlowEngine(CountingEngine):
+    """Its queue is empty as soon as a step has taken from it; launching takes until `computed` is set."""
+
+    def __init__(self, name: str, received: list, left: int):
+        super().__init__(name, received, left)
+        self.computing, self.computed = threading.Event(), threading.Event()
+        self.slow = "launch"
+
+    def launch(self, seconds: float | None = None):
+        step = super().launch(seconds)
+        self._compute("launch")
+        return step
+
+    def collect(self, step):
+        self._compute("collect")
+        return super().collect(step)
+
+    def _compute(self, where: str) -> None:
+        if where == self.slow:
+            self.computing.set()
+            assert self.computed.wait(5)
+
+
+@pytest.mark.parametrize("slow", ["launch", "collect"])
+async def test_a_loop_is_not_idle_while_a_step_is_computed_and_nothing_else_waits(slow):
+    received: list = []
+    engine = SlowEngine("a", received, left=1)
+    engine.slow = slow
+    loop = await start(engine, clock=LateClock())
+    await until(engine.computing.is_set)
+    assert not engine.has_work()
+    assert not loop.is_idle()
+    engine.computed.set()
+    await until(loop.is_idle)
+    assert len(received) == 1
+    loop.stop()
+
+
+async def test_a_loop_is_not_idle_while_a_call_runs():
+    running, done = threading.Event(), threading.Event()
+
+    def call() -> None:
+        running.set()
+        assert done.wait(5)
+
+    loop = await start(CountingEngine("a", []))
+    await until(loop.is_idle)
+    loop.post(call)
+    assert not loop.is_idle()
+    await until(running.is_set)
+    assert not loop.is_idle()
+    done.set()
+    await until(loop.is_idle)
     loop.stop()

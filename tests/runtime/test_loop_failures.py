@@ -261,6 +261,34 @@ async def test_a_lost_card_ends_everything(late, where):
     loop.device.stop(1)
 
 
+async def test_what_all_engines_share_is_checked_once_in_every_idle_moment(late):
+    checks: list[int] = []
+    engine = ScriptedEngine("a", ["ok"])
+    loop = Loop(engine, late=late, on_idle=lambda: checks.append(len(engine.log)))
+    await until(lambda: bool(checks))
+    await asyncio.sleep(0.1)
+    assert checks == [1]
+    loop.device.post(partial(engine.add, 1))
+    await until(lambda: len(checks) == 2)
+    assert not loop.fatal
+    loop.device.stop()
+
+
+async def test_where_it_is_not_intact_no_engine_can_be_trusted(late):
+    error = RuntimeError("two owners of a page")
+
+    def check() -> None:
+        raise error
+
+    engine = ScriptedEngine("a")
+    loop = Loop(engine, late=late, on_idle=check)
+    await until(lambda: bool(loop.fatal))
+    loop.device.post(partial(engine.add, 1))
+    await asyncio.sleep(0.05)
+    assert (loop.fatal, engine.log) == ([error], [])
+    loop.device.stop(1)
+
+
 async def test_the_loop_s_own_bug_is_no_silent_death():
     engine = ScriptedEngine("a", ["ok"])
     engine.urgency = lambda: 1 // 0

@@ -28,6 +28,7 @@ from onecard.engines.api.errors import (
     QueueFullError,
     ShuttingDownError,
     UnsupportedTaskError,
+    WakeTimeoutError,
 )
 from onecard.engines.api.generation import (
     ChatPrompt,
@@ -48,6 +49,7 @@ from onecard.engines.api.model import (
     Tokenizing,
 )
 from onecard.engines.api.node import (
+    CacheConfig,
     CardStatus,
     ModelState,
     ModelStatus,
@@ -62,6 +64,7 @@ from onecard.engines.api.stats import (
 )
 
 __all__ = [
+    "CacheConfig",
     "CardHealth",
     "CardLedger",
     "CardProcess",
@@ -102,4 +105,5 @@ __all__ = [
     "TokenLogprob",
     "Tokenizing",
     "UnsupportedTaskError",
+    "WakeTimeoutError",
 ]

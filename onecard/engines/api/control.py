@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from onecard.engines.api.node import ModelState
+
 SleepLevel = Literal[1, 2]
 """1: weights are kept in host memory (pinned, on a GPU); 2: they are dropped and read again on waking."""
 
@@ -12,14 +14,16 @@ SleepLevel = Literal[1, 2]
 class ModelLedger:
     """One model's part of a card. Pages are the card's; `borrowed` are those above the floor.
 
-    `home_pages` hold (or, of a sleeping model, would hold) its weights; while it is awake they are its own,
-    while it sleeps they are lent like any others. `host_bytes`: weights kept in host memory while it sleeps.
+    `home_pages` hold (or, of a sleeping model, would hold) its weights. `claimed_pages` of them are its own
+    now: all while it is awake or falling asleep, and once it may come back; none while it sleeps, when they
+    are lent like any others. `host_bytes`: weights kept in host memory while it sleeps.
     """
 
     name: str
-    state: str
+    state: ModelState
     home_first_page: int
     home_pages: int
+    claimed_pages: int
     owned_pages: int
     active_pages: int
     cached_pages: int
@@ -34,7 +38,7 @@ class ModelLedger:
 
 @dataclass(frozen=True)
 class CardLedger:
-    """A card's arena, page by page: `num_pages = free + homes of awake models + what the models own`.
+    """A card's arena, page by page: `num_pages = free + claimed homes + what the models own`.
 
     `recalls` counts pages taken back from a model that had them on loan or cached in them, `preemptions`
     sequences that gave up their blocks, by cause ("memory": the model's own, "floor": another model wanted
@@ -66,19 +70,23 @@ class NodeControl(Protocol):
     Names may be aliases. Calls for one model wait for each other.
     """
 
-    async def sleep(self, name: str, level: SleepLevel = 1) -> None:
+    async def sleep(self, name: str, level: SleepLevel = 1) -> SleepLevel:
         """Once its running requests have finished, give the model's memory away; new requests wake it.
 
-        Sleeping already: returns (level 2 after level 1 drops the host copy). Raises `InvalidRequestError`
-        for a model that is `pinned`.
+        Returns the level at which it sleeps: 2 also where host memory can't hold a copy. Sleeping already:
+        level 2 after level 1 drops the host copy; level 1 after level 2 leaves it at 2. Raises
+        `InvalidRequestError` for a model that is `pinned`.
         """
         ...
 
     async def wake(self, name: str) -> None:
-        """Returns when the model serves again. Raises `ModelUnavailableError` where it gets no memory."""
+        """Returns when the model serves again. Raises `ModelUnavailableError` where it gets no memory, or not
+        within the registry's `server.wake_timeout`."""
         ...
 
-    def is_sleeping(self, name: str) -> bool: ...
+    def is_sleeping(self, name: str) -> bool:
+        """From when its last requests are finished and its memory is given away until it serves again."""
+        ...
 
     def ledger(self) -> Sequence[CardLedger]:
         """A look from the event loop's thread: for people and metrics, not for decisions."""

@@ -1,5 +1,6 @@
 """What the gateway calls: an engine that writes text, an engine that embeds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,6 +37,10 @@ class EmbedResult:
 
 
 class Embedder(Tokenizing, Protocol):
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Cancelling the awaiting task drops what has not run yet."""
+    async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
+        """Cancelling the awaiting task drops what has not run yet.
+
+        `on_begun` is called on the event loop's thread when the first of the texts runs, maybe only after the
+        end of a request that is cancelled just then.
+        """
         ...

@@ -43,16 +43,19 @@ class UnsupportedTaskError(EngineError):
 
 
 class QueueFullError(EngineError):
-    """Too many requests wait; the client should come again in `retry_after` seconds."""
+    """Too many requests wait; the client should come again in `retry_after` seconds. `reason`: in a word, for
+    metrics."""
 
     status, type = 503, "ServiceUnavailableError"
     retry_after = 1
+    reason = "queue_full"
 
 
 class ShuttingDownError(QueueFullError):
     """The server is draining."""
 
     retry_after = 5
+    reason = "draining"
 
 
 class EngineFailedError(EngineError):
@@ -61,6 +64,14 @@ class EngineFailedError(EngineError):
 
 class ModelUnavailableError(QueueFullError):
     """The model can't serve now: its memory can't be had, it has failed, or it leaves the registry."""
+
+    reason = "unavailable"
+
+
+class WakeTimeoutError(ModelUnavailableError):
+    """The model is not awake within the registry's `server.wake_timeout`."""
+
+    reason = "wake_timeout"
 
 
 class InvalidRegistryError(EngineError):

@@ -8,12 +8,22 @@ from onecard.engines.api.engine import Embedder, TextGenerator
 from onecard.engines.api.health import CardHealth
 from onecard.engines.api.model import ModelInfo
 
-ModelState = Literal["loading", "ready", "asleep", "waking", "unloaded", "failed"]
+ModelState = Literal["loading", "ready", "falling_asleep", "asleep", "waking", "unloaded", "failed"]
+"""`falling_asleep`: new requests wait already, those that came before are finished first."""
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """A model's KV cache: at most `num_blocks` of `block_size` tokens."""
+
+    block_size: int
+    num_blocks: int
+    prefix_caching: bool
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One row of `onecard ps`. Bytes are from the ledger."""
+    """One row of `onecard ps`. Bytes are from the ledger; `cache` is None for a model without KV cache."""
 
     name: str
     kind: str
@@ -27,6 +37,7 @@ class ModelStatus:
     running: int
     waiting: int
     finished: int
+    cache: CacheConfig | None = None
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,12 @@ def build_encoder(
         card.device,
         card.clock,
         card.stats,
+        card.loop.deliver,
         spec.weight,
         spec.priority,
     )
     gate = Gate(spec.name)
-    warm_up = WarmUp(core, size, config.vocab_size, longest, config.hidden_size)
+    warm_up = WarmUp(core, size, config.vocab_size, longest, config.hidden_size, card.device.type == "cpu")
     tenancy = EncoderTenancy(
         core, card.device, place.share.workspace_bytes, warm_up if place.warm_up else None
     )

@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,10 +33,14 @@ class _Step:
     """`vectors` `[len(entries), D]` float32 on the host, to be read once `mark` has been waited for."""
 
     entries: list[Entry]
-    num_tokens: int
+    shape: StepShape
     host_seconds: float = 0.0
     vectors: torch.Tensor | None = None
     mark: StepMark | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.shape.tokens
 
 
 class EncoderCore:
@@ -55,12 +59,16 @@ class EncoderCore:
         device: torch.device,
         clock: StepClock,
         stats: StatsSink,
+        deliver: Callable[[list[Delivery]], None],
         weight: float = 1.0,
         priority: int = 0,
     ):
+        """`deliver` hands clients what doesn't come of a collected step."""
         self.name = name
         self.weight = weight
         self.priority = priority
+        self.warming = False
+        """A warm-up drives the steps, between others' on the loop: the loop itself leaves them alone."""
         self._budget = StepBudget()
         self._limit = StepLimit(name)
         self.model = model
@@ -71,6 +79,7 @@ class EncoderCore:
         self._staging = Staging(device)
         self._clock = clock
         self._stats = stats
+        self._deliver = deliver
         self._jobs: set[EmbedJob] = set()
         self._in_flight: deque[_Step] = deque()
         self._stepping: _Step | None = None
@@ -89,6 +98,7 @@ class EncoderCore:
         """What has not run is dropped; what runs is thrown away when it is collected. Idempotent."""
         self._queue.cancel(job)
         self._jobs.discard(job)
+        self._retrying = False  # it may have been a text of this one that found no memory
 
     def limit_steps(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
         """A step takes no more texts and tokens than this from now on."""
@@ -113,7 +123,7 @@ class EncoderCore:
 
     def has_work(self) -> bool:
         """Texts wait for a step. Those in flight only want to be collected."""
-        return len(self._queue) > 0
+        return not self.warming and len(self._queue) > 0
 
     def urgency(self) -> int:
         """The priority of the most urgent request that waits."""
@@ -126,17 +136,15 @@ class EncoderCore:
         case. A step that finds no memory is undone, and the next call tries a smaller one.
         """
         began = time.perf_counter()
-        taken = self._queue.take(self._max_tokens(seconds))
+        taken = self._queue.take(self._limit.tokens, self._budget.texts(seconds))
         if not taken:
             return None
         # Neighbours of like length share cache lines and attention tiles; rows find their place by their
         # entry.
         entries = sorted(taken, key=lambda entry: len(entry.token_ids), reverse=True)
-        step = _Step(entries, sum(len(entry.token_ids) for entry in entries))
+        step = _Step(entries, StepShape.of_texts([len(entry.token_ids) for entry in entries]))
         self._stepping = step
-        now = time.monotonic()
-        for job in map(_job_of, entries):
-            job.started = now if job.started is None else job.started
+        self._begin(map(_job_of, entries))
         try:
             self._enqueue(step)
         except Exception as error:
@@ -152,10 +160,17 @@ class EncoderCore:
         torch.cuda.empty_cache()
         return None
 
-    def _max_tokens(self, seconds: float | None) -> int | None:
-        """Of the next step: what fits the time and, after a shortage of memory, that."""
-        limits = (self._limit.tokens, self._budget.tokens(seconds, StepShape(0, 0), 1))
-        return min((limit for limit in limits if limit is not None), default=None)
+    def _begin(self, jobs: Iterable[EmbedJob]) -> None:
+        """Note, and tell, whose first text is about to run."""
+        now = time.monotonic()
+        begun: list[Delivery] = []
+        for job in jobs:
+            if job.started is None:
+                job.started = now
+                if job.on_begun is not None:
+                    begun.append(job.on_begun)
+        if begun:
+            self._deliver(begun)
 
     def _undo(self, taken: list[Entry], step: _Step) -> None:
         self._queue.put_back(taken)
@@ -183,7 +198,7 @@ class EncoderCore:
         computed = time.perf_counter()
         finished = self._scatter(step)
         step.host_seconds += time.perf_counter() - computed
-        self._budget.observe(StepShape(step.num_tokens, len(step.entries)), step.mark.device_seconds)
+        self._budget.observe(step.shape, step.mark.device_seconds)
         self._limit.grow(step.num_tokens, self._queue.max_tokens)
         stats = self._step_stats(step, step.mark)
         self._jobs.difference_update(finished)
@@ -235,7 +250,7 @@ class EncoderCore:
 
     def idle(self) -> None:
         """Raises `RuntimeError` where a request got lost: nothing waits or runs, yet one is unfinished."""
-        if self._jobs and not self._in_flight and not self.has_work():
+        if self._jobs and not self._in_flight and not self._queue:
             raise RuntimeError(f"{self.name}: {len(self._jobs)} requests are neither queued nor running")
 
 

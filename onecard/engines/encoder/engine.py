@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
@@ -70,15 +70,15 @@ class EncoderEngine:
     def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         return self._text.token_strings(token_ids)
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
+    async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
         """Raises `InvalidRequestError` before anything has run, `EngineFailedError` if a step fails."""
         self.num_unfinished += 1
         try:
-            return await self._embed(request)
+            return await self._embed(request, on_begun)
         finally:
             self.num_unfinished -= 1
 
-    async def _embed(self, request: EmbedRequest) -> EmbedResult:
+    async def _embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None) -> EmbedResult:
         arrived = time.monotonic()
         self._check_dimensions(request.dimensions)
         limit = self._truncation(request.truncate_prompt_tokens)
@@ -91,6 +91,7 @@ class EncoderEngine:
             result=asyncio.get_running_loop().create_future(),
             num_missing=len(texts),
             arrived=arrived,
+            on_begun=on_begun,
         )
         await self._run(job)
         vectors = job.vectors

@@ -1,6 +1,7 @@
 """One embedding request on its way through the engine."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,8 @@ class EmbedJob(Ticket):
     num_missing: int
     arrived: float
     started: float | None = None
+    on_begun: Callable[[], None] | None = None
+    """To be called on the event loop's thread once the first text runs."""
 
     def deliver(self) -> None:
         """On the event loop's thread: `vectors` is whole."""

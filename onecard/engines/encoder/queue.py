@@ -1,11 +1,15 @@
 """What waits to be encoded: texts of many requests, taken by token budget.
 
 The method is text-embeddings-inference's: no fixed batch size, each step takes as many whole texts as its
-token budget holds, in order, so short texts run many at once and long ones few.
+token budget holds, in order, so short texts run many at once and long ones few. Where a step has to be short,
+it is bounded by what its texts take, too: a long one takes more than short ones of as many tokens.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
+from math import inf
+
+from onecard.engines.runtime.step_budget import TextTime
 
 
 @dataclass(slots=True, eq=False)
@@ -64,20 +68,25 @@ class TokenBudgetQueue:
         if self._num_waiting == 0:
             self._lanes.clear()
 
-    def take(self, max_tokens: int | None = None) -> list[Entry]:
+    def take(self, max_tokens: int | None = None, time: TextTime | None = None) -> list[Entry]:
         """The texts of the next step, in order; empty when nothing waits.
 
-        `max_tokens` lowers this step's budget. The first text is taken whatever its length: texts aren't cut.
+        `max_tokens` lowers this step's budget, and `time` bounds what its texts take together. The first text
+        is taken whatever its length: texts aren't cut.
         """
         taken: list[Entry] = []
-        budget = self.max_tokens if max_tokens is None else min(max_tokens, self.max_tokens)
+        tokens = self.max_tokens if max_tokens is None else min(max_tokens, self.max_tokens)
+        seconds = inf if time is None else time.seconds
         while len(taken) < self.max_seqs and (entry := self._first()) is not None:
-            if taken and len(entry.token_ids) > budget:
+            length = len(entry.token_ids)
+            cost = 0.0 if time is None else time.of(length)
+            if taken and (length > tokens or cost > seconds):
                 break
             self._lanes[entry.ticket.priority].popleft()
             entry.ticket.waiting -= 1
             self._num_waiting -= 1
-            budget -= len(entry.token_ids)
+            tokens -= length
+            seconds -= cost
             taken.append(entry)
         return taken
 

@@ -1,13 +1,14 @@
 """How an embedding model moves in and out of its card (`lifecycle.residence.Tenancy`)."""
 
 import logging
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import nn
 
 from onecard.engines.encoder.core import EncoderCore
 from onecard.engines.encoder.warm_up import WarmUp
-from onecard.engines.runtime.peak_memory import peak_bytes
+from onecard.engines.runtime.peak_memory import counts_memory, peak_bytes
 from onecard.registry.units import format_bytes as human
 
 logger = logging.getLogger(__name__)
@@ -27,10 +28,11 @@ class EncoderTenancy:
         self._warm_up = warm_up
         self._moved_in_before = False
 
-    def move_in(self, model: nn.Module) -> None:
+    def move_in(self, model: nn.Module) -> Generator[None, None, None]:
+        """Runs one step at a time."""
         self.core.model = model
         if not self._moved_in_before and self._warm_up is not None:
-            self._prepare(self._warm_up)
+            yield from self._prepare(self._warm_up)
         self._moved_in_before = True
 
     def move_out(self) -> None:
@@ -48,8 +50,14 @@ class EncoderTenancy:
     def limit_steps(self, max_num_seqs: int, max_num_batched_tokens: int, long_prefill: int) -> None:
         self.core.limit_steps(max_num_seqs, max_num_batched_tokens)
 
-    def _prepare(self, warm_up: WarmUp) -> None:
-        warm_up.usual_steps()
+    def _prepare(self, warm_up: WarmUp) -> Iterator[None]:
+        yield from warm_up.usual_steps()
+        if counts_memory(self._device):
+            self._measure(warm_up)
+            yield
+        warm_up.leave()
+
+    def _measure(self, warm_up: WarmUp) -> None:
         self.peak_bytes = peak_bytes(self._device, warm_up.largest_step)
         if self.peak_bytes is not None and self.peak_bytes > self._workspace_bytes:
             logger.warning(
@@ -58,4 +66,3 @@ class EncoderTenancy:
                 human(self.peak_bytes),
                 human(self._workspace_bytes),
             )
-        warm_up.leave()

@@ -1,12 +1,21 @@
 """Where requests wait while their model isn't awake. Lives on the event loop's thread."""
 
+import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
-from onecard.engines.api import EngineError, ModelState, ModelUnavailableError
+from onecard.engines.api import EngineError, ModelState, ModelUnavailableError, WakeTimeoutError
 
 Wake = Callable[[], Awaitable[None]]
+
+
+@dataclass
+class WakeTimeout:
+    """How long a request waits for its model. One object for all gates: it changes with the registry."""
+
+    seconds: float
 
 
 class Gate:
@@ -21,8 +30,14 @@ class Gate:
         self.last_used = time.monotonic()
         self.wake = wake
         """Returns when the model is awake, or raises `EngineError`; None: it never sleeps."""
+        self.waits_for: Callable[[], str] = lambda: "a change of the registry is still being carried out"
+        """Why the model isn't awake yet, for whoever has waited too long."""
+        self.timeout: WakeTimeout | None = None
+        """None: whoever comes waits as long as it takes."""
         self.refusal: EngineError | None = None
         """Why nobody is let in any more, once the model has failed for good or is on its way out."""
+        self.num_uses = 0
+        """Grows whenever somebody uses the model: unchanged, nobody has been let in meanwhile."""
         self.num_waiting = 0
         """Requests that were accepted, but are not with their engine yet."""
 
@@ -38,6 +53,12 @@ class Gate:
     def touch(self) -> None:
         """Somebody uses the model now."""
         self.last_used = time.monotonic()
+        self.num_uses += 1
+
+    def turn(self, state: ModelState) -> None:
+        """A model that has failed meanwhile stays so."""
+        if self.state != "failed":
+            self.state = state
 
     def fail(self, why: EngineError) -> None:
         """The model serves no more; whoever wants it hears why."""
@@ -54,12 +75,38 @@ class Gate:
             self.touch()
 
     async def enter(self) -> None:
-        """Returns once the model takes requests. Raises `EngineError` where it won't."""
+        """Returns once the model takes requests. Raises `EngineError` where it won't, or not in time."""
         self.touch()
-        with self.arriving():
-            while not self.is_open:
-                if self.refusal is not None:
-                    raise self.refusal
-                if self.wake is None:
-                    raise ModelUnavailableError(f"The model `{self.name}` is {self.state}; try again later.")
-                await self.wake()
+        if not self.is_open:
+            with self.arriving():
+                async with self.in_time():
+                    await self._opened()
+
+    @asynccontextmanager
+    async def in_time(self) -> AsyncIterator[None]:
+        """Around a wait for the model to wake up: raises `WakeTimeoutError` after `timeout`."""
+        limit = None if self.timeout is None else self.timeout.seconds
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError as error:
+            raise WakeTimeoutError(
+                f"The model `{self.name}` could not be woken within {limit:g} s: {self.waits_for()}. "
+                "Try again later."
+            ) from error
+
+    async def _opened(self) -> None:
+        while not self.is_open:
+            if self.refusal is not None:
+                raise self.refusal
+            if self.wake is None:
+                raise ModelUnavailableError(f"The model `{self.name}` is {self.state}; try again later.")
+            await self.wake()
+
+
+def out_of_service(name: str, error: BaseException) -> ModelUnavailableError:
+    """What whoever wants a model hears once it has failed of `error`."""
+    return ModelUnavailableError(
+        f"The model `{name}` has failed ({type(error).__name__}: {error}) and is out of service; "
+        f"waking it up (POST /models/{name}/wake_up) tries again."
+    )

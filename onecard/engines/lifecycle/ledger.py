@@ -1,38 +1,53 @@
 """A card's books for people: whose pages are whose, right now."""
 
-from onecard.engines.api import CardLedger, ModelLedger
+from onecard.engines.api import CardLedger, ModelLedger, ModelState
 from onecard.engines.lifecycle.keeper import Keeper
 from onecard.engines.lifecycle.residence import Residence
-from onecard.engines.memory.reclaim import EngineSnapshot
+from onecard.engines.memory.accounts import PageCounts
+from onecard.engines.memory.page_pool import PagePool
 
 
 def card_ledger(keeper: Keeper) -> CardLedger:
     """Read while the card's loop may be at work: figures of different models may be a step apart."""
     pool = keeper.pool
-    snapshot = pool.snapshot()
-    accounts = {engine.name: engine for engine in snapshot.engines}
+    accounts = {engine.name: engine for engine in pool.counts()}
     return CardLedger(
         card=keeper.card,
         page_bytes=pool.page_bytes,
         num_pages=pool.num_pages,
         free_pages=pool.free_pages,
-        models=tuple(_model(r, accounts.get(r.name)) for r in list(keeper.residences.values())),
+        models=tuple(_model(r, pool, accounts.get(r.name)) for r in list(keeper.residences.values())),
         recalls=dict(pool.recalls),
         preemptions=dict(pool.preemptions),
     )
 
 
-def _model(residence: Residence, account: EngineSnapshot | None) -> ModelLedger:
+def shown_state(residence: Residence, pool: PagePool) -> ModelState:
+    """The gate closes when a model is to sleep; until its requests are finished and its home is free it is on
+    its way only."""
+    state = residence.gate.state
+    if state in ("asleep", "unloaded") and pool.has_home(residence.name):
+        return "falling_asleep"
+    return state
+
+
+def weight_bytes(residence: Residence, pool: PagePool) -> int:
+    """Of weights on the card: what the home is claimed for."""
+    return residence.weights.weight_bytes if pool.has_home(residence.name) else 0
+
+
+def _model(residence: Residence, pool: PagePool, account: PageCounts | None) -> ModelLedger:
     home, weights = residence.weights.home, residence.weights
     return ModelLedger(
         name=residence.name,
-        state=residence.gate.state,
+        state=shown_state(residence, pool),
         home_first_page=home.start,
         home_pages=len(home),
+        claimed_pages=len(pool.home(residence.name)),
         owned_pages=0 if account is None else account.owned,
         active_pages=0 if account is None else account.active,
-        cached_pages=0 if account is None else len(account.evictable),
-        idle_pages=0 if account is None else len(account.idle),
+        cached_pages=0 if account is None else account.cached,
+        idle_pages=0 if account is None else account.idle,
         floor_pages=residence.floor_pages,
         ceiling_pages=residence.ceiling_pages,
         borrowed_pages=0 if account is None else account.borrowed,

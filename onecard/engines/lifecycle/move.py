@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from onecard.engines.lifecycle.gate import Gate
+from onecard.engines.lifecycle.gate import Gate, WakeTimeout
 from onecard.engines.lifecycle.home_weights import HomeWeights, Load
 from onecard.engines.lifecycle.residence import Policy, RankedEngine, Residence, Tenancy
 from onecard.engines.memory.card_plan import ModelPlan
@@ -26,6 +26,7 @@ class Placement:
 
     card: CardHandle
     share: ModelPlan
+    wake_timeout: WakeTimeout | None = None
     warm_up: bool = True
     """Whether steps run before the first request."""
     on_load: Count | None = None
@@ -42,7 +43,7 @@ class Placement:
     ) -> Residence:
         """The model isn't on its card yet: `join` makes it known there, `move_in` or the keeper brings it
         in."""
-        gate.state = "unloaded"
+        gate.state, gate.timeout = "unloaded", self.wake_timeout
         return Residence(
             name=spec.name,
             gate=gate,
@@ -53,6 +54,7 @@ class Placement:
             policy=policy_of(spec),
             floor_pages=self.share.floor_pages,
             ceiling_pages=self.share.ceiling_pages,
+            longest_pages=self.share.longest_pages,
             on_load=self.on_load,
         )
 
@@ -90,5 +92,6 @@ def move_in(residence: Residence, card: CardHandle) -> None:
         card.pool.set_share(residence.name, residence.floor_pages, residence.ceiling_pages)
     assert residence.weights.model is not None
     with _on(card.device):
-        residence.tenancy.move_in(residence.weights.model)
+        for _ in residence.tenancy.move_in(residence.weights.model):
+            pass
     residence.gate.state = "ready"

@@ -28,20 +28,20 @@ async def arrive(keeper: Keeper, residence: Residence) -> None:
 async def retire(keeper: Keeper, residence: Residence, gone: EngineError) -> None:
     """The model leaves the card once all its requests have finished; who comes later hears `gone`."""
     async with _vacated(keeper, residence, gone):
-        awake, residence.gate.state = residence.awake, "unloaded"
+        residence.gate.state = "unloaded"
         if keeper.residences.get(residence.name) is residence:
-            keeper.remove(residence.name)
             try:
-                await keeper.on_loop(partial(_move_away, keeper, residence, awake))
+                await keeper.on_loop(partial(_move_away, keeper, residence))
+                await keeper.passage.drop(residence)
             except Exception as error:
                 logger.exception("%s doesn't leave in good order", residence.name)
-                await keeper.on_loop(partial(_wipe_out, keeper, residence, error))
-            await keeper.drop(residence)
+                await keeper.passage.wipe_out(residence, error)
+            keeper.remove(residence.name)
 
 
 async def renew(keeper: Keeper, old: Residence, new: Residence, gone: EngineError) -> None:
     """`new` takes the place and the weights of `old` once that has finished its requests: they stay in their
-    home, or in host memory if it slept.
+    home, or in host memory if it slept. Its floor is no larger than theirs was: `resize` makes room for more.
 
     Raises `BrokenModelError` where `new` can't be made ready: nothing of either stays then.
     """
@@ -50,47 +50,48 @@ async def renew(keeper: Keeper, old: Residence, new: Residence, gone: EngineErro
         if state == "failed":
             raise BrokenModelError(f"The model `{old.name}` has failed while it was to be made anew")
         new.weights = old.weights
+        new.floor_pages = min(old.floor_pages, new.floor_pages)
         keeper.add(new)
         try:
-            if state == "ready":
-                await keeper.make_room(new)  # its floor may be a larger one
             await keeper.on_loop(partial(_swap, keeper, old, new, state == "ready"))
+            if state == "ready":
+                await keeper.passage.move_in(new)
         except Exception as error:
-            keeper.remove(new.name)
-            await keeper.on_loop(partial(_wipe_out, keeper, new, error))
-            await keeper.drop(new)
+            await keeper.bury(new, error)
             raise BrokenModelError(f"The model `{new.name}` can't be made anew: {error}") from error
-        new.gate.state = state
+        new.gate.turn(state)
+        new.gate.touch()
 
 
 async def bury(keeper: Keeper, residence: Residence, error: BaseException) -> None:
     """Nothing of a model that has failed stays on the card, whatever state it was in."""
     async with keeper.moving:
-        if keeper.residences.get(residence.name) is residence:
-            keeper.remove(residence.name)
-            await keeper.on_loop(partial(_wipe_out, keeper, residence, error))
-            await keeper.drop(residence)
+        await keeper.bury(residence, error)
 
 
 async def resize(keeper: Keeper, residence: Residence, floor_pages: int, ceiling_pages: int) -> None:
     """Another floor and ceiling; others sleep where they are in the way of a larger floor. Raises
     `ModelUnavailableError` where those that never sleep are."""
-    async with keeper.moving:
-        if residence.awake and floor_pages > residence.floor_pages:
-            before, residence.floor_pages = residence.floor_pages, floor_pages
-            try:
-                await keeper.make_room(residence)
-            except EngineError:
-                residence.floor_pages = before
-                raise
-        await keeper.on_loop(partial(set_share, keeper, residence, floor_pages, ceiling_pages))
+    change = partial(set_share, keeper, residence, floor_pages, ceiling_pages)
+    if floor_pages <= residence.floor_pages or not keeper.pool.has_home(residence.name):
+        async with keeper.moving:
+            await keeper.on_loop(change)
+        return
+    before, residence.floor_pages = residence.floor_pages, floor_pages
+    try:
+        async with keeper.room_for(residence):
+            await keeper.on_loop(change)
+    except EngineError:
+        residence.floor_pages = before
+        raise
 
 
 def set_share(keeper: Keeper, residence: Residence, floor_pages: int, ceiling_pages: int) -> None:
     """On the card's loop, while nothing moves. A model that sleeps has its floor when it wakes up."""
     residence.floor_pages, residence.ceiling_pages = floor_pages, ceiling_pages
     if residence.name in keeper.pool.engines:
-        keeper.pool.set_share(residence.name, floor_pages if residence.awake else 0, ceiling_pages)
+        there = keeper.pool.has_home(residence.name)
+        keeper.pool.set_share(residence.name, floor_pages if there else 0, ceiling_pages)
 
 
 @asynccontextmanager
@@ -107,20 +108,23 @@ async def _vacated(keeper: Keeper, residence: Residence, gone: EngineError) -> A
 
 
 async def _has_gone_quiet(keeper: Keeper, residence: Residence) -> bool:
-    """Nothing runs, waits, or is on its way through the loop's inbox."""
-    if residence.busy:
+    """Nothing runs, waits, or is on its way through the loop's inbox, nor does the model wake up or go to
+    sleep. Whoever was let in while the loop was asked may be on the way there yet."""
+    if residence.busy or not keeper.is_settled(residence):
         return False
+    uses = residence.gate.num_uses
     await keeper.on_loop(lambda: None)
-    return not residence.busy
+    return not residence.busy and residence.gate.num_uses == uses and keeper.is_settled(residence)
 
 
-def _move_away(keeper: Keeper, residence: Residence, awake: bool) -> None:
-    if awake:
+def _move_away(keeper: Keeper, residence: Residence) -> None:
+    there = keeper.pool.has_home(residence.name)
+    if there:
         residence.tenancy.move_out()
     residence.tenancy.close()
     leave(residence, keeper.pool, keeper.loop)
-    if awake:
-        keeper.release_home(residence)
+    if there:
+        keeper.passage.release_home(residence)
 
 
 def _swap(keeper: Keeper, old: Residence, new: Residence, awake: bool) -> None:
@@ -130,15 +134,4 @@ def _swap(keeper: Keeper, old: Residence, new: Residence, awake: bool) -> None:
     leave(old, keeper.pool, keeper.loop)
     join(new, keeper.pool, keeper.loop)
     if awake:
-        assert new.weights.model is not None
-        keeper.set_share(new)
-        new.tenancy.move_in(new.weights.model)
-
-
-def _wipe_out(keeper: Keeper, residence: Residence, error: BaseException) -> None:
-    if residence.reclaimer is None or residence.name in keeper.pool.engines:
-        keeper.loop.deliver(residence.engine.give_up(error))
-    residence.tenancy.close()
-    leave(residence, keeper.pool, keeper.loop)
-    if keeper.pool.has_home(residence.name):
-        keeper.release_home(residence)
+        keeper.passage.set_share(new)

@@ -10,7 +10,8 @@ from onecard.engines.memory.plan import replan_card
 
 @dataclass(frozen=True)
 class Staying:
-    """A model that keeps its home, with what it needs and may have from now on. `awake`: now."""
+    """A model that keeps its home, with what it needs and may have from now on. `awake`: now; whoever comes
+    displaces it last."""
 
     needs: ModelNeeds
     home: range
@@ -21,7 +22,7 @@ def plan_reload(plan: CardPlan, staying: Sequence[Staying], arriving: Sequence[M
     """The card's plan once these models are on it; those of `plan` that are neither have left it.
 
     Homes stay where they are; models that arrive get theirs beside them, or over those of models that will
-    have to sleep for them. Raises PlanError where that, or what is promised to those awake, doesn't fit.
+    have to sleep for them. Raises PlanError where that, or what the registry promises, doesn't fit.
     """
     settled = {s.needs.name: Settled(s.home, s.awake, s.needs.pinned) for s in staying}
     wanted = [
@@ -30,4 +31,4 @@ def plan_reload(plan: CardPlan, staying: Sequence[Staying], arriving: Sequence[M
     ]
     homes = {s.needs.name: s.home for s in staying} | place_beside(settled, wanted, plan.num_pages)
     needs = [*(s.needs for s in staying), *arriving]
-    return replan_card(plan, needs, homes, {s.needs.name for s in staying if s.awake})
+    return replan_card(plan, needs, homes, {s.needs.name for s in staying})

@@ -1,6 +1,6 @@
 """A model on its card: its weights, and how its engine moves in and out. Knows no kind of model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,8 +28,9 @@ class Tenancy(Protocol):
     graph_bytes: int | None
     """What the captured graphs hold; None where there are none."""
 
-    def move_in(self, model: nn.Module) -> None:
-        """Steps run on `model` from now on; the first time, get ready to serve (capture, warm up)."""
+    def move_in(self, model: nn.Module) -> Generator[None, None, None]:
+        """Steps run on `model` from now on; the first time, get ready to serve (capture, warm up). It takes
+        going through the generator, no part of which keeps the card for long: others' steps run between."""
         ...
 
     def move_out(self) -> None:
@@ -80,6 +81,8 @@ class Residence:
     policy: Policy
     floor_pages: int
     ceiling_pages: int
+    longest_pages: int = 0
+    """What a request of the greatest length takes."""
     on_load: Callable[[int, int], None] | None = None
     """Told of the bytes that were read while the weights load."""
 

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onecard.engines.memory.homes import Resident, can_be_awake, overlaps
+from onecard.engines.memory.homes import Resident, can_be_awake, overlaps, promised_pages
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """One model of a card. `idle`: nothing of it runs or waits. `last_used`: seconds, larger is later."""
+    """One model of a card. `idle`: nothing of it runs or waits. `last_used`: seconds, larger is later.
+    `longest_pages`: what its longest request takes; 0 without KV."""
 
     name: str
     home: range
@@ -17,6 +18,11 @@ class Tenant:
     pinned: bool = False
     idle: bool = True
     last_used: float = 0.0
+    longest_pages: int = 0
+
+    @property
+    def resident(self) -> Resident:
+        return Resident(self.home, self.floor_pages, self.longest_pages)
 
 
 @dataclass(frozen=True)
@@ -32,7 +38,8 @@ class NoRoomError(Exception):
 
 
 def make_room(tenants: Sequence[Tenant], wanted: str, num_pages: int) -> Room:
-    """Who sleeps so that `wanted`'s home is free and all floors hold.
+    """Who sleeps so that `wanted`'s home is free, all floors hold, and whoever is awake then has room for its
+    longest request.
 
     First whoever's home lies in the way; then, until the rest fits, the idle ones before the busy ones, the
     least recently used first. Raises `NoRoomError` where pinned models stand in the way.
@@ -47,11 +54,11 @@ def make_room(tenants: Sequence[Tenant], wanted: str, num_pages: int) -> Room:
     staying = [tenant for tenant in awake if tenant not in in_the_way]
     sleepers = _in_order(in_the_way)
     candidates = _in_order([tenant for tenant in staying if not tenant.pinned])
-    while not _fits([newcomer, *staying], num_pages):
+    while not can_be_awake(residents := [t.resident for t in (newcomer, *staying)], num_pages):
         if not candidates:
-            promised = sum(len(t.home) + t.floor_pages for t in [newcomer, *staying])
             raise NoRoomError(
-                f"{wanted} and the models that never sleep are promised {promised} pages of {num_pages}"
+                f"{wanted} and the models that never sleep are promised {promised_pages(residents)} pages of "
+                f"{num_pages}"
             )
         sleepers.append(candidates.pop(0))
         staying.remove(sleepers[-1])
@@ -60,7 +67,3 @@ def make_room(tenants: Sequence[Tenant], wanted: str, num_pages: int) -> Room:
 
 def _in_order(tenants: Sequence[Tenant]) -> list[Tenant]:
     return sorted(tenants, key=lambda tenant: (not tenant.idle, tenant.last_used, tenant.name))
-
-
-def _fits(tenants: Sequence[Tenant], num_pages: int) -> bool:
-    return can_be_awake([Resident(tenant.home, tenant.floor_pages) for tenant in tenants], num_pages)

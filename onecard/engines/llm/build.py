@@ -99,7 +99,7 @@ def build_llm(
         runner,
         card.device,
         place.share.workspace_bytes,
-        WarmUp(core, config.vocab_size, longest) if place.warm_up else None,
+        WarmUp(core, config.vocab_size, longest, card.device.type == "cpu") if place.warm_up else None,
         place.on_capture,
     )
     defaults = load_generation_defaults(path)

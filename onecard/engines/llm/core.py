@@ -65,6 +65,8 @@ class LLMCore:
         self.priority = priority
         self.scheduler = scheduler
         self.num_finished = 0
+        self.warming = False
+        """A warm-up drives the steps, between others' on the loop: the loop itself leaves them alone."""
         self._deliver = deliver
         self._runner = runner
         self._rows = rows
@@ -110,12 +112,12 @@ class LLMCore:
 
     def waiting_blocks(self) -> int:
         """Blocks that the waiting sequences need to begin."""
-        return sum(self.scheduler.kv.blocks_for(sequence.num_tokens) for sequence in self.scheduler.waiting)
+        return self.scheduler.waiting_blocks
 
     # --- runtime.StepEngine -------------------------------------------------------------------------------
 
     def has_work(self) -> bool:
-        return self.scheduler.has_work()
+        return not self.warming and self.scheduler.has_work()
 
     def urgency(self) -> int:
         scheduler = self.scheduler
@@ -147,7 +149,7 @@ class LLMCore:
         schedule = self.scheduler.schedule(time.monotonic(), self._max_tokens(seconds))
         self._stats.scheduled(schedule)
         if schedule.too_large:
-            self._deliver([d for sequence in schedule.too_large for d in self._refuse(sequence)])
+            self._deliver([d for sequence in schedule.too_large for d in self._refuse(sequence, schedule)])
         for sequence in schedule.preempted:
             self._rows.leave(sequence)
         if not schedule.items:
@@ -173,17 +175,26 @@ class LLMCore:
                 self._rows.enter(item.sequence)
         return self._runner.launch(schedule)
 
-    def _refuse(self, sequence: Sequence) -> list[Delivery]:
-        """The awake models' weights, or a lowered ceiling, leave too little for a request this long."""
-        kv = self.scheduler.kv
-        error = ModelUnavailableError(
-            f"The request needs {kv.blocks_for(sequence.num_tokens)} blocks of {self.name}'s cache, which "
-            f"may have {kv.pool.max_blocks} of {kv.block_size} tokens now: shorten it, or try again when "
-            "other models sleep."
-        )
+    def _refuse(self, sequence: Sequence, schedule: Schedule) -> list[Delivery]:
+        """The awake models' weights, or a lowered ceiling, leave too little for a request this long: none of
+        its answers goes on, also those that `schedule` has chosen."""
         request = sequence.request
+        schedule.items = [item for item in schedule.items if item.sequence.request is not request]
+        schedule.num_decodes = sum(item.num_tokens == 1 for item in schedule.items)
         gone = [s for s in request.sequences if s is sequence or s.status is not Status.FINISHED]
+        error = self._refusal(sequence)
         return [*(self._finish(s, "error") for s in gone), partial(request.stream.fail, error)]
+
+    def _refusal(self, sequence: Sequence) -> ModelUnavailableError:
+        kv, needed = self.scheduler.kv, self.scheduler.blocks_to_end(sequence)
+        most, advice = kv.pool.most_blocks_ever, "shorten it, or ask for a shorter answer"
+        if needed <= most:
+            needed, most = kv.blocks_for(sequence.num_tokens), kv.pool.max_blocks
+            advice = "shorten it, or try again when other models sleep"
+        return ModelUnavailableError(
+            f"The request needs {needed} blocks of {self.name}'s cache, which may have {most} of "
+            f"{kv.block_size} tokens now: {advice}."
+        )
 
     def _undo(self, schedule: Schedule) -> None:
         self.scheduler.undo(schedule)
@@ -222,7 +233,7 @@ class LLMCore:
         What it was to write into the cache can't be trusted: every cached prefix is forgotten, and steps
         that were launched on top of it fail as well.
         """
-        suspect, self._suspect = self._suspect, []
+        suspect, self._suspect, self._retrying = self._suspect, [], False
         broken = [item.sequence for schedule in suspect for item in schedule.items]
         lost = _requests_of(broken if suspect else [*self.scheduler.running, *self.scheduler.waiting])
         failure = EngineFailedError(
@@ -239,7 +250,7 @@ class LLMCore:
         return owed
 
     def give_up(self, error: BaseException) -> list[Delivery]:
-        deliveries, self._owed, self._suspect = self._owed, [], []
+        deliveries, self._owed, self._suspect, self._retrying = self._owed, [], [], False
         failure = EngineFailedError(f"The engine of {self.name} has failed and is out of service.")
         abandoned = self.scheduler.abandon()
         deliveries += [partial(request.stream.fail, failure) for request in _requests_of(abandoned)]
@@ -289,7 +300,9 @@ class LLMCore:
         entries = token_logprobs(
             self._tokenizer, token_ids, prompt.logprobs, request.sampling.prompt_logprobs or 0
         )
-        request.stream.prompt_logprobs = [*(request.stream.prompt_logprobs or [None]), *entries]
+        known = request.stream.prompt_logprobs or [None]
+        # After a preemption the prompt is computed again, from its first token on.
+        request.stream.prompt_logprobs = [*known[: prompt.first], *entries]
 
     def _logprobs(self, output: StepOutput, token_ids: list[int]) -> dict[int, TokenLogprob]:
         if output.logprobs is None:

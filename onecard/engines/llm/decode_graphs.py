@@ -8,7 +8,7 @@ nothing from Python but which rows take part, and at which positions.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -32,7 +32,7 @@ def default_sizes(max_num_seqs: int) -> list[int]:
 
 
 class DecodeGraphs:
-    """The graphs of one model, set before `capture`. After that `run` any step that `fits`."""
+    """The graphs of one model, set before `capture`. `run` any step that `fits` once all are there."""
 
     def __init__(
         self,
@@ -64,12 +64,9 @@ class DecodeGraphs:
         self.logits = torch.zeros((most, vocab_size), dtype=torch.float32, device=device)
         """Of the last step that ran, `[size, vocab]` float32."""
 
-    def capture(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """All sizes, the largest first: the smaller ones fit into its memory. `progress(done, all)`."""
-        for done, size in enumerate(reversed(self.sizes)):
-            self._graphs[size] = self._backend.capture(self._work(size))
-            if progress is not None:
-                progress(done + 1, len(self.sizes))
+    def capture(self, size: int) -> None:
+        """The graph of one of `sizes`. Nothing else runs on the card meanwhile."""
+        self._graphs[size] = self._backend.capture(self._work(size))
 
     def fits(self, schedule: Schedule) -> bool:
         """Whether the step is decodes only, and few enough."""

@@ -65,6 +65,8 @@ class Sequence:
     num_preemptions: int = 0
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
+    waiting_blocks: int = 0
+    """What it is counted with while it waits: see `Scheduler.waiting_blocks`."""
     row: int = -1
     """Its row of `RequestRows` while it runs."""
     first_scheduled_time: float | None = None

@@ -1,7 +1,7 @@
 """How a language model moves in and out of its card (`lifecycle.residence.Tenancy`)."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -13,7 +13,7 @@ from onecard.engines.llm.core import LLMCore
 from onecard.engines.llm.paged_model import PagedModel
 from onecard.engines.llm.runner import ModelRunner
 from onecard.engines.llm.warm_up import NoRoomError, WarmUp
-from onecard.engines.runtime.peak_memory import peak_bytes, taken_bytes
+from onecard.engines.runtime.peak_memory import counts_memory, peak_bytes, taken_bytes
 from onecard.registry.units import format_bytes as human
 
 logger = logging.getLogger(__name__)
@@ -49,16 +49,18 @@ class LLMTenancy:
         self._on_capture = on_capture
         self._captured = self._warm = False
 
-    def move_in(self, model: nn.Module) -> None:
-        """Beside others that hold all pages there is no room for the first steps: they run the next time."""
+    def move_in(self, model: nn.Module) -> Generator[None, None, None]:
+        """Runs one step, or captures one graph, at a time, and the card does nothing else meanwhile.
+
+        Beside others that hold all pages there is no room for the first steps: they run the next time."""
         self._runner.use(cast(PagedModel, model))
         try:
             if not self._warm:
-                self._prepare()
+                yield from self._prepare()
             self._warm = True
         except NoRoomError as error:
             logger.info("%s: requests may find kernels that aren't compiled", error)
-            self._capture()
+            yield from self._capture()
             self.move_out()
 
     def move_out(self) -> None:
@@ -86,27 +88,37 @@ class LLMTenancy:
             long_prefill_token_threshold=long_prefill,
         )
 
-    def _prepare(self) -> None:
+    def _prepare(self) -> Iterator[None]:
         warm_up = self._warm_up
         if warm_up is not None:
-            self._fit_largest_step(warm_up)
-        self._capture()
+            yield from warm_up.usual_steps()  # what libraries take once isn't the largest step's
+            if counts_memory(self._device):
+                yield from self._fit_largest_step(warm_up)
+        yield from self._capture()
         if warm_up is not None:
             if self._runner.graphs is not None:
-                warm_up.usual_steps()  # those that replay
+                yield from warm_up.usual_steps()  # those that replay
             warm_up.leave()
 
-    def _capture(self) -> None:
+    def _capture(self) -> Iterator[None]:
+        """All graphs, the largest first: the smaller ones fit into its memory."""
         graphs = self._runner.graphs
         if graphs is not None and not self._captured:
-            self.graph_bytes = taken_bytes(self._device, partial(graphs.capture, self._on_capture))
+            self.graph_bytes = None
+            for done, size in enumerate(reversed(graphs.sizes)):
+                taken = taken_bytes(self._device, partial(graphs.capture, size))
+                if taken is not None:
+                    self.graph_bytes = (self.graph_bytes or 0) + taken
+                if self._on_capture is not None:
+                    self._on_capture(done + 1, len(graphs.sizes))
+                yield
         self._captured = True
 
-    def _fit_largest_step(self, warm_up: WarmUp) -> None:
+    def _fit_largest_step(self, warm_up: WarmUp) -> Iterator[None]:
         """A step that takes more than was planned is made smaller, until it doesn't."""
-        warm_up.usual_steps()  # what libraries take once isn't the step's
         while True:
             self.peak_bytes = peak_bytes(self._device, warm_up.largest_step)
+            yield
             limits = self.core.scheduler.limits
             if self.peak_bytes is None or self.peak_bytes <= self._workspace_bytes:
                 return

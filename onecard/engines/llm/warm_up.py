@@ -12,6 +12,12 @@ from onecard.engines.llm.stream import TokenStream
 _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, seed=0)
 _GREEDY = SamplingParams(temperature=0.0)
 
+STEP_SECONDS = 0.1
+"""About what a step of a brief warm-up takes."""
+
+LONGEST_PROMPT = 64
+"""Tokens of a prompt of a brief warm-up."""
+
 MOST_TRIES = 20
 """Of a step: one that finds no memory is half as large the next time, one that finds no pages is none."""
 
@@ -34,11 +40,13 @@ class _Discard:
 class WarmUp:
     """Drives a core between its loop's steps, with requests of random tokens. Leaves nothing behind.
 
-    Steps raise `NoRoomError` where the cache has no pages for them now.
+    `brief` on a CPU, where nothing is compiled, and long prompts would only keep others waiting. Steps raise
+    `NoRoomError` where the cache has no pages for them now.
     """
 
-    def __init__(self, core: LLMCore, vocab_size: int, max_model_len: int):
+    def __init__(self, core: LLMCore, vocab_size: int, max_model_len: int, brief: bool = False):
         self._core = core
+        self._brief = brief
         self._vocab_size = vocab_size
         self._max_model_len = max_model_len
         self._num_requests = 0
@@ -52,14 +60,18 @@ class WarmUp:
         length = min(length, self._max_model_len - 1)
         taken = kv.blocks_for(length + 1) * kv.block_size
         count = max(1, min(limits.max_num_seqs, room // taken))
-        self._run([self._request(length, 1, _SAMPLED) for _ in range(count)])
+        for _ in self._run([self._request(length, 1, _SAMPLED) for _ in range(count)]):
+            pass
 
-    def usual_steps(self) -> None:
-        """One prompt alone, a chunked one, decodes with and without sampling, prompts among decodes."""
+    def usual_steps(self) -> Iterator[None]:
+        """One prompt alone, a chunked one, decodes with and without sampling, prompts among decodes: one step
+        at a time, so that other engines' may run between them."""
         longest = min(self._core.scheduler.limits.max_num_batched_tokens, self._max_model_len - 4)
+        if self._brief:
+            longest = min(longest, LONGEST_PROMPT)
         for length in sorted({1, 2, min(33, longest), longest}):
-            self._run([self._request(length, 3, _GREEDY)])
-        self._run(
+            yield from self._run([self._request(length, 3, _GREEDY)])
+        yield from self._run(
             [self._request(5, 6, _SAMPLED), self._request(7, 3, _GREEDY)], self._request(40, 3, _GREEDY)
         )
 
@@ -70,27 +82,30 @@ class WarmUp:
         pool.release_idle_pages()
         pool.check_integrity()
 
-    def _run(self, requests: list[Request], later: Request | None = None) -> None:
+    def _run(self, requests: list[Request], later: Request | None = None) -> Iterator[None]:
         core, finished = self._core, self._core.num_finished
+        core.warming = True
         for request in requests:
             core.add(request)
         try:
-            while core.has_work():
+            while core.scheduler.has_work():
                 core.collect(self._step())
                 if later is not None:
                     core.add(later)
                     requests = [*requests, later]
                     later = None
-        except NoRoomError:
+                yield
+        except (NoRoomError, GeneratorExit):
             for request in requests:
                 core.abort(request)
             raise
         finally:
             core.num_finished = finished
+            core.warming = False
 
     def _step(self) -> Step:
         for _ in range(MOST_TRIES):
-            step = self._core.launch()
+            step = self._core.launch(STEP_SECONDS if self._brief else None)
             if step is not None:
                 return step
         raise NoRoomError(f"{self._core.name} finds no room for its first steps")

@@ -99,16 +99,18 @@ class BlockBook:
     ) -> bool:
         """Moves active blocks of a page to free ones outside `avoid`, as many as there are; False: none.
 
-        References and prefixes follow; `copy({old: new})` is called once.
+        References and prefixes follow; `copy({old: new})` is called once, and nothing has changed where it
+        raises.
         """
-        leaving = [block for block in self._blocks_in_page(gone.id) if block in self.refs]
-        places: list[int] = []
-        for page in self.pages.with_room(avoid):
-            places += page.take_free(len(leaving) - len(places))
-            self.pages.file(page)
-        moves = dict(zip(leaving, places))
+        leaving = (block for block in self._blocks_in_page(gone.id) if block in self.refs)
+        rooms = self.pages.with_room(avoid)
+        moves = dict(zip(leaving, (block for page in rooms for block in reversed(page.free))))
         if moves:
             copy(moves)
+        missing = len(moves)
+        for page in rooms:
+            missing -= len(page.take_free(missing))
+            self.pages.file(page)
         for old, new in moves.items():
             self.refs[new] = self.refs.pop(old)
             self.prefixes.move(old, new)

@@ -7,7 +7,6 @@ with nothing in it is returned but for a small reserve.
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence
-from itertools import islice
 
 from onecard.engines.memory.block_book import BlockBook
 from onecard.engines.memory.owned_pages import OwnedPage
@@ -60,11 +59,25 @@ class BlockPool:
         """Blocks that requests hold."""
         return len(self._book.refs)
 
+    def num_unreferenced(self, blocks: Iterable[int]) -> int:
+        """How many of these cached or active blocks nobody holds: `num_free_blocks` counts them."""
+        return sum(block not in self._book.refs for block in blocks)
+
     @property
     def max_blocks(self) -> int:
         """Blocks that are sure to be there at the most pages that the engine may have beside the homes of
         awake models: a request that needs more can't run."""
         return self._page_pool.most(self.name) * self.blocks_per_page
+
+    @property
+    def most_blocks_ever(self) -> int:
+        """The same while every other model sleeps: a request that needs more will never run."""
+        return self._page_pool.most_ever(self.name) * self.blocks_per_page
+
+    @property
+    def floor_blocks(self) -> int:
+        """Blocks that the engine is guaranteed whatever others do."""
+        return self._page_pool.floor(self.name) * self.blocks_per_page
 
     def num_free_blocks(self) -> int:
         """Blocks that `get_new_blocks` could hand out now, with no own request preempted.
@@ -147,9 +160,11 @@ class BlockPool:
         return list(self._book.pages.idle)
 
     def evictable_pages(self, limit: int | None = None) -> list[EvictablePage]:
-        """Pages of cached blocks only, least recently used first."""
-        pages, cost = islice(self._book.pages.evictable.values(), limit), self.cost_per_block
-        return [EvictablePage(page.id, page.last_used, len(page.cached) * cost) for page in pages]
+        """Pages of cached blocks only, least valuable first."""
+        return self._book.pages.evictable.cheapest(limit, self._page_pool.clock(), self.cost_per_block)
+
+    def num_idle_pages(self) -> int:
+        return len(self._book.pages.idle)
 
     def num_reclaimable_pages(self) -> int:
         return len(self._book.pages.idle) + len(self._book.pages.evictable)

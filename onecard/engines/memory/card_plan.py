@@ -83,6 +83,13 @@ class ModelPlan:
     def home(self) -> range:
         return range(self.home_first_page, self.home_first_page + self.home_pages)
 
+    @property
+    def longest_pages(self) -> int:
+        """Pages of KV that a request of `max_model_len` takes."""
+        if self.block_bytes is None:
+            return 0
+        return -(-self.max_model_len // (self.blocks_per_page * self.block_size))
+
 
 @dataclass(frozen=True)
 class CardPlan:

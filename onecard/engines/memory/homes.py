@@ -36,10 +36,12 @@ class HomeNeed:
 
 @dataclass(frozen=True)
 class Resident:
-    """An awake model: the pages of its home, and those of KV that its floor guarantees."""
+    """An awake model: the pages of its home, those of KV that its floor guarantees, and those that its
+    longest request takes."""
 
     home: range
     floor_pages: int
+    longest_pages: int = 0
 
 
 def pages_for(nbytes: int, page_bytes: int) -> int:
@@ -122,11 +124,19 @@ def place_beside(
     return placed
 
 
-def can_be_awake(residents: Sequence[Resident], num_pages: int) -> bool:
+def promised_pages(residents: Collection[Resident]) -> int:
+    """Pages that these models need to be awake at once: their homes, and beside them all floors at a time, or
+    the longest request of any of them alone."""
+    floors = sum(r.floor_pages for r in residents)
+    longest = max((r.longest_pages for r in residents), default=0)
+    return sum(len(r.home) for r in residents) + max(floors, longest)
+
+
+def can_be_awake(residents: Collection[Resident], num_pages: int) -> bool:
     """Whether these models can be awake at once with all that they are promised."""
     homes = sorted((r.home for r in residents if r.home), key=lambda home: home.start)
     apart = all(a.stop <= b.start for a, b in pairwise(homes))
-    return apart and sum(len(r.home) + r.floor_pages for r in residents) <= num_pages
+    return apart and promised_pages(residents) <= num_pages
 
 
 def overlaps(a: range, b: range) -> int:

@@ -5,6 +5,8 @@ from collections import OrderedDict
 from collections.abc import Container
 from dataclasses import dataclass, field
 
+from onecard.engines.memory.evictable_pages import EvictablePages
+
 
 @dataclass(eq=False, slots=True)
 class OwnedPage:
@@ -40,7 +42,7 @@ class OwnedPages:
     def __init__(self) -> None:
         self.by_id: dict[int, OwnedPage] = {}
         self.lru: OrderedDict[int, OwnedPage] = OrderedDict()
-        self.evictable: OrderedDict[int, OwnedPage] = OrderedDict()
+        self.evictable = EvictablePages()
         self.idle: OrderedDict[int, OwnedPage] = OrderedDict()
         # Ranks of pages with free blocks; an entry that is no longer its page's rank is stale.
         self._heap: list[tuple[bool, int, int]] = []
@@ -52,7 +54,8 @@ class OwnedPages:
     def remove(self, page: OwnedPage) -> None:
         del self.by_id[page.id]
         page.rank = None
-        for pages in (self.lru, self.evictable, self.idle):
+        self.evictable.discard(page.id)
+        for pages in (self.lru, self.idle):
             pages.pop(page.id, None)
 
     def file(self, page: OwnedPage) -> None:
@@ -65,14 +68,17 @@ class OwnedPages:
                 self._push(rank)
         cached = bool(page.cached)
         _list_if(cached, self.lru, page)
-        _list_if(cached and not in_use, self.evictable, page)
+        if cached and not in_use:
+            self.evictable.put(page.id, len(page.cached), page.last_used)
+        else:
+            self.evictable.discard(page.id)
         _list_if(len(page.free) == page.capacity, self.idle, page)
 
     def file_as_newest(self, page: OwnedPage, now: float) -> None:
         """The same for a page that was used just now."""
         page.last_used = now
         self.lru.pop(page.id, None)
-        self.evictable.pop(page.id, None)
+        self.evictable.discard(page.id)
         self.file(page)
 
     def fullest(self) -> OwnedPage:

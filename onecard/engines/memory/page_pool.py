@@ -1,15 +1,16 @@
 """Who owns which page of a card's arena. Pure Python: pages are integers, handing one over moves an integer.
 
 A page is free, or an engine's (for KV blocks: its *account*), or part of the *home* of an awake model's
-weights. Only the card's device loop touches a pool, so there are no locks.
+weights. Only the card's device loop touches a pool, so there are no locks; others may ask for `counts`.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
+from onecard.engines.memory.accounts import Account, PageCounts
 from onecard.engines.memory.free_pages import FreePages
 from onecard.engines.memory.reclaim import (
     Action,
@@ -26,20 +27,6 @@ class PoolIntegrityError(RuntimeError):
     """The books of a page or block pool don't add up: a bug, and every result from here on is suspect."""
 
 
-@dataclass
-class _Account:
-    """One engine's share of the pool. Pages above `floor` are on loan; `ceiling` bounds them all.
-
-    `excess`: pages that it had above its ceiling when that was lowered, and hasn't given back yet.
-    """
-
-    floor: int
-    ceiling: int
-    reclaimer: Reclaimer
-    pages: set[int] = field(default_factory=set)
-    excess: int = 0
-
-
 class PagePool:
     """`num_pages` pages of `page_bytes` bytes, each free, or owned by one engine, or in one claimed home.
 
@@ -53,7 +40,7 @@ class PagePool:
         self.recalls: Counter[str] = Counter()
         self.preemptions: Counter[str] = Counter()
         self._free = FreePages(range(num_pages))
-        self._accounts: dict[str, _Account] = {}
+        self._accounts: dict[str, Account] = {}
         self._homes: dict[str, set[int]] = {}
         self._claiming: tuple[set[int], frozenset[int]] | None = None
         """While a home is claimed: what it has so far, and all that it is to have."""
@@ -71,7 +58,7 @@ class PagePool:
         if name in self._accounts:
             raise ValueError(f"engine {name!r} is in the page pool already")
         self._check_share(name, floor_pages, ceiling_pages)
-        self._accounts[name] = _Account(floor_pages, ceiling_pages, reclaimer)
+        self._accounts[name] = Account(floor_pages, ceiling_pages, reclaimer)
 
     def set_share(self, name: str, floor_pages: int, ceiling_pages: int) -> None:
         """Changes what an engine is guaranteed and allowed: none while its model sleeps.
@@ -114,7 +101,8 @@ class PagePool:
 
         Idle and cached pages of engines are taken; pages in use are vacated by their engine, which moves
         the blocks elsewhere or preempts. False: a page lies in another claimed home, or a step in flight
-        holds it. An engine may fall below its floor for as long as its requests wait to resume.
+        holds it. An engine may fall below its floor for as long as its requests wait to resume. The same
+        holds where moving blocks raises: nothing is claimed.
 
         Raises ValueError when the home is claimed already, isn't in the pool, or with the others and all
         floors would exceed it (`homes.can_be_awake` tells beforehand).
@@ -132,10 +120,7 @@ class PagePool:
             for page in pages:
                 if not self._take_in_use(page, pages):
                     break
-        if len(self._homes[name]) == len(pages):
-            return True
-        self.release_home(name)
-        return False
+        return name in self._homes
 
     def release_home(self, name: str) -> None:
         """The pages of a home are free: the model sleeps, or is gone."""
@@ -144,7 +129,8 @@ class PagePool:
 
     @contextmanager
     def _claim(self, name: str, pages: range) -> Iterator[None]:
-        """Whatever comes free of `pages` meanwhile belongs to the home at once, and to nobody else."""
+        """Whatever comes free of `pages` meanwhile belongs to the home at once, and to nobody else. A home
+        that isn't whole in the end is released."""
         taken: set[int] = set()
         self._homes[name] = taken
         self._claiming = taken, frozenset(pages)
@@ -152,6 +138,8 @@ class PagePool:
             yield
         finally:
             self._claiming = None
+            if len(taken) < len(pages):
+                self.release_home(name)
             for account in self._accounts.values():
                 account.excess = max(0, len(account.pages) - account.ceiling)
 
@@ -201,21 +189,21 @@ class PagePool:
         """Pages that `engine` may have while the homes are what they are, if nobody else has any."""
         return min(self.ceiling(engine), self.num_pages - self.home_pages)
 
+    def most_ever(self, engine: str) -> int:
+        """The same while no other model is awake."""
+        return min(self.ceiling(engine), self.num_pages - len(self._homes.get(engine, ())))
+
     def obtainable_pages(self, engine: str) -> int:
         """Pages that `acquire` would give `engine` now: free, idle, cached; up to its floor in any case."""
-        account = self._accounts[engine]
-        unused = self.free_pages
-        for name, other in self._accounts.items():
-            if name != engine:
-                spare = self.owned(name) - min(other.floor, other.reclaimer.demand_pages())
-                unused += min(max(spare, 0), other.reclaimer.num_reclaimable_pages())
-        return min(self.room(engine), max(unused, account.floor - self.owned(engine)))
+        others = (account.reclaimer for name, account in self._accounts.items() if name != engine)
+        unused = self.free_pages + sum(reclaimer.num_reclaimable_pages() for reclaimer in others)
+        return min(self.room(engine), max(unused, self.floor(engine) - self.owned(engine)))
 
     def cheapest_cached_page(self, engine: str) -> float:
         """The value (`EvictablePage.value`) of the least valuable cached page that others hold, else inf."""
         now, cheapest = self.clock(), float("inf")
         for name, other in self._accounts.items():
-            if name != engine and self.owned(name) > min(other.floor, other.reclaimer.demand_pages()):
+            if name != engine:
                 for page in other.reclaimer.evictable_pages(1):
                     cheapest = min(cheapest, page.value(now))
         return cheapest
@@ -249,8 +237,14 @@ class PagePool:
             account.excess = min(account.excess, max(0, len(account.pages) - account.ceiling))
             self._put_free(page)
 
+    def counts(self) -> tuple[PageCounts, ...]:
+        """How many pages each engine has. Any thread may ask; figures of different engines may be a step
+        apart."""
+        return tuple(account.count(name) for name, account in self._accounts.copy().items())
+
     def snapshot(self, evictable_limit: int | None = None) -> PoolSnapshot:
-        """The state of the pool; `evictable_limit` bounds the evictable pages listed for each engine."""
+        """The state of the pool, for its own thread; `evictable_limit` bounds the evictable pages listed for
+        each engine, the least valuable."""
         engines = tuple(
             EngineSnapshot(
                 name=name,
@@ -281,15 +275,8 @@ class PagePool:
                 f"pool's {self.num_pages}"
             )
         for name, account in self._accounts.items():
-            if len(account.pages) > account.ceiling + account.excess:
-                raise PoolIntegrityError(
-                    f"{name} owns {len(account.pages)} pages, over its ceiling of {account.ceiling}"
-                )
-            known = {*account.reclaimer.idle_pages(), *(p.page for p in account.reclaimer.evictable_pages())}
-            if not known <= account.pages:
-                raise PoolIntegrityError(
-                    f"{name} holds pages that it doesn't own: {sorted(known - account.pages)}"
-                )
+            if fault := account.fault():
+                raise PoolIntegrityError(f"{name} {fault}")
 
     def _reclaim_snapshot(self, need: int, exhausted: set[str]) -> PoolSnapshot:
         snapshot = self.snapshot(need)

@@ -7,11 +7,15 @@ The order, cheapest loss first:
 3. only for the part of a request that lies below the requester's floor: preemption of the newest
    requests of engines above theirs.
 
-Whatever happens, an engine keeps `min(floor, demand)` pages: a loan is recalled, a guarantee never.
+Whatever happens, an engine keeps `min(floor, active)` pages: a loan is recalled, a guarantee never. What
+merely lies idle or cached within a floor may go to others, whoever waits for what: its owner gets as many
+pages back the moment it can use them, since then rule 3 is on its side. (If requests that wait kept pages for
+themselves, two engines whose requests have outgrown their floors could keep them from each other for ever.)
 """
 
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Protocol
 
 _AGE_OFFSET = 1e-3
@@ -44,11 +48,15 @@ class Reclaimer(Protocol):
     def idle_pages(self) -> list[int]: ...
 
     def evictable_pages(self, limit: int | None = None) -> list[EvictablePage]:
-        """Least recently used first; at most `limit`."""
+        """Least valuable first; at most `limit`."""
+        ...
+
+    def num_idle_pages(self) -> int:
+        """Counted in O(1); any thread may ask."""
         ...
 
     def num_reclaimable_pages(self) -> int:
-        """Idle and evictable pages, counted in O(1)."""
+        """Idle and evictable pages, counted in O(1); any thread may ask."""
         ...
 
     def is_active(self, page: int) -> bool:
@@ -60,7 +68,7 @@ class Reclaimer(Protocol):
         ...
 
     def demand_pages(self) -> int:
-        """Pages that running and waiting requests want, cache not counted."""
+        """Pages that running and waiting requests want, cache not counted; any thread may ask."""
         ...
 
     def preempt(self, pages_needed: int) -> int:
@@ -82,8 +90,8 @@ class Reclaimer(Protocol):
 class EngineSnapshot:
     """One engine's pages. `demand`: pages its running and waiting requests want, cache not counted.
 
-    `evictable` may be cut to the engine's least recently used pages, as long as at least as many are listed
-    as the plan may need. `preemptable` is False once the engine has said that it can free no more.
+    `evictable` may be cut to the engine's least valuable pages, as long as at least as many are listed as the
+    plan may need. `preemptable` is False once the engine has said that it can free no more.
     """
 
     name: str
@@ -100,13 +108,13 @@ class EngineSnapshot:
         return max(0, self.owned - self.floor)
 
     @property
-    def spare(self) -> int:
-        """Pages that may be taken away."""
-        return max(0, self.owned - min(self.floor, self.demand))
-
-    @property
     def active(self) -> int:
         return self.owned - len(self.idle) - len(self.evictable)
+
+    @property
+    def recallable(self) -> int:
+        """Pages in use that are on loan, once its idle and evictable ones are gone."""
+        return max(0, self.active - self.floor)
 
 
 @dataclass(frozen=True)
@@ -154,51 +162,33 @@ class Preempt:
 Action = ReturnIdle | EvictCached | Preempt
 
 
-class _Takings:
-    """How much more may be taken from each engine while a plan is made."""
-
-    def __init__(self, snapshot: PoolSnapshot, requester: str):
-        self.victims = sorted(
-            (e for e in snapshot.engines if e.name != requester), key=lambda e: (-e.borrowed, e.name)
-        )
-        self.spare = {e.name: e.spare for e in self.victims}
-
-    def take(self, engine: str, pages: int = 1) -> int:
-        """Takes up to `pages`; returns how many that was."""
-        taken = min(pages, self.spare[engine])
-        self.spare[engine] -= taken
-        return taken
+def _victims(snapshot: PoolSnapshot, requester: str) -> list[EngineSnapshot]:
+    """The other engines, the largest borrowers first."""
+    others = (e for e in snapshot.engines if e.name != requester)
+    return sorted(others, key=lambda e: (-e.borrowed, e.name))
 
 
-def _idle_actions(takings: _Takings) -> Iterator[Action]:
-    borrowers = [e for e in takings.victims if e.borrowed]
-    others = [e for e in takings.victims if not e.borrowed]
-    for engine in borrowers + others:
-        for page in engine.idle:
-            if takings.take(engine.name):
-                yield ReturnIdle(engine.name, page)
+def _idle_actions(victims: list[EngineSnapshot]) -> Iterator[Action]:
+    """Of borrowers first: those come first in `victims`."""
+    return (ReturnIdle(engine.name, page) for engine in victims for page in engine.idle)
 
 
-def _evict_actions(takings: _Takings, now: float) -> Iterator[Action]:
-    pages = [(p.value(now), p.last_used, e.name, p.page) for e in takings.victims for p in e.evictable]
-    for _, _, name, page in sorted(pages):
-        if takings.take(name):
-            yield EvictCached(name, page)
+def _evict_actions(victims: list[EngineSnapshot], now: float) -> Iterator[Action]:
+    pages = sorted((p.value(now), p.last_used, e.name, p.page) for e in victims for p in e.evictable)
+    return (EvictCached(name, page) for _, _, name, page in pages)
 
 
-def _preempt_actions(takings: _Takings, need: int) -> Iterator[Preempt]:
-    for engine in takings.victims:
-        if need and engine.preemptable and engine.borrowed:
-            pages = takings.take(engine.name, min(need, engine.active, engine.borrowed))
-            if pages:
-                need -= pages
-                yield Preempt(engine.name, pages)
+def _preempt_actions(victims: list[EngineSnapshot], need: int) -> Iterator[Preempt]:
+    for engine in victims:
+        pages = min(need, engine.recallable) if engine.preemptable else 0
+        if pages:
+            need -= pages
+            yield Preempt(engine.name, pages)
 
 
 def plan_idle(snapshot: PoolSnapshot, engine: str, need: int) -> list[Action]:
     """The idle pages of other engines that `engine` would take to have `need` pages, as far as they go."""
-    missing = max(0, need - snapshot.free_pages)
-    return [action for action, _ in zip(_idle_actions(_Takings(snapshot, engine)), range(missing))]
+    return list(islice(_idle_actions(_victims(snapshot, engine)), max(0, need - snapshot.free_pages)))
 
 
 def plan_reclaim(snapshot: PoolSnapshot, engine: str, need: int) -> list[Action] | None:
@@ -211,17 +201,15 @@ def plan_reclaim(snapshot: PoolSnapshot, engine: str, need: int) -> list[Action]
     if asker.owned + need > asker.ceiling:
         return None
     missing = need - snapshot.free_pages
-    takings = _Takings(snapshot, engine)
-    plan: list[Action] = []
-    for actions in (_idle_actions(takings), _evict_actions(takings, snapshot.now)):
-        while missing > 0 and (action := next(actions, None)) is not None:
-            plan.append(action)
-            missing -= 1
+    victims = _victims(snapshot, engine)
+    unused = chain(_idle_actions(victims), _evict_actions(victims, snapshot.now))
+    plan = list(islice(unused, max(0, missing)))
+    missing -= len(plan)
     if missing <= 0:
         return plan
     if missing > asker.floor - asker.owned:
         return None
-    preempts = list(_preempt_actions(takings, missing))
+    preempts = list(_preempt_actions(victims, missing))
     if sum(p.pages for p in preempts) < missing:
         return None
     return [*plan, *preempts]

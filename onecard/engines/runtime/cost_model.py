@@ -14,6 +14,7 @@ microseconds). Three things make it fit for a serving engine:
 * Coefficients that come out negative are fixed at zero, so that more work never seems to take less time.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,11 +36,20 @@ _TIE = 1e-3
 
 @dataclass(frozen=True)
 class StepShape:
-    """What a step computes: `tokens` of `sequences`, whose attention reads K/V of `context` tokens in all."""
+    """What a step computes: `tokens` of `sequences`, whose attention reads K/V of `context` tokens in all.
+
+    A language model reads a sequence's K/V once a step. An encoder's texts are read once for each of their
+    tokens: their context is their lengths squared.
+    """
 
     tokens: int
     sequences: int
     context: int = 0
+
+    @classmethod
+    def of_texts(cls, lengths: Collection[int]) -> "StepShape":
+        """A step of an encoder, over texts of so many tokens."""
+        return cls(sum(lengths), len(lengths), sum(length**2 for length in lengths))
 
     def features(self) -> np.ndarray:
         return np.array([1.0, self.tokens, self.sequences, self.context])

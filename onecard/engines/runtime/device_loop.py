@@ -8,6 +8,9 @@ the engines of a card own (schedulers, block pools, the page pool) is touched by
 it has locks; and all steps run on one stream, in order, so memory may change hands while one is in flight. An
 idle loop sleeps on its inbox; it never spins.
 
+Time is charged once: to the engine whose step took it, whether that came to something or not. What posted
+calls take is nobody's.
+
 A step that raises fails its own requests. An engine that does nothing else is taken off, and the others go
 on; where the card itself is lost, so is the process.
 """
@@ -55,7 +58,8 @@ class _InFlight:
 
 class DeviceLoop:
     """`on_engine_failed` hears of each engine that is taken off because it fails. `on_fatal` is called on the
-    loop's thread once nothing more can be run, and isn't expected to return.
+    loop's thread once nothing more can be run, and isn't expected to return. `on_idle` checks what all
+    engines share, once in every idle moment; where it raises nothing more can be run either.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class DeviceLoop:
         on_thread_start: Callable[[], None] | None = None,
         on_engine_failed: EngineFailed | None = None,
         on_fatal: Callable[[BaseException], None] = end_process,
+        on_idle: Callable[[], None] | None = None,
     ):
         self.name = name
         self._outbox = outbox
@@ -75,6 +80,7 @@ class DeviceLoop:
         self.on_engine_failed = on_engine_failed
         """May be set until `start`."""
         self._on_fatal = on_fatal
+        self._on_idle = on_idle
         self._inbox = Inbox()
         self._engines: dict[str, StepEngine] = {}
         self._failures: Counter[str] = Counter()
@@ -86,7 +92,10 @@ class DeviceLoop:
         self._most_in_flight = 1 if clock.asynchronous else 0
         self._step_seconds: dict[str, float] = {}
         """What each engine's last step took."""
-        self._last_collected = 0.0
+        self._charged_until = 0.0
+        """Up to here the loop's time has been charged, or is nobody's."""
+        self._at_rest = False
+        """All that was posted or launched is done with."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name=f"device-loop-{name}", daemon=True)
 
@@ -119,9 +128,9 @@ class DeviceLoop:
         self._outbox.send(deliveries)
 
     def is_idle(self) -> bool:
-        """Nothing posted, nothing to run: an advisory look from another thread."""
-        busy = any(engine.has_work() for engine in list(self._engines.values()))
-        return self._inbox.empty and not self._in_flight and not busy
+        """Nothing is posted, runs or waits, and all results are handed over. Any thread may ask."""
+        # Asked in this order: the loop leaves its rest before it takes what was posted.
+        return self._inbox.empty and self._at_rest
 
     def stop(self, timeout: float = 10.0) -> None:
         """Finish the current step and end the thread. Whatever still runs is dropped."""
@@ -140,6 +149,7 @@ class DeviceLoop:
 
     def _serve(self) -> None:
         while not self._stopping:
+            self._at_rest = False
             self._run_calls()
             self._refuse_late_requests()
             backlogged = {name: e.urgency() for name, e in self._engines.items() if e.has_work()}
@@ -158,6 +168,7 @@ class DeviceLoop:
             except Exception as error:
                 _raise_fatal(error)
                 logger.exception("a call posted to device loop %s failed", self.name)
+            self._charged_until = time.perf_counter()
 
     def _refuse_late_requests(self) -> None:
         """Those that were on their way to an engine when it was taken off."""
@@ -167,6 +178,7 @@ class DeviceLoop:
 
     def _sleep_until_posted(self) -> None:
         self._clock.rest()
+        self._at_rest = True
         if self._inbox.wait(IDLE_SECONDS):
             return
         for engine in list(self._engines.values()):
@@ -176,14 +188,22 @@ class DeviceLoop:
                 _raise_fatal(error)
                 logger.critical("%s is not intact and is taken off the loop", engine.name, exc_info=True)
                 self._outbox.send(self._take_off(engine, error))
+        if self._on_idle is not None:
+            self._on_idle()
         self._inbox.wait(None)
 
     def _launch(self, backlogged: dict[str, int]) -> bool:
-        """Launch a step of the first engine, in order of fair share, that can run one."""
+        """Launch a step of the first engine, in order of fair share, that can run one.
+
+        An engine whose next step hangs on its step in flight keeps its turn until that one has been read.
+        """
         candidates = dict(backlogged)
         while (turn := self._fair_share.pick(candidates, time.monotonic())) is not None:
-            if self._launch_engine(self._engines[turn.name], turn.seconds):
+            engine = self._engines[turn.name]
+            if self._launch_engine(engine, turn.seconds):
                 return True
+            if any(flying.engine is engine for flying in self._in_flight):
+                return False
             del candidates[turn.name]
         return False
 
@@ -194,8 +214,10 @@ class DeviceLoop:
             step = engine.launch(seconds)
         except Exception as error:
             self._outbox.send(self._fail(engine, error))
+            self._charge(engine, launched)
             return True
         if step is None:
+            self._charge(engine, launched)
             return False
         estimate = self._step_seconds.get(engine.name, 0.0)
         self._fair_share.charge(engine.name, estimate)
@@ -209,14 +231,21 @@ class DeviceLoop:
             self._failures.pop(engine.name, None)
         except Exception as error:
             deliveries = self._fail(engine, error)
-        now = time.perf_counter()
         # Steps run one after another: this one began when the one before it had ended, if not later.
-        seconds = now - max(flying.launched, self._last_collected)
-        self._last_collected = now
-        if self._engines.get(engine.name) is engine:
-            self._fair_share.charge(engine.name, seconds - flying.estimate)
-            self._step_seconds[engine.name] = seconds
+        self._charge(engine, flying.launched, flying.estimate)
         self._outbox.send(deliveries)
+
+    def _charge(self, engine: StepEngine, since: float, estimate: float | None = None) -> None:
+        """For the time from `since` until now that nobody has been charged for. `estimate`: what was charged
+        for it beforehand, where it is a step's."""
+        now = time.perf_counter()
+        seconds = now - max(since, self._charged_until)
+        self._charged_until = now
+        if self._engines.get(engine.name) is not engine:
+            return
+        self._fair_share.charge(engine.name, seconds - (estimate or 0.0))
+        if estimate is not None:
+            self._step_seconds[engine.name] = seconds
 
     def _fail(self, engine: StepEngine, error: Exception) -> list[Delivery]:
         """A step of `engine` has raised. One that fails on and on, or can't even give up the requests of a

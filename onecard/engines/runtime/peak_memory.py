@@ -5,12 +5,17 @@ from collections.abc import Callable
 import torch
 
 
+def counts_memory(device: torch.device) -> bool:
+    """Whether there is anybody to ask what work takes there."""
+    return device.type == "cuda"
+
+
 def peak_bytes(device: torch.device, work: Callable[[], None]) -> int | None:
     """Runs `work` and returns the most that it held at once of torch's memory on `device`.
 
     None where nobody counts (a CPU): the work runs all the same.
     """
-    if device.type != "cuda":
+    if not counts_memory(device):
         work()
         return None
     torch.cuda.synchronize(device)
@@ -26,7 +31,7 @@ def taken_bytes(device: torch.device, work: Callable[[], None]) -> int | None:
 
     None on a CPU: the work runs all the same.
     """
-    if device.type != "cuda":
+    if not counts_memory(device):
         work()
         return None
     torch.cuda.synchronize(device)

@@ -1,6 +1,23 @@
-"""How many tokens of a step fit the time that an engine is given for it."""
+"""How much of a step fits the time that an engine is given for it."""
+
+from dataclasses import dataclass
 
 from onecard.engines.runtime.cost_model import CostModel, StepShape
+
+
+@dataclass(frozen=True)
+class TextTime:
+    """What of a step's time is left for texts, and what they take of it; all in seconds. `per_pair`: for each
+    pair of a text's tokens, since attention reads every token for every other."""
+
+    seconds: float
+    per_text: float
+    per_token: float
+    per_pair: float
+
+    def of(self, length: int) -> float:
+        """A text of `length` tokens."""
+        return self.per_text + length * (self.per_token + length * self.per_pair)
 
 
 class StepBudget:
@@ -19,3 +36,11 @@ class StepBudget:
             return None
         fitting = self.cost.tokens_within(seconds, beside)
         return None if fitting is None else max(fitting, least)
+
+    def texts(self, seconds: float | None) -> TextTime | None:
+        """What texts may take of a step of `seconds`. None: no bound, or nothing is known yet."""
+        if seconds is None or self.cost.coefficients is None:
+            return None
+        per_step, per_token, per_text, per_pair = self.cost.coefficients
+        known = per_token + per_pair > 0
+        return TextTime(seconds - per_step, per_text, per_token, per_pair) if known else None

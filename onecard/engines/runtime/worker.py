@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
+from onecard.engines.runtime.end_process import end_process
+from onecard.engines.runtime.failures import classify
 from onecard.engines.runtime.inbox import Call
 
 T = TypeVar("T")
@@ -21,7 +23,8 @@ class Poster(Protocol):
 
 
 async def run_on(loop: Poster, call: Callable[[], T]) -> T:
-    """The result of `call`, run on a device loop's thread between two steps."""
+    """The result of `call`, run on a device loop's thread between two steps. An error that is fatal for the
+    card ends the loop as well."""
     result: Future[T] = Future()
 
     def run() -> None:
@@ -29,16 +32,28 @@ async def run_on(loop: Poster, call: Callable[[], T]) -> T:
             result.set_result(call())
         except BaseException as error:
             result.set_exception(error)
+            if classify(error) == "fatal":
+                raise
 
     loop.post(run)
     return await asyncio.wrap_future(result)
 
 
 async def run_aside(work: Callable[[], T]) -> T:
-    """The result of `work`, run on a thread of its own. Cancelling waits for it: it can't be stopped."""
+    """The result of `work`, run on a thread of its own. Cancelling waits for it: it can't be stopped. An
+    error that is fatal for a card ends the process, as it would on the card's loop."""
+
+    def run() -> T:
+        try:
+            return work()
+        except Exception as error:
+            if classify(error) == "fatal":
+                end_process(error)
+            raise
+
     executor = ThreadPoolExecutor(1, thread_name_prefix="aside")
     try:
-        running = asyncio.get_running_loop().run_in_executor(executor, work)
+        running = asyncio.get_running_loop().run_in_executor(executor, run)
         return await asyncio.shield(running)
     finally:
         executor.shutdown(wait=False)

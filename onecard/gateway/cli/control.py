@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 class ModelControl(Protocol):
     """What a node can be told; see `engines.api.NodeControl` for what the first four mean."""
 
-    async def sleep(self, name: str, level: SleepLevel = 1) -> None: ...
+    async def sleep(self, name: str, level: SleepLevel = 1) -> SleepLevel: ...
 
     async def wake(self, name: str) -> None: ...
 
@@ -24,8 +24,11 @@ class ModelControl(Protocol):
 
     def ledger(self) -> Sequence[CardLedger]: ...
 
-    async def apply(self, registry: Registry, paths: dict[str, Path]) -> ReloadReport:
-        """Serve `registry` from now on: see `gateway.cli.reload.Apply`."""
+    async def apply(
+        self, registry: Registry, paths: dict[str, Path], on_taken: Callable[[], None]
+    ) -> ReloadReport:
+        """Serve `registry` from now on: see `gateway.cli.reload.Apply`. `on_taken` is called once it can be
+        refused no more; models may take long to be where they belong then."""
         ...
 
 
@@ -37,8 +40,8 @@ class ServerControl:
         self._orders: set[asyncio.Task[Any]] = set()
         self._draining = False
 
-    async def sleep(self, name: str, level: SleepLevel = 1) -> None:
-        await self._whole(self._node.sleep(name, level))
+    async def sleep(self, name: str, level: SleepLevel = 1) -> SleepLevel:
+        return await self._whole(self._node.sleep(name, level))
 
     async def wake(self, name: str) -> None:
         await self._whole(self._node.wake(name))
@@ -82,14 +85,13 @@ def server_control(
 ) -> ServerControl | None:
     """The control of a server that serves `running` from `paths`; None for a node that takes no orders.
 
-    `configure` gets what a reload says of the server itself, once the node has taken the rest.
+    `configure` gets what a reload says of the server itself, once the node has taken the rest: a key that was
+    revoked opens nothing while models still finish what they were given.
     """
     if not isinstance(node, ModelControl):
         return None
 
     async def apply(registry: Registry, paths: dict[str, Path]) -> ReloadReport:
-        report = await node.apply(registry, paths)
-        configure(registry.server)
-        return report
+        return await node.apply(registry, paths, lambda: configure(registry.server))
 
     return ServerControl(node, Reloader(load, apply, running, paths))

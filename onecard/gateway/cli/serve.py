@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import socket
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from onecard.engines.api import Node
-    from onecard.gateway.cli.plan_view import Plan
     from onecard.gateway.cli.reload import Load
     from onecard.gateway.cli.triggers import RegistryFile
     from onecard.registry.spec import Registry
@@ -77,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
             plans = plan_registry(registry, paths)
         print_plans(console, plans)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(_Start(registry, paths, plans, load, file), listener, console))
+            runner.run(_serve(_Start(registry, paths, load, file), listener, console))
     return 0
 
 
@@ -87,7 +86,6 @@ class _Start:
 
     registry: "Registry"
     paths: dict[str, Path]
-    plans: "Sequence[Plan]"
     load: "Load"
     file: "RegistryFile | None"
 
@@ -130,7 +128,6 @@ async def _serve(start: _Start, listener: socket.socket, console: "Console") -> 
     registry = start.registry
     signals, triggers = StopSignals(console.show_cursor), ReloadTriggers(start.file)
     metrics, traffic = Metrics([model.name for model in registry.models]), TrafficLog()
-    metrics.describe_cache(_caches(registry, start.plans))
     with refusals("can't start"), LoadBars(console) as bars:
         stats = StatsFan([metrics, traffic])
         node = await start_node(registry, start.paths, stats, bars, on_compile=metrics.kernel_compiled)
@@ -188,20 +185,6 @@ async def _drain(node: "Node", timeout: float) -> None:
     except TimeoutError:
         left = sum(model.running + model.waiting for model in node.status().models)
         logger.warning("%d requests were still unfinished after %.0f s and are cut off", left, timeout)
-
-
-def _caches(registry: "Registry", plans: "Sequence[Plan]") -> dict[str, dict[str, str]]:
-    """The labels of `vllm:cache_config_info` for each model that has a KV cache."""
-    shares = {share.name: share for plan in plans for share in plan.models}
-    return {
-        model.name: {
-            "block_size": str(model.engine.block_size),
-            "num_gpu_blocks": str(shares[model.name].kv_tokens_ceiling // model.engine.block_size),
-            "enable_prefix_caching": str(model.engine.enable_prefix_caching),
-        }
-        for model in registry.models
-        if model.kind == "llm"
-    }
 
 
 COMMAND = Command(

@@ -8,7 +8,7 @@ import asyncio
 
 from aiohttp import web
 
-from onecard.engines.api import InvalidRequestError, NodeControl, SleepLevel
+from onecard.engines.api import EngineError, InvalidRequestError, NodeControl, SleepLevel
 from onecard.gateway.body import json_response, parse
 from onecard.gateway.context import GATEWAY
 from onecard.gateway.errors import GatewayError, shorten
@@ -18,16 +18,15 @@ LEVELS: dict[str, SleepLevel] = {"1": 1, "2": 2}
 
 
 async def sleep_model(request: web.Request) -> web.Response:
+    """Answers with the level at which the model sleeps, which may be deeper than the one asked for."""
     control, name, level = _control(request), _named(request), await _level(request)
-    await control.sleep(name, level)
-    return json_response({"model": name, "status": "sleeping", "level": level})
+    return _asleep(name, await control.sleep(name, level))
 
 
 async def unload_model(request: web.Request) -> web.Response:
     """Sleep that keeps nothing: `level` 2."""
     control, name = _control(request), _named(request)
-    await control.sleep(name, 2)
-    return json_response({"model": name, "status": "sleeping", "level": 2})
+    return _asleep(name, await control.sleep(name, 2))
 
 
 async def wake_model(request: web.Request) -> web.Response:
@@ -38,22 +37,31 @@ async def wake_model(request: web.Request) -> web.Response:
 
 
 async def sleep(request: web.Request) -> web.Response:
-    """vLLM's `/sleep`. Without `model`, all go to sleep that aren't pinned."""
+    """vLLM's `/sleep`. Without `model`, all go to sleep that aren't pinned.
+
+    `level` in the answer is the one at which the model sleeps; of several, the lightest of theirs.
+    """
     control, name, level = _control(request), _chosen(request), await _level(request)
     _only_waits(request)
-    if name is not None:
-        await control.sleep(name, level)
-    else:
-        await _sleep_all(control, _names(request), level)
-    return json_response({"status": "sleeping", "level": level})
+    names = _names(request) if name is None else [name]
+    return json_response({"status": "sleeping", "level": min(await _sleep_all(control, names, level))})
 
 
 async def wake_up(request: web.Request) -> web.Response:
-    """vLLM's `/wake_up`. A model wakes as a whole, whichever `tags` are named."""
-    control, name = _control(request), _chosen(request)
-    for each in _names(request) if name is None else [name]:
-        await control.wake(each)
-    return json_response({"status": "awake", "tags": request.query.getall("tags", None)})
+    """vLLM's `/wake_up`. A model wakes as a whole, whichever `tags` are named.
+
+    Without `model`, all wake up in turn. Where not all have room, a later one puts an earlier one to sleep
+    again: `status` is `sleeping` then, and `models` has them as they are in the end.
+    """
+    control, name, tags = _control(request), _chosen(request), request.query.getall("tags", None)
+    if name is not None:
+        await control.wake(name)
+        return json_response({"status": "awake", "tags": tags})
+    await _wake_all(control, _names(request))
+    models = {each: "sleeping" if control.is_sleeping(each) else "awake" for each in _names(request)}
+    if "sleeping" in models.values():
+        return json_response({"status": "sleeping", "tags": tags, "models": models})
+    return json_response({"status": "awake", "tags": tags})
 
 
 async def is_sleeping(request: web.Request) -> web.Response:
@@ -72,7 +80,8 @@ async def pool(request: web.Request) -> web.Response:
     return json_response({"cards": list(_control(request).ledger())})
 
 
-async def _sleep_all(control: NodeControl, names: list[str], level: SleepLevel) -> None:
+async def _sleep_all(control: NodeControl, names: list[str], level: SleepLevel) -> list[SleepLevel]:
+    """The levels at which those sleep that may."""
     # Together, since each waits for its own running requests; a model that may not sleep stops no other.
     sleeps = (control.sleep(name, level) for name in names)
     outcomes = await asyncio.gather(*sleeps, return_exceptions=True)
@@ -80,6 +89,23 @@ async def _sleep_all(control: NodeControl, names: list[str], level: SleepLevel) 
     failures = [error for error in errors if not isinstance(error, InvalidRequestError)]
     if failures or len(errors) == len(names):
         raise (failures or errors)[0]
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]
+
+
+async def _wake_all(control: NodeControl, names: list[str]) -> None:
+    """One that can't wake up stops no other. Raises the first error."""
+    errors = []
+    for name in names:
+        try:
+            await control.wake(name)
+        except EngineError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _asleep(name: str, level: SleepLevel) -> web.Response:
+    return json_response({"model": name, "status": "sleeping", "level": level})
 
 
 def _control(request: web.Request) -> NodeControl:

@@ -17,8 +17,8 @@ async def embeddings(request: web.Request) -> web.Response:
     asked = await parse(request, EmbeddingRequest)
     engine = gateway.router.embedder(asked.model)
     identity = Identity.new("embd", engine.info.name)
-    with gateway.admission.admit(engine.info.name):
-        result = await engine.embed(asked.to_engine(identity.id))
+    with gateway.admission.admit(engine.info.name) as ticket:
+        result = await engine.embed(asked.to_engine(identity.id), ticket.begun)
     vectors = np.ascontiguousarray(result.vectors, dtype="<f4")
     encode = _base64 if asked.encoding_format == "base64" else _floats
     return json_response(

@@ -8,6 +8,8 @@ from onecard.engines.api import CardLedger, SleepLevel
 from onecard.gateway.schemas.base import RequestModel
 from onecard.gateway.schemas.responses import Answer
 
+Wakefulness = Literal["awake", "sleeping"]
+
 
 class SleepRequest(RequestModel):
     """May be left out; `level` may stand in the query instead, which wins."""
@@ -17,12 +19,17 @@ class SleepRequest(RequestModel):
 
 class SleepAnswer(Answer):
     status: Literal["sleeping"]
-    level: SleepLevel
+    level: SleepLevel = Field(
+        description="At which the model sleeps; it may be deeper than asked for. Of several: the lightest."
+    )
 
 
 class WakeAnswer(Answer):
-    status: Literal["awake"]
+    status: Wakefulness
     tags: list[str] | None
+    models: dict[str, Wakefulness] | None = Field(
+        None, description="Each model in the end, where all were to wake up and not all are awake."
+    )
 
 
 class ModelSleepAnswer(SleepAnswer):

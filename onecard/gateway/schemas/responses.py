@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from onecard.engines.api import CardHealth
+from onecard.engines.api import CacheConfig, CardHealth
 
 
 class Answer(BaseModel):
@@ -248,6 +248,7 @@ class ModelRow(Answer):
     running: int
     waiting: int
     finished: int
+    cache: CacheConfig | None
 
 
 class StatusAnswer(Answer):

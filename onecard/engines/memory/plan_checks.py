@@ -1,0 +1,148 @@
+"""What a plan must keep, and what is said where it can't: the numbers, and what to write instead."""
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, ModelPlan, PlanError
+from onecard.engines.memory.homes import Resident, overlaps, promised_pages
+from onecard.engines.memory.page_size import min_blocks_in_page
+from onecard.registry.units import format_bytes as human
+
+SLACK_SHARE = 64
+"""One 64th of the budget is left for allocators' rounding and fragmentation."""
+
+_Model = TypeVar("_Model", ModelNeeds, ModelPlan)
+
+
+def at_least(nbytes: int) -> str:
+    """A size for a registry file that is `nbytes` rounded up: `312MiB`."""
+    unit, suffix = (1 << 20, "MiB") if nbytes >= 10 << 20 else (1 << 10, "KiB")
+    return f"{-(-nbytes // unit)}{suffix}"
+
+
+def more_card(arena_bytes: int) -> str:
+    """What to do for so many more bytes of arena: slack takes its share of them."""
+    budget = arena_bytes * SLACK_SHARE // (SLACK_SHARE - 1) + 1
+    return f"raise the card's `memory:` by at least {at_least(budget)}"
+
+
+def start_groups(models: Sequence[_Model]) -> list[list[_Model]]:
+    """Who must fit together when serving begins: those awake then; and the pinned ones with each of the
+    others."""
+    groups = [[m for m in models if m.awake_at_start]]
+    groups += [[m for m in models if m.pinned or m is s] for s in models if not s.awake_at_start]
+    return groups
+
+
+def fit_together(group: Sequence[ModelPlan], num_pages: int) -> bool:
+    """Whether all that `group` is promised while all of it is awake fits the arena."""
+    return promised_pages([Resident(m.home, m.floor_pages, m.longest_pages) for m in group]) <= num_pages
+
+
+def check_own_numbers(need: ModelNeeds) -> None:
+    if need.floor > need.ceiling:
+        raise PlanError(
+            f"{need.name}: its floor of {human(need.floor)} is above its ceiling of "
+            f"{human(need.ceiling)}: set `burst:` to at least {at_least(need.floor)} or lower `memory:`"
+        )
+    if 0 < need.floor < need.weight_bytes:
+        raise PlanError(
+            f"{need.name} needs {human(need.weight_bytes)} for its weights alone, but its floor is "
+            f"{human(need.floor)}: set `memory:` to at least {at_least(need.weight_bytes)}, or to 0 "
+            "for no guarantee"
+        )
+
+
+def check_block(card: str, name: str, block: int | None, page: int, num_pages: int) -> None:
+    if block is not None and (page // block == 0 or min_blocks_in_page(page, block, num_pages) == 0):
+        raise PlanError(
+            f"{card}: a page of {human(page)} doesn't always hold a whole block of "
+            f"{name}, which takes {human(block)}: set `page_size:` to at least "
+            f"{at_least(2 * block)}, or leave it out"
+        )
+
+
+def check_pinned_homes(models: Sequence[ModelPlan]) -> None:
+    """Whoever shares pages with a model that never sleeps could never wake up."""
+    for pinned in (m for m in models if m.pinned):
+        buried = [m.name for m in models if m is not pinned and overlaps(m.home, pinned.home)]
+        if buried:
+            raise PlanError(
+                f"{pinned.name} can't be `pinned:` now: its weights lie where those of {', '.join(buried)} "
+                "belong, which could never wake up: remove these, or start the server again"
+            )
+
+
+def check_room(facts: CardFacts, needs: Sequence[ModelNeeds], room: int) -> None:
+    """Whether the weights of models that must fit together fit `room`."""
+    for group in start_groups(needs):
+        missing = sum(n.weight_bytes for n in group) - room
+        if missing > 0:
+            weights = " + ".join(f"{human(n.weight_bytes)} ({n.name})" for n in group)
+            raise PlanError(
+                f"{facts.name}: the weights take {weights}, workspace, graphs and slack "
+                f"{human(facts.budget_bytes - room)}: {human(missing)} more than the card's budget of "
+                f"{human(facts.budget_bytes)} (of {human(facts.total_bytes)}, "
+                f"{human(facts.available_bytes)} available): raise the card's `memory:`, let models start "
+                "asleep (`preload: false`), or serve fewer or smaller ones"
+            )
+
+
+def check_floors(facts: CardFacts, group: Sequence[ModelPlan], num_pages: int, page: int) -> None:
+    """Whether homes and floors of models that must fit together do, in pages."""
+    homes = sum(m.home_pages for m in group)
+    missing = homes + sum(m.floor_pages for m in group) - num_pages
+    if homes > num_pages:
+        raise PlanError(
+            f"{facts.name}: {', '.join(m.name for m in group)} can't be awake together: their weights take "
+            f"{human(homes * page)} of {human(num_pages * page)}: let some start asleep (`preload: false`)"
+        )
+    if missing > 0:
+        promised = " + ".join(f"{human(m.floor_pages * page)} ({m.name})" for m in group if m.floor_pages)
+        raise PlanError(
+            f"{facts.name}: beyond the weights, the floors guarantee {promised} of KV cache, but "
+            f"{human((num_pages - homes) * page)} are left of the budget of {human(facts.budget_bytes)} "
+            f"after weights, workspace, graphs and slack: lower `memory:` of these models by "
+            f"{at_least(missing * page)} in all, or {more_card(missing * page)}"
+        )
+
+
+def check_longest_requests(
+    facts: CardFacts,
+    needs: Sequence[ModelNeeds],
+    models: Sequence[ModelPlan],
+    groups: Sequence[Sequence[ModelPlan]],
+    num_pages: int,
+    page: int,
+) -> None:
+    """Whether each model's longest request can run at all, within its ceiling and beside the homes of each of
+    the groups that it is in."""
+    for need, model in zip(needs, models):
+        fullest = max((g for g in groups if model in g), key=lambda g: sum(m.home_pages for m in g))
+        _check_longest_request(facts, need, model, [m for m in fullest if m is not model], num_pages, page)
+
+
+def _check_longest_request(
+    facts: CardFacts,
+    need: ModelNeeds,
+    model: ModelPlan,
+    beside: Sequence[ModelPlan],
+    num_pages: int,
+    page: int,
+) -> None:
+    reach = num_pages - model.home_pages - sum(m.home_pages for m in beside)
+    most, pages = min(model.ceiling_pages, reach), model.longest_pages
+    if pages <= most:
+        return
+    tokens = most * model.blocks_per_page * need.block_size
+    if pages <= reach:
+        remedy = f"raise its `burst:` to at least {at_least((model.home_pages + pages) * page)}"
+    else:
+        remedy = more_card((pages - reach) * page)
+    fits = f"set `max_model_len:` to at most {tokens} or " if tokens else ""
+    others = f" and those of {', '.join(m.name for m in beside)}" if beside else ""
+    raise PlanError(
+        f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of "
+        f"{human(page)}, but beyond its weights of {human(need.weight_bytes)}{others} it can have "
+        f"{most} ({tokens} tokens) on {facts.name}: {fits}{remedy}"
+    )

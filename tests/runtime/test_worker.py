@@ -1,0 +1,66 @@
+"""Errors of work that is done for somebody who waits: his to handle, but for those that end everything."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from onecard.engines.runtime import worker
+from onecard.engines.runtime.worker import run_aside, run_on
+
+LOST = "CUDA error: an illegal memory access was encountered"
+OWN_TROUBLE = [ValueError("no such file"), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
+
+
+class Loop:
+    """What its calls raise ends it, as a device loop does after a fatal error."""
+
+    def __init__(self) -> None:
+        self.raised: list[BaseException] = []
+
+    def post(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception as error:
+            self.raised.append(error)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
+    """Of what the process would have ended."""
+    ended: list[BaseException] = []
+    monkeypatch.setattr(worker, "end_process", ended.append)
+    return ended
+
+
+def raising(error: BaseException) -> Callable[[], None]:
+    def work() -> None:
+        raise error
+
+    return work
+
+
+async def test_results_come_back():
+    assert await run_on(Loop(), lambda: 7) == 7
+    assert await run_aside(lambda: 8) == 8
+
+
+@pytest.mark.parametrize("error", OWN_TROUBLE, ids=repr)
+async def test_whoever_waits_gets_the_error_and_nobody_else(error, ended):
+    loop = Loop()
+    with pytest.raises(type(error)):
+        await run_on(loop, raising(error))
+    with pytest.raises(type(error)):
+        await run_aside(raising(error))
+    assert (loop.raised, ended) == ([], [])
+
+
+async def test_a_lost_card_is_the_loop_s_concern_too(ended):
+    """Else every wake of a model would find out anew, and nobody would start the process again."""
+    loop, error = Loop(), torch.AcceleratorError(LOST)
+    with pytest.raises(torch.AcceleratorError):
+        await run_on(loop, raising(error))
+    assert loop.raised == [error]
+    with pytest.raises(torch.AcceleratorError):
+        await run_aside(raising(error))
+    assert ended == [error]
