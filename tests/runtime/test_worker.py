@@ -1,5 +1,6 @@
 """Errors of work that is done for somebody who waits: his to handle, but for those that end everything."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
@@ -64,3 +65,31 @@ async def test_a_lost_card_is_the_loop_s_concern_too(ended):
     with pytest.raises(torch.AcceleratorError):
         await run_aside(raising(error))
     assert ended == [error]
+
+
+class SlowLoop(Loop):
+    """Runs its calls when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[Callable[[], None]] = []
+
+    def post(self, call: Callable[[], None]) -> None:
+        self.calls.append(call)
+
+    def run(self) -> None:
+        for call in self.calls:
+            super().post(call)
+
+
+async def test_a_call_is_run_for_one_who_has_left_and_its_error_is_the_loop_s_to_log():
+    loop, done = SlowLoop(), []
+    error = ValueError("nobody hears it")
+    for call in (lambda: done.append(1), raising(error)):
+        waiting = asyncio.create_task(run_on(loop, call))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    loop.run()
+    assert (done, loop.raised) == ([1], [error])

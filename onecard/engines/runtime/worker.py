@@ -23,17 +23,22 @@ class Poster(Protocol):
 
 
 async def run_on(loop: Poster, call: Callable[[], T]) -> T:
-    """The result of `call`, run on a device loop's thread between two steps. An error that is fatal for the
-    card ends the loop as well."""
+    """The result of `call`, run on a device loop's thread between two steps, also once nobody waits any more.
+    An error that is fatal for the card ends the loop as well."""
     result: Future[T] = Future()
 
     def run() -> None:
+        awaited = result.set_running_or_notify_cancel()
         try:
-            result.set_result(call())
+            value = call()
         except BaseException as error:
-            result.set_exception(error)
-            if classify(error) == "fatal":
+            if awaited:
+                result.set_exception(error)
+            if classify(error) == "fatal" or not awaited:
                 raise
+        else:
+            if awaited:
+                result.set_result(value)
 
     loop.post(run)
     return await asyncio.wrap_future(result)
