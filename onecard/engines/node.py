@@ -122,10 +122,13 @@ class LocalNode:
         refuse the registry any more and requests go by it. Raises `InvalidRegistryError` for a registry that
         can't be served, and has changed nothing then.
         """
-        async with self._changing:
-            report = await self._reload.apply(self._registry, registry, paths, on_taken)
+
+        def taken() -> None:
             self._registry = registry
-            return report
+            on_taken()
+
+        async with self._changing:
+            return await self._reload.apply(self._registry, registry, paths, taken)
 
     # --- the end --------------------------------------------------------------------------------------------
 

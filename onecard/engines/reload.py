@@ -225,6 +225,9 @@ class Reload:
                 await card.keeper.wake(spec.name)
         except EngineError as error:
             return str(error)
+        except Exception as error:  # the others' changes hold all the same
+            logger.exception("%s doesn't get what the registry says", spec.name)
+            return f"The model `{spec.name}` serves on as it was: {explain(error)}"
         return None
 
     def _card_of(self, spec: ModelSpec) -> Card:

@@ -170,6 +170,19 @@ async def test_a_larger_floor_makes_room_beside_whatever_else_goes_on():
     await settle(card)
 
 
+async def test_a_larger_floor_finds_the_model_awake_that_slept_when_it_was_asked_for():
+    card = SmallCard(a=range(1), b=range(1, 2))
+    async with card.keeper.moving:
+        growing = asyncio.create_task(resize(card.keeper, card["b"], 3, 4))
+        await asyncio.sleep(0.01)
+        assert card.keeper.pool.claim_home("b", card["b"].weights.home)  # its wake came first
+        card["b"].weights.model = object()
+        card["b"].gate.turn("ready")
+    await growing
+    assert card.states == {"a": "asleep", "b": "ready"}
+    await settle(card)
+
+
 async def test_a_request_for_a_model_that_a_reload_is_making_anew_waits_for_that():
     card = SmallCard("a", "b")
     old, new = card["a"], card.another("a")

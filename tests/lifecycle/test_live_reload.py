@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from lifecycle_helpers import ask, embed, states
 
+from onecard.engines import reload
 from onecard.engines.api import InvalidRegistryError, ModelNotFoundError, ModelUnavailableError, ReloadReport
 from onecard.registry.spec import MemoryAmount, Registry
 
@@ -187,6 +188,25 @@ def test_a_floor_that_grows_sends_those_to_sleep_that_were_promised_nothing(serv
     assert served.node._cards[0].pool.floor("a") == most - plan.model("a").home_pages
     assert [served.ask(name) for name in ("b", "a")] == [served.text] * 2
     served.live.call(embed(served.node))
+
+
+def test_what_a_model_cannot_be_given_undoes_nothing_else(
+    served: Served, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    async def broken(*_: object) -> None:
+        raise ValueError("the books are closed")
+
+    wanted = served.with_model("a", memory=MemoryAmount(nbytes=800 * MIB))
+    wanted = replace(wanted, models=(*wanted.models, served.with_copy("b", preload=False).models[-1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(reload, "resize", broken)
+        report = served.apply(wanted)
+    assert report.added == ("b",)
+    assert report.notes == ("The model `a` serves on as it was: ValueError: the books are closed",)
+    assert "a doesn't get what the registry says" in caplog.text
+    assert served.apply(wanted) == ReloadReport(), "it is the one that is served"
+    assert served.ask("b") == served.text
+    assert served.apply(served.base).removed == ("b",)
 
 
 def test_an_unchanged_registry_is_taken_and_does_nothing(served: Served, monkeypatch: pytest.MonkeyPatch):

@@ -73,10 +73,10 @@ async def resize(keeper: Keeper, residence: Residence, floor_pages: int, ceiling
     """Another floor and ceiling; others sleep where they are in the way of a larger floor. Raises
     `ModelUnavailableError` where those that never sleep are."""
     change = partial(set_share, keeper, residence, floor_pages, ceiling_pages)
-    if floor_pages <= residence.floor_pages or not keeper.pool.has_home(residence.name):
-        async with keeper.moving:
+    async with keeper.moving:
+        if floor_pages <= residence.floor_pages or not keeper.pool.has_home(residence.name):
             await keeper.on_loop(change)
-        return
+            return
     before, residence.floor_pages = residence.floor_pages, floor_pages
     try:
         async with keeper.room_for(residence):
