@@ -26,6 +26,7 @@ from simulator.scenarios import Outcome
 from simulator.twin import Coefficients, predict
 from simulator.workloads import (
     Arrival,
+    Lengths,
     alternating_peaks,
     bursts,
     chat,
@@ -145,10 +146,10 @@ def split_workloads(full_rate: float, quick: bool) -> dict[str, list[Arrival]]:
 def mixed_arrivals(full_rate: float, seconds: float) -> list[Arrival]:
     """A chat that swells to half of what the machine can do, two quieter ones, batches of texts to index and
     searches to rerank."""
-    sizes = {"prompt_tokens": PROMPT_TOKENS, "output_tokens": OUTPUT_TOKENS, "spread": 0.5, "most": 2}
+    lengths = Lengths(PROMPT_TOKENS, OUTPUT_TOKENS, spread=0.5, most=2)
     return merged(
-        swelling_chat(CHATS[0], 0.1 * full_rate, seconds, 0, **sizes),
-        *(chat(name, 0.05 * full_rate, seconds, 0, **sizes) for name in CHATS[1:]),
+        swelling_chat(CHATS[0], 0.1 * full_rate, seconds, 0, lengths),
+        *(chat(name, 0.05 * full_rate, seconds, 0, lengths) for name in CHATS[1:]),
         bursts(EMBEDDER, 10.0, seconds, 0, requests=2, texts=32, text_tokens=60),
         bursts(EMBEDDER, 3.0, seconds, 1, requests=1, texts=20, text_tokens=90),
     )

@@ -5,13 +5,13 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from recording_stats import RecordingStats
 
-from onecard.engines.api import RequestStats, StepStats
 from onecard.engines.factory import start_node
 from onecard.registry.loader import load_registry
 from onecard.registry.sources import fetch
@@ -98,20 +98,6 @@ class LiveNode:
         self.call(self.node.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-
-
-@dataclass
-class RecordingStats:
-    """A `StatsSink` that keeps everything."""
-
-    steps: list[StepStats] = field(default_factory=list)
-    requests: list[RequestStats] = field(default_factory=list)
-
-    def record_step(self, stats: StepStats) -> None:
-        self.steps.append(stats)
-
-    def record_request(self, stats: RequestStats) -> None:
-        self.requests.append(stats)
 
 
 @pytest.fixture(scope="session")

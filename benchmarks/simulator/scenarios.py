@@ -12,7 +12,7 @@ from simulator.card_loop import simulate
 from simulator.cards import BGE_M3, LLAMA_8B, Card
 from simulator.engines import Share, SimulatedEncoder, SimulatedEngine, SimulatedLLM
 from simulator.results import Served
-from simulator.workloads import Arrival, bursts, chat, merged, swelling_chat
+from simulator.workloads import Arrival, Lengths, bursts, chat, merged, swelling_chat
 
 Split = Literal["elastic", "static"]
 
@@ -75,9 +75,9 @@ def mixed_arrivals(seconds: float, rate: float, seed: int = 0) -> list[Arrival]:
     `rate`: requests a second of the busiest chat, which in its swells has five times as many.
     """
     return merged(
-        swelling_chat("assistant", rate, seconds, seed, 200, 500),
-        chat("drafts", rate / 2, seconds, seed, 300, 300),
-        chat("coder", rate / 8, seconds, seed, 2000, 400),
+        swelling_chat("assistant", rate, seconds, seed, Lengths(200, 500)),
+        chat("drafts", rate / 2, seconds, seed, Lengths(300, 300)),
+        chat("coder", rate / 8, seconds, seed, Lengths(2000, 400)),
         bursts("embedder", 10.0, seconds, seed, requests=30, texts=32, text_tokens=300),
         bursts("reranker", 2.0, seconds, seed, requests=1, texts=100, text_tokens=180),
     )

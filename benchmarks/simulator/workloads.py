@@ -79,50 +79,42 @@ def faster(arrivals: Sequence[Arrival], factor: float) -> list[Arrival]:
     return [replace(arrival, time=arrival.time / factor) for arrival in arrivals]
 
 
-def chat(
-    model: str,
-    rate: float,
-    seconds: float,
-    seed: int,
-    prompt_tokens: int,
-    output_tokens: int,
-    spread: float = 0.8,
-    most: int = 8,
-    priority: int = 0,
-) -> list[Arrival]:
-    """People who talk: Poisson arrivals, log-normal lengths around the medians given, `most` times them at
+@dataclass(frozen=True)
+class Lengths:
+    """Tokens of people's prompts and their answers: log-normal around these medians, `most` times them at
     most."""
+
+    prompt: int
+    output: int
+    spread: float = 0.8
+    most: int = 8
+
+    def draw(self, random: Random) -> tuple[int, int]:
+        return self._around(self.prompt, random), self._around(self.output, random)
+
+    def _around(self, median: int, random: Random) -> int:
+        return max(1, min(self.most * median, round(median * random.lognormvariate(0, self.spread))))
+
+
+def chat(model: str, rate: float, seconds: float, seed: int, lengths: Lengths) -> list[Arrival]:
+    """People who talk: Poisson arrivals."""
     random = Random(f"{seed} {model}")
-
-    def length(median: int) -> int:
-        return max(1, min(most * median, round(median * random.lognormvariate(0, spread))))
-
-    return [
-        Arrival(time, model, (length(prompt_tokens),), length(output_tokens), priority=priority)
-        for time in _poisson(random, rate, 0.0, seconds)
-    ]
+    arrivals = []
+    for time in _poisson(random, rate, 0.0, seconds):
+        prompt, output = lengths.draw(random)
+        arrivals.append(Arrival(time, model, (prompt,), output))
+    return arrivals
 
 
-def swelling_chat(
-    model: str,
-    rate: float,
-    seconds: float,
-    seed: int,
-    prompt_tokens: int,
-    output_tokens: int,
-    spread: float = 0.8,
-    most: int = 8,
-) -> list[Arrival]:
+def swelling_chat(model: str, rate: float, seconds: float, seed: int, lengths: Lengths) -> list[Arrival]:
     """A chat that is asked `rate` times a second, and five times as often in two swells (its peaks), each a
     sixth of all time."""
     swells = [
         replace(arrival, time=arrival.time + start, peak=True)
         for start in (seconds / 6, seconds / 2)
-        for arrival in chat(
-            model, 4 * rate, seconds / 6, seed + int(start), prompt_tokens, output_tokens, spread, most
-        )
+        for arrival in chat(model, 4 * rate, seconds / 6, seed + int(start), lengths)
     ]
-    return merged(chat(model, rate, seconds, seed, prompt_tokens, output_tokens, spread, most), swells)
+    return merged(chat(model, rate, seconds, seed, lengths), swells)
 
 
 def bursts(

@@ -3,7 +3,7 @@
 From the live ledger where the node keeps one; else only what is free and what is owned is known.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -11,6 +11,7 @@ from onecard.engines.api import CardLedger, ModelLedger, NodeStatus
 
 PREEMPTION_CAUSES = ("memory", "floor", "wake")
 NOBODY = ""
+BY_MODEL = ("card", "model_name")
 
 
 def page_families(status: NodeStatus, ledgers: Sequence[CardLedger] | None) -> list[Metric]:
@@ -61,23 +62,28 @@ def _loans(ledgers: Iterable[CardLedger]) -> Metric:
     family = GaugeMetricFamily(
         "onecard_borrowed_bytes",
         "Bytes of pages that a model has above its floor: on loan, until somebody is entitled to them.",
-        labels=["card", "model_name"],
+        labels=BY_MODEL,
     )
-    for card in ledgers:
-        for model in card.models:
-            family.add_metric([card.card, model.name], model.borrowed_pages * card.page_bytes)
-    return family
+    return _by_model(family, ledgers, lambda card, model: model.borrowed_pages * card.page_bytes)
 
 
 def _recalls(ledgers: Iterable[CardLedger]) -> Metric:
     family = CounterMetricFamily(
         "onecard_page_recalls",
         "Pages taken back from a model that had them on loan or cached in them.",
-        labels=["card", "model_name"],
+        labels=BY_MODEL,
     )
+    return _by_model(family, ledgers, lambda card, model: card.recalls.get(model.name, 0))
+
+
+def _by_model(
+    family: GaugeMetricFamily | CounterMetricFamily,
+    ledgers: Iterable[CardLedger],
+    value: Callable[[CardLedger, ModelLedger], int],
+) -> Metric:
     for card in ledgers:
         for model in card.models:
-            family.add_metric([card.card, model.name], card.recalls.get(model.name, 0))
+            family.add_metric([card.card, model.name], value(card, model))
     return family
 
 

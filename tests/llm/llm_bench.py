@@ -6,18 +6,13 @@ the cache through block tables, so a step that reads what it shouldn't gives a w
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
+from recording_stats import RecordingStats
 
-from onecard.engines.api import (
-    EngineError,
-    RequestStats,
-    SamplingParams,
-    StepStats,
-    TokenChunk,
-)
+from onecard.engines.api import EngineError, SamplingParams, TokenChunk
 from onecard.engines.layers.forward_batch import ForwardBatch
 from onecard.engines.llm.core import LLMCore, Step
 from onecard.engines.llm.kv_cache_manager import KVCacheManager
@@ -133,18 +128,6 @@ class Names:
         return self.token_string(token_id).encode()
 
 
-@dataclass
-class Recorder:
-    steps: list[StepStats] = field(default_factory=list)
-    requests: list[RequestStats] = field(default_factory=list)
-
-    def record_step(self, stats: StepStats) -> None:
-        self.steps.append(stats)
-
-    def record_request(self, stats: RequestStats) -> None:
-        self.requests.append(stats)
-
-
 class Bench:
     """A core on pools of its own, driven by hand as the device loop would."""
 
@@ -161,7 +144,7 @@ class Bench:
         self.runner.use(cast(Any, ReadingModel(cache)))
         kv = KVCacheManager(self.pool, BLOCK_SIZE, "m")
         scheduler = Scheduler(kv, SchedulerLimits(max_num_seqs, budget, resume_headroom=BLOCKS_IN_PAGE))
-        self.stats = Recorder()
+        self.stats = RecordingStats()
         self.core = LLMCore(
             "m",
             1,

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from onecard.engines.llm.tenancy import LLMTenancy
-from onecard.engines.llm.warm_up import LONGEST_PROMPT, STEP_SECONDS, NoRoomError, WarmUp
+from onecard.engines.llm.warm_up import LONGEST_PROMPT, NoRoomError, WarmUp
+from onecard.engines.runtime.step_budget import BRIEF_STEP_SECONDS
 
 
 class ScheduledCore:
@@ -135,4 +136,4 @@ def test_a_brief_one_keeps_to_short_steps(core):
     longest = 0
     for _ in WarmUp(core, 100, 1000, brief=True).usual_steps():
         longest = max([longest, *(s.num_prompt_tokens for s in core.scheduler.running)])
-    assert (longest, set(asked)) == (LONGEST_PROMPT, {STEP_SECONDS})
+    assert (longest, set(asked)) == (LONGEST_PROMPT, {BRIEF_STEP_SECONDS})

@@ -7,10 +7,8 @@ import numpy as np
 
 from onecard.engines.encoder.core import EncoderCore
 from onecard.engines.encoder.job import EmbedJob
+from onecard.engines.runtime.step_budget import BRIEF_STEP_SECONDS
 from onecard.engines.step_size import StepSize
-
-STEP_SECONDS = 0.1
-"""About what a step of a brief warm-up takes."""
 
 
 class WarmUp:
@@ -61,7 +59,7 @@ class WarmUp:
         try:
             core.add(job)
             while core.num_waiting:
-                step = core.launch(STEP_SECONDS if self._brief else None)
+                step = core.launch(BRIEF_STEP_SECONDS if self._brief else None)
                 if step is not None:  # a step that found no memory is tried again, smaller
                     core.collect(step)
                     yield

@@ -215,10 +215,8 @@ class Scheduler:
     def _is_too_large(self, sequence: Sequence) -> bool:
         """Whether it can't run beside the models that are awake now; an answer that has begun waits for them
         to sleep, if that can help."""
-        pool, begun = (
-            self.kv.pool,
-            any(s.first_scheduled_time is not None for s in sequence.request.sequences),
-        )
+        pool = self.kv.pool
+        begun = any(s.first_scheduled_time is not None for s in sequence.request.sequences)
         most = pool.most_blocks_ever if begun else pool.max_blocks
         return self.kv.blocks_for(sequence.num_tokens) > most
 

@@ -8,12 +8,10 @@ from onecard.engines.api import SamplingParams, TokenChunk, TokenLogprob
 from onecard.engines.llm.core import LLMCore, Step
 from onecard.engines.llm.request import Request, Sequence
 from onecard.engines.llm.stream import TokenStream
+from onecard.engines.runtime.step_budget import BRIEF_STEP_SECONDS
 
 _SAMPLED = SamplingParams(temperature=1.0, top_k=50, top_p=0.9, min_p=0.01, seed=0)
 _GREEDY = SamplingParams(temperature=0.0)
-
-STEP_SECONDS = 0.1
-"""About what a step of a brief warm-up takes."""
 
 LONGEST_PROMPT = 64
 """Tokens of a prompt of a brief warm-up."""
@@ -105,7 +103,7 @@ class WarmUp:
 
     def _step(self) -> Step:
         for _ in range(MOST_TRIES):
-            step = self._core.launch(STEP_SECONDS if self._brief else None)
+            step = self._core.launch(BRIEF_STEP_SECONDS if self._brief else None)
             if step is not None:
                 return step
         raise NoRoomError(f"{self._core.name} finds no room for its first steps")

@@ -251,7 +251,6 @@ class PagePool:
                 owned=self.owned(name),
                 floor=account.floor,
                 ceiling=account.ceiling,
-                demand=account.reclaimer.demand_pages(),
                 idle=tuple(p for p in account.reclaimer.idle_pages() if not self._is_claimed(p)),
                 evictable=tuple(
                     e

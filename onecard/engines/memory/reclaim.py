@@ -88,7 +88,7 @@ class Reclaimer(Protocol):
 
 @dataclass(frozen=True)
 class EngineSnapshot:
-    """One engine's pages. `demand`: pages its running and waiting requests want, cache not counted.
+    """One engine's pages.
 
     `evictable` may be cut to the engine's least valuable pages, as long as at least as many are listed as the
     plan may need. `preemptable` is False once the engine has said that it can free no more.
@@ -98,7 +98,6 @@ class EngineSnapshot:
     owned: int
     floor: int
     ceiling: int
-    demand: int
     idle: tuple[int, ...] = ()
     evictable: tuple[EvictablePage, ...] = ()
     preemptable: bool = True

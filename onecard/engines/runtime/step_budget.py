@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 from onecard.engines.runtime.cost_model import CostModel, StepShape
 
+BRIEF_STEP_SECONDS = 0.1
+"""About what a step of a warm-up may take where others are to get on meanwhile."""
+
 
 @dataclass(frozen=True)
 class TextTime:
