@@ -36,7 +36,7 @@ from simulator.workloads import (
     swelling_chat,
 )
 
-from onecard.engines.llm.scheduler import SchedulerLimits
+from onecard.engines.paged.scheduler import SchedulerLimits
 
 CHATS = ("chat-1", "chat-2", "chat-3")
 EMBEDDER = "embedder"

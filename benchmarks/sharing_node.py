@@ -14,11 +14,11 @@ from simulator.results import Served
 from simulator.workloads import Arrival
 
 from onecard.engines.api import EmbedRequest, GenerateRequest, RequestStats, SamplingParams, StepStats
-from onecard.engines.factory import plan_registry, start_node
-from onecard.engines.llm.core import LLMCore
-from onecard.engines.llm.request import Sequence as Answer
 from onecard.engines.memory.plan import SLACK_SHARE, CardPlan
-from onecard.engines.node import LocalNode
+from onecard.engines.node.factory import plan_registry, start_node
+from onecard.engines.node.local_node import LocalNode
+from onecard.engines.paged.core import PagedCore
+from onecard.engines.paged.request import Sequence as Answer
 from onecard.registry.spec import CardSpec, EngineSpec, MemoryAmount, ModelSpec, Registry
 
 Split = Literal["elastic", "static"]
@@ -111,7 +111,7 @@ class SharingNode:
         self._node: LocalNode = await start_node(self._registry, self._paths, self._host_time)
         for model in self._registry.models:
             core = self._core(model.name)
-            if isinstance(core, LLMCore):
+            if isinstance(core, PagedCore):
                 self._count_preemptions(core)
         return self
 
@@ -139,7 +139,7 @@ class SharingNode:
     def _core(self, name: str) -> Any:
         return self._node.engine(name).core  # type: ignore[union-attr]
 
-    def _count_preemptions(self, core: LLMCore) -> None:
+    def _count_preemptions(self, core: PagedCore) -> None:
         """On the device loop's thread; nobody else writes the count."""
         preempt = core.scheduler.preempt
 

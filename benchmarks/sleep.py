@@ -22,9 +22,9 @@ from harness.report import Report, add_common_arguments
 from harness.weights import demo_weights
 
 from onecard.engines.api import GenerateRequest, RequestStats, SamplingParams, StepStats
-from onecard.engines.factory import plan_registry, start_node
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.models.registry import load_config
+from onecard.engines.node.factory import plan_registry, start_node
 from onecard.engines.weights.loader import load_model
 from onecard.registry.spec import CardSpec, EngineSpec, MemoryAmount, ModelSpec, Registry
 

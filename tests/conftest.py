@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 from recording_stats import RecordingStats
 
-from onecard.engines.factory import start_node
+from onecard.engines.node.factory import start_node
 from onecard.registry.loader import load_registry
 from onecard.registry.sources import fetch
 from onecard.registry.spec import MemoryAmount, Registry

@@ -27,10 +27,15 @@ ENGINE_PARTS = {
     "models": {"models", "layers", "weights.gguf_config"},
     "weights": {"weights", "models", "layers", "memory.arena", "memory.homes"},
     "text": {"text", "weights"},
-    "lifecycle": {"lifecycle", "weights", "memory", "runtime"},
-    "llm": {"llm", "lifecycle", "models", "layers", "weights", "text", "memory", "runtime", "step_size"},
-    "encoder": {
-        "encoder",
+    "lifecycle": {"lifecycle", "weights", "memory", "runtime", "step"},
+    "step": {"step", "lifecycle", "layers", "memory", "runtime"},
+    "paged": {"paged", "step", "lifecycle", "models", "layers", "weights", "text", "memory", "runtime"},
+    "oneshot": {"oneshot", "step", "lifecycle", "models", "layers", "weights", "text", "memory", "runtime"},
+    "kinds": {
+        "kinds",
+        "paged",
+        "oneshot",
+        "step",
         "lifecycle",
         "models",
         "layers",
@@ -38,12 +43,12 @@ ENGINE_PARTS = {
         "text",
         "memory",
         "runtime",
-        "step_size",
     },
+    "node": {"node", "kinds", "paged", "oneshot", "step", "lifecycle", "models", "memory", "runtime"},
 }
-"""What each part of `engines` may import of the others. `api` is open to all, the factory to none."""
+"""What each part of `engines` may import of the others. `api` is open to all, the node to none."""
 
-COMPOSITION_ROOTS = ("onecard.engines.factory", "onecard.engines.environment")
+COMPOSITION_ROOTS = ("onecard.engines.node.factory", "onecard.engines.node.environment")
 """All of the engines that the CLI may import, and only inside functions."""
 
 PURE_REGISTRY = ("onecard.registry.spec", "onecard.registry.units", "onecard.registry.changes")
@@ -199,9 +204,9 @@ def test_every_part_of_engines_has_a_rule() -> None:
     ("importer", "source"),
     [
         ("onecard.gateway.app", "import torch"),
-        ("onecard.gateway.app", "def f():\n    from onecard.engines.factory import start_node"),
-        ("onecard.gateway.cli.serve", "from onecard.engines.factory import start_node"),
-        ("onecard.gateway.cli.serve", "def f():\n    from onecard.engines.llm import engine"),
+        ("onecard.gateway.app", "def f():\n    from onecard.engines.node.factory import start_node"),
+        ("onecard.gateway.cli.serve", "from onecard.engines.node.factory import start_node"),
+        ("onecard.gateway.cli.serve", "def f():\n    from onecard.engines.paged import engine"),
         ("onecard.registry.loader", "import torch.nn"),
         ("onecard.registry.loader", "from onecard.engines import api"),
         ("onecard.kernels.rotary", "from onecard.registry.spec import DType"),
@@ -209,12 +214,12 @@ def test_every_part_of_engines_has_a_rule() -> None:
         ("onecard.engines.memory.page_pool", "import torch"),
         ("onecard.engines.memory.arena", "from onecard.engines.models import decoder"),
         ("onecard.engines.layers.linear", "from onecard.engines.models.config import DecoderConfig"),
-        ("onecard.engines.models.llama", "from onecard.engines.llm.engine import LLMEngine"),
+        ("onecard.engines.models.llama", "from onecard.engines.paged.engine import GenerationEngine"),
         ("onecard.engines.models.llama", "from onecard.engines.weights import loader"),
-        ("onecard.engines.llm.engine", "from onecard.engines.factory import start_node"),
-        ("onecard.engines.llm.engine", "from onecard.registry.loader import load_registry"),
+        ("onecard.engines.paged.engine", "from onecard.engines.node.factory import start_node"),
+        ("onecard.engines.paged.engine", "from onecard.registry.loader import load_registry"),
         ("onecard.engines.weights.loader", "import pickle"),
-        ("onecard.engines.node", "from . import api"),
+        ("onecard.engines.node.local_node", "from . import api"),
     ],
 )
 def test_the_rules_see_what_is_wrong(importer: str, source: str) -> None:
@@ -228,12 +233,12 @@ def test_the_rules_see_what_is_wrong(importer: str, source: str) -> None:
             "onecard.gateway.app",
             "from onecard.engines.api import Node\nfrom onecard.registry.spec import Registry",
         ),
-        ("onecard.gateway.cli.serve", "def f():\n    from onecard.engines.factory import start_node"),
+        ("onecard.gateway.cli.serve", "def f():\n    from onecard.engines.node.factory import start_node"),
         ("onecard.kernels.triton.rotary", "import triton\nimport triton.language as tl"),
         ("onecard.kernels.rotary", "def f():\n    import triton"),
         ("onecard.engines.memory.arena", "import torch"),
-        ("onecard.engines.llm.engine", "from onecard.engines.memory.block_pool import BlockPool"),
-        ("onecard.engines.factory", "from onecard.engines.llm.engine import LLMEngine"),
+        ("onecard.engines.paged.engine", "from onecard.engines.memory.block_pool import BlockPool"),
+        ("onecard.engines.node.factory", "from onecard.engines.paged.engine import GenerationEngine"),
     ],
 )
 def test_the_rules_allow_what_is_right(importer: str, source: str) -> None:

@@ -9,14 +9,14 @@ from itertools import count
 from typing import Protocol
 
 from onecard.engines.api import SamplingParams, TokenChunk
-from onecard.engines.encoder.queue import Entry, Ticket, TokenBudgetQueue
-from onecard.engines.llm.kv_cache_manager import KVCacheManager
-from onecard.engines.llm.request import Request, Sequence, Status
-from onecard.engines.llm.scheduler import Schedule, Scheduler, SchedulerLimits
-from onecard.engines.llm.stream import TokenStream
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.page_size import blocks_in_page
+from onecard.engines.oneshot.queue import Entry, Ticket, TokenBudgetQueue
+from onecard.engines.paged.kv_cache_manager import KVCacheManager
+from onecard.engines.paged.request import Request, Sequence, Status
+from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
+from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.cost_model import StepShape
 from onecard.engines.runtime.step_budget import StepBudget
 from simulator.cards import StepSeconds, StepWork
@@ -163,7 +163,7 @@ class SimulatedLLM:
             served.finished = True
 
     def _max_tokens(self, seconds: float | None) -> int | None:
-        """As `llm.core.LLMCore` bounds a step."""
+        """As `llm.core.PagedCore` bounds a step."""
         decodes = [s for s in self._scheduler.running if s.num_uncomputed_tokens == 1]
         beside = StepShape(len(decodes), len(decodes), sum(s.num_tokens for s in decodes))
         prompts = self._budget.tokens(seconds, beside, self._scheduler.kv.block_size)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from onecard.engines.encoder.queue import TokenBudgetQueue
-from onecard.engines.llm.scheduler import SchedulerLimits
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.page_size import choose_page_bytes
+from onecard.engines.oneshot.queue import TokenBudgetQueue
+from onecard.engines.paged.scheduler import SchedulerLimits
 from simulator.card_loop import simulate
 from simulator.cards import BGE_M3, LLAMA_8B, Card
 from simulator.engines import Share, SimulatedEncoder, SimulatedEngine, SimulatedLLM

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from itertools import count
 
-from onecard.engines.encoder.queue import TokenBudgetQueue
-from onecard.engines.llm.scheduler import SchedulerLimits
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import CardPlan
+from onecard.engines.oneshot.queue import TokenBudgetQueue
+from onecard.engines.paged.scheduler import SchedulerLimits
 from simulator.cards import encoding, linear
 from simulator.engines import Share, SimulatedEncoder, SimulatedEngine, SimulatedLLM
 from simulator.scenarios import Outcome, run

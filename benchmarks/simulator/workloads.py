@@ -90,9 +90,9 @@ class Lengths:
     most: int = 8
 
     def draw(self, random: Random) -> tuple[int, int]:
-        return self._around(self.prompt, random), self._around(self.output, random)
+        return self._context(self.prompt, random), self._context(self.output, random)
 
-    def _around(self, median: int, random: Random) -> int:
+    def _context(self, median: int, random: Random) -> int:
         return max(1, min(self.most * median, round(median * random.lognormvariate(0, self.spread))))
 
 

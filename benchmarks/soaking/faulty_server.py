@@ -75,7 +75,7 @@ def raise_fault(fault: str) -> None:
 
 
 def break_language_models(faults: Faults) -> None:
-    from onecard.engines.llm.runner import ModelRunner
+    from onecard.engines.paged.runner import ModelRunner
 
     launch = ModelRunner.launch
 
@@ -96,9 +96,9 @@ def break_language_models(faults: Faults) -> None:
 
 
 def break_encoders(faults: Faults) -> None:
-    from onecard.engines.encoder.core import EncoderCore
+    from onecard.engines.oneshot.core import OneShotCore
 
-    enqueue: Callable[[Any, Any], None] = EncoderCore._enqueue
+    enqueue: Callable[[Any, Any], None] = OneShotCore._enqueue
 
     def faulty(self: Any, step: Any) -> None:
         fault = faults.draw(self)
@@ -113,7 +113,7 @@ def break_encoders(faults: Faults) -> None:
         elif fault is not None:
             raise_fault(fault)
 
-    EncoderCore._enqueue = faulty  # type: ignore[method-assign]
+    OneShotCore._enqueue = faulty  # type: ignore[method-assign]
 
 
 def main() -> int:

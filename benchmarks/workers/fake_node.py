@@ -18,7 +18,7 @@ from onecard.engines.api import (
     TextGenerator,
     TokenChunk,
 )
-from onecard.engines.llm.stream import TokenStream
+from onecard.engines.paged.stream import TokenStream
 
 NUM_TOKENS = 16
 DIMENSIONS = 384
@@ -85,7 +85,10 @@ class FakeNode:
     """Implements `api.Node`: a `chat` and an `embedding` model."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        infos = [ModelInfo("chat", "llm", "chat", 0, 4096), ModelInfo("embedding", "embedding", "e", 0, 256)]
+        infos = [
+            ModelInfo("chat", "llm", "chat", 0, 4096, frozenset({"generate"})),
+            ModelInfo("embedding", "embedding", "e", 0, 256, frozenset({"embed"})),
+        ]
         self._infos = infos
         self._engines: dict[str, TextGenerator | Embedder] = {
             "chat": InstantGenerator(infos[0], clock),

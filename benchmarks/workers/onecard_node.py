@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from onecard.engines.api import Node, RequestStats, StepStats
-from onecard.engines.factory import start_node
+from onecard.engines.node.factory import start_node
 from onecard.registry.spec import CardSpec, EngineSpec, MemoryAmount, ModelSpec, Registry
 
 CARD_BYTES = 3 << 30

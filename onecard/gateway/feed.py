@@ -18,7 +18,7 @@ Batch = list[tuple[int, TokenChunk]]
 """Chunks, each with the number of its stream."""
 
 
-class ChunkFeed:
+class StreamMerger:
     """Merges streams and hands out, in one batch, all chunks that have come since the last batch.
 
     A slow client thus gets few large writes instead of many small ones. There is no task and no timeout a
@@ -40,7 +40,7 @@ class ChunkFeed:
             stream.on_ready(partial(self._read, i))
             self._read(i)
 
-    def __enter__(self) -> "ChunkFeed":
+    def __enter__(self) -> "StreamMerger":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -16,7 +16,7 @@ from onecard.engines.api import (
     TokenLogprob,
 )
 from onecard.gateway.admission import Ticket
-from onecard.gateway.feed import ChunkFeed
+from onecard.gateway.feed import StreamMerger
 
 
 @asynccontextmanager
@@ -70,7 +70,7 @@ class Answer:
 async def collect(streams: Sequence[GenerationStream], n: int, ticket: Ticket) -> list[list[Answer]]:
     """All answers, `[stream][index]`. Raises `EngineError` if one of them was not finished properly."""
     answers = [[Answer() for _ in range(n)] for _ in streams]
-    with ChunkFeed(streams, n) as feed:
+    with StreamMerger(streams, n) as feed:
         await feed.begun()
         ticket.begun()
         for stream, chunk in await feed.rest():

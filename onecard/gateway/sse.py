@@ -14,7 +14,7 @@ from aiohttp import web
 from onecard.engines.api import EngineError, EngineFailedError, GenerationStream, TokenChunk
 from onecard.gateway.admission import Ticket
 from onecard.gateway.errors import error_body
-from onecard.gateway.feed import ChunkFeed
+from onecard.gateway.feed import StreamMerger
 from onecard.gateway.identity import Identity
 from onecard.gateway.usage import usage
 
@@ -42,7 +42,9 @@ class Frames(Protocol):
     def end(self) -> bytes: ...
 
 
-async def send(request: web.Request, feed: ChunkFeed, frames: Frames, ticket: Ticket) -> web.StreamResponse:
+async def send(
+    request: web.Request, feed: StreamMerger, frames: Frames, ticket: Ticket
+) -> web.StreamResponse:
     """Send all that `feed` gives. Raises `EngineError` only while nothing has been sent.
 
     Headers go out with the first frame, so that a request that fails before it has a first token still gets

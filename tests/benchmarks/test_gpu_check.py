@@ -50,7 +50,7 @@ LEFT_OUT = ("gguf", "pydantic", "orjson", "aiohttp", "uvloop", "rich", "promethe
 IMPORTS = """
 import sys
 sys.modules.update(dict.fromkeys(sys.argv[1:]))
-import onecard.engines.factory, onecard.registry.loader, onecard.registry.sources
+import onecard.engines.node.factory, onecard.registry.loader, onecard.registry.sources
 import gpu_llm, gpu_encoder, gpu_machine, gpu_pages, kernels
 """
 

@@ -149,7 +149,7 @@ def test_debug_lets_the_traceback_through(
     def explode(registry: object, paths: object) -> None:
         raise KeyError("tensor")
 
-    monkeypatch.setattr("onecard.engines.factory.plan_registry", explode)
+    monkeypatch.setattr("onecard.engines.node.factory.plan_registry", explode)
     ran = onecard("plan", str(local_registry))
     assert ran.err == "onecard plan: can't plan: KeyError: 'tensor' (set ONECARD_DEBUG=1 for the traceback)\n"
     monkeypatch.setenv("ONECARD_DEBUG", "1")

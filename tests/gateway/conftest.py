@@ -32,7 +32,7 @@ from onecard.engines.api import (
     TokenChunk,
     TokenLogprob,
 )
-from onecard.engines.llm.stream import TokenStream
+from onecard.engines.paged.stream import TokenStream
 from onecard.gateway.app import create_app
 from onecard.gateway.schemas import responses
 from onecard.registry.spec import Registry, ServerSpec
@@ -209,9 +209,19 @@ class FakeEmbedder(FakeTokenizer):
 class FakeNode:
     def __init__(self) -> None:
         self.chat = FakeGenerator(
-            ModelInfo("talker", "llm", "/models/talker", 1700000000, 512, ("default", "org/talker-v2"))
+            ModelInfo(
+                "talker",
+                "llm",
+                "/models/talker",
+                1700000000,
+                512,
+                frozenset({"generate"}),
+                ("default", "org/talker-v2"),
+            )
         )
-        self.embed = FakeEmbedder(ModelInfo("embedder", "embedding", "/models/embedder", 1700000001, 256))
+        self.embed = FakeEmbedder(
+            ModelInfo("embedder", "embedding", "/models/embedder", 1700000001, 256, frozenset({"embed"}))
+        )
         self.engines: list[FakeGenerator | FakeEmbedder] = [self.chat, self.embed]
         self.state: Any = "ready"
 
@@ -274,7 +284,9 @@ def node() -> FakeNode:
 @pytest.fixture
 def second_talker(node: FakeNode) -> FakeGenerator:
     """Another model of the talker's kind, served too."""
-    engine = FakeGenerator(ModelInfo("second", "llm", "/models/second", 1700000002, 128))
+    engine = FakeGenerator(
+        ModelInfo("second", "llm", "/models/second", 1700000002, 128, frozenset({"generate"}))
+    )
     node.engines.append(engine)
     return engine
 

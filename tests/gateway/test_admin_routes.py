@@ -110,7 +110,9 @@ def control() -> FakeControl:
 
 @pytest.fixture
 def app(node: Any, metrics: Any, control: FakeControl) -> web.Application:
-    node.embed.info = ModelInfo("org/embedder", "embedding", "/models/embedder", 1700000001, 256)
+    node.embed.info = ModelInfo(
+        "org/embedder", "embedding", "/models/embedder", 1700000001, 256, frozenset({"embed"})
+    )
     return create_app(node, Registry(), metrics, control=control)
 
 

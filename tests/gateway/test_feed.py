@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.engines.api import EngineFailedError, ShuttingDownError, TokenChunk
-from onecard.engines.llm.stream import TokenStream
+from onecard.engines.paged.stream import TokenStream
 from onecard.gateway.bell import Bell
-from onecard.gateway.feed import KEEP_ALIVE, ChunkFeed, merge
+from onecard.gateway.feed import KEEP_ALIVE, StreamMerger, merge
 
 WITHIN = 1.0
 
@@ -38,7 +38,7 @@ async def test_what_is_ready_goes_out_at_once():
     one = stream()
     for i in range(5):
         one.push(token(str(i), finish="stop" if i == 4 else None))
-    with ChunkFeed([one], 1) as feed:
+    with StreamMerger([one], 1) as feed:
         assert not feed.finished
         assert texts(await feed.batch()) == [(0, 0, "01234")]
         assert feed.finished
@@ -47,7 +47,7 @@ async def test_what_is_ready_goes_out_at_once():
 
 async def test_a_batch_waits_for_the_first_chunk_and_takes_all_of_that_moment():
     one, two = stream(), stream()
-    with ChunkFeed([one, two], 1) as feed:
+    with StreamMerger([one, two], 1) as feed:
         waiting = await blocked(feed.batch())
         two.push(token("b"))
         one.push(token("a"))
@@ -63,7 +63,7 @@ async def test_an_error_comes_after_what_came_before_it():
     one = stream()
     one.push(token("a"))
     one.fail(EngineFailedError("the step failed"))
-    with ChunkFeed([one], 1) as feed:
+    with StreamMerger([one], 1) as feed:
         assert texts(await feed.batch()) == [(0, 0, "a")]
         assert not feed.finished
         with pytest.raises(EngineFailedError, match="the step failed"):
@@ -72,7 +72,7 @@ async def test_an_error_comes_after_what_came_before_it():
 
 async def test_an_error_wakes_who_waits_for_the_whole():
     one, two = stream(), stream()
-    with ChunkFeed([one, two], 1) as feed:
+    with StreamMerger([one, two], 1) as feed:
         waiting = await blocked(feed.rest())
         two.fail(EngineFailedError("the step failed"))
         with pytest.raises(EngineFailedError, match="the step failed"):
@@ -84,7 +84,7 @@ async def test_an_answer_that_was_cut_off_is_an_error(reason, error):
     one = stream(2)
     one.push(token("a"))
     one.push(token("b", 1, finish=reason))
-    with ChunkFeed([one], 2) as feed:
+    with StreamMerger([one], 2) as feed:
         assert texts(await feed.batch()) == [(0, 0, "a")]
         with pytest.raises(error):
             await feed.batch()
@@ -93,7 +93,7 @@ async def test_an_answer_that_was_cut_off_is_an_error(reason, error):
 async def test_an_abort_ends_the_wait():
     one = stream()
     one.on_abort(lambda: None)
-    with ChunkFeed([one], 1) as feed:
+    with StreamMerger([one], 1) as feed:
         waiting = await blocked(feed.batch())
         one.abort()
         with pytest.raises(EngineFailedError, match="before all answers were finished"):
@@ -102,7 +102,7 @@ async def test_an_abort_ends_the_wait():
 
 async def test_the_whole_is_handed_out_once_and_wakes_its_reader_once():
     one, wakes = stream(2), 0
-    with ChunkFeed([one], 2) as feed:
+    with StreamMerger([one], 2) as feed:
         begun = await blocked(feed.begun())
         one.push(token("a"))
         await asyncio.wait_for(begun, WITHIN)
@@ -126,7 +126,7 @@ async def test_the_whole_is_handed_out_once_and_wakes_its_reader_once():
 
 async def test_silence_is_reported_again_and_again_until_something_comes():
     one = stream()
-    with ChunkFeed([one], 1, quiet=0.02) as feed:
+    with StreamMerger([one], 1, quiet=0.02) as feed:
         assert [await feed.batch() for _ in range(3)] == [KEEP_ALIVE] * 3
         one.push(token("a"))
         assert texts(await feed.batch()) == [(0, 0, "a")]
@@ -136,7 +136,7 @@ async def test_silence_is_reported_again_and_again_until_something_comes():
 async def test_a_notice_is_told_once_and_only_while_nothing_has_come():
     one = stream()
     one.notice = "the model is waking up"
-    with ChunkFeed([one], 1, quiet=0.02) as feed:
+    with StreamMerger([one], 1, quiet=0.02) as feed:
         assert [await feed.batch() for _ in range(2)] == ["the model is waking up", KEEP_ALIVE]
         waiting = asyncio.create_task(feed.batch())
         await asyncio.sleep(0)
@@ -151,7 +151,7 @@ async def test_a_notice_is_told_once_and_only_while_nothing_has_come():
 
 async def test_a_closed_feed_hears_nothing_and_leaves_no_timer():
     one = stream()
-    with ChunkFeed([one], 1, quiet=60) as feed:
+    with StreamMerger([one], 1, quiet=60) as feed:
         waiting = await blocked(feed.batch())
         waiting.cancel()
     assert feed._bell._timer.cancelled()

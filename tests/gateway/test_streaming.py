@@ -4,7 +4,7 @@ import json
 import pytest
 
 from onecard.engines.api import EngineFailedError, InvalidRequestError, TokenChunk
-from onecard.engines.llm.stream import TokenStream
+from onecard.engines.paged.stream import TokenStream
 from onecard.gateway.feed import merge
 
 CHAT = "/v1/chat/completions"

@@ -14,7 +14,7 @@ import pytest
 import torch
 from gpu_helpers import DEVICE, Served
 
-from onecard.engines.factory import plan_registry
+from onecard.engines.node.factory import plan_registry
 from onecard.registry.spec import CardSpec, EngineSpec, MemoryAmount, ModelSpec, Registry
 
 HERE = Path(__file__).parent

@@ -52,12 +52,12 @@ def test_a_wake_brings_back_the_same_weights_under_the_same_graphs(serve: Any, l
 def test_the_largest_step_takes_no_more_than_was_planned(serve: Any) -> None:
     with serve({"model": "smollm2-135m", "minilm": "minilm"}, warm_up=True) as served:
         for name in ("model", "minilm"):
-            residence = served.live.node._models[name].residence
+            card_model = served.live.node._models[name].card_model
             planned = served.live.node._cards[0].plan.model(name).workspace_bytes
             if ON_CARD:
-                assert 0.2 * planned < residence.tenancy.peak_bytes <= planned
+                assert 0.2 * planned < card_model.hooks.peak_bytes <= planned
             else:
-                assert residence.tenancy.peak_bytes is None
+                assert card_model.hooks.peak_bytes is None
 
 
 def test_nothing_is_compiled_once_a_model_is_warm(serve: Any) -> None:

@@ -5,18 +5,18 @@ from collections.abc import Callable, Generator
 from typing import Any
 
 import pytest
-from keeper_helpers import Loop, SmallCard
+from manager_helpers import Loop, SmallCard
 
 from onecard.engines.api import ModelUnavailableError
-from onecard.engines.lifecycle import keeper
-from onecard.engines.lifecycle.keeper import BrokenModelError
-from onecard.engines.lifecycle.reload_moves import bury, renew, resize, retire
+from onecard.engines.lifecycle import manager
+from onecard.engines.lifecycle.manager import BrokenModelError
+from onecard.engines.lifecycle.reload_moves import discard, renew, resize, retire
 
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who is in the way may take requests for a moment only: what waited for it gets in."""
-    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(manager, "PATIENCE_SECONDS", 0.05)
 
 
 def wants(card: SmallCard, name: str) -> "asyncio.Task[None]":
@@ -31,8 +31,8 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def settle(card: SmallCard) -> None:
-    await until(lambda: card.keeper.is_quiet)
-    card.keeper.pool.check_integrity()
+    await until(lambda: card.manager.is_quiet)
+    card.manager.pool.check_integrity()
 
 
 # --- who waits for whom ----------------------------------------------------------------------------------
@@ -40,14 +40,14 @@ async def settle(card: SmallCard) -> None:
 
 async def test_requests_that_an_operators_sleep_waits_for_keep_no_other_model():
     card = SmallCard(a=range(2), b=range(2, 4))
-    card["a"].tenancy.busy = True
-    sleep = asyncio.create_task(card.keeper.sleep("a", 1))
+    card["a"].hooks.busy = True
+    sleep = asyncio.create_task(card.manager.sleep("a", 1))
     await until(lambda: not card["a"].awake)
     async with asyncio.timeout(5):
         await wants(card, "b")
     assert not sleep.done()
     back = wants(card, "a")  # it sleeps first, and comes back for this one
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     await sleep
     await back
     assert card.states == {"a": "ready", "b": "ready"}
@@ -58,13 +58,13 @@ async def test_requests_that_an_operators_sleep_waits_for_keep_no_other_model():
 @pytest.mark.usefixtures("impatient")
 async def test_who_needs_nobodys_room_passes_one_that_waits_for_some():
     card = SmallCard(a=range(2), b=range(2), c=range(2, 4))
-    card["a"].tenancy.busy = True
+    card["a"].hooks.busy = True
     first = wants(card, "b")
     await until(lambda: not card["a"].awake)
     async with asyncio.timeout(5):
         await wants(card, "c")
     assert card.states == {"a": "asleep", "b": "waking", "c": "ready"}
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     await first
     assert card.states == {"a": "asleep", "b": "ready", "c": "ready"}
     await settle(card)
@@ -73,13 +73,13 @@ async def test_who_needs_nobodys_room_passes_one_that_waits_for_some():
 @pytest.mark.usefixtures("impatient")
 async def test_who_would_be_in_the_way_of_whose_turn_it_is_waits_for_its_own():
     card = SmallCard(a=range(2), b=range(4), c=range(2, 4))
-    card["a"].tenancy.busy = True
+    card["a"].hooks.busy = True
     first = wants(card, "b")
     await until(lambda: not card["a"].awake)
     second = wants(card, "c")
     await asyncio.sleep(0.05)
-    assert not card.keeper.pool.has_home("c"), "its place is free, but not for long"
-    card["a"].tenancy.busy = False
+    assert not card.manager.pool.has_home("c"), "its place is free, but not for long"
+    card["a"].hooks.busy = False
     await first
     await second
     assert card.states == {"a": "asleep", "b": "asleep", "c": "ready"}
@@ -90,14 +90,14 @@ async def test_who_would_be_in_the_way_of_whose_turn_it_is_waits_for_its_own():
 @pytest.mark.usefixtures("impatient")
 async def test_a_place_that_somebody_else_has_got_meanwhile_is_not_taken_for_free():
     card = SmallCard("a", "b", "c")
-    card["a"].tenancy.busy = True
+    card["a"].hooks.busy = True
     waiting = wants(card, "b")
     await until(lambda: not card["a"].awake)
-    card["a"].tenancy.busy = False
-    await until(lambda: not card.keeper.pool.has_home("a"))
-    async with card.keeper.moving:
+    card["a"].hooks.busy = False
+    await until(lambda: not card.manager.pool.has_home("a"))
+    async with card.manager.moving:
         await asyncio.sleep(0.03)  # `b` has found the place free, and waits for the lock
-        card.keeper.pool.claim_home("c", card["c"].weights.home)
+        card.manager.pool.claim_home("c", card["c"].weights.home)
         card["c"].gate.state, card["c"].weights.model = "ready", object()
     async with asyncio.timeout(5):
         await waiting
@@ -112,7 +112,7 @@ async def test_two_that_fit_alone_but_not_together_dont_come_together():
     async def watch() -> None:
         nonlocal together
         while True:
-            together |= {"b", "c"} <= card.keeper.pool._homes.keys()
+            together |= {"b", "c"} <= card.manager.pool._homes.keys()
             await asyncio.sleep(0)
 
     watching = asyncio.create_task(watch())
@@ -126,30 +126,30 @@ async def test_two_that_fit_alone_but_not_together_dont_come_together():
 @pytest.mark.usefixtures("impatient")
 async def test_an_operator_and_a_wake_that_want_the_same_model_to_sleep_share_it():
     card = SmallCard("a", "b")
-    card["a"].tenancy.busy = True
-    sleep = asyncio.create_task(card.keeper.sleep("a", 2))
+    card["a"].hooks.busy = True
+    sleep = asyncio.create_task(card.manager.sleep("a", 2))
     left = wants(card, "b")
     await until(lambda: card.states["b"] == "waking")
     left.cancel()
     await asyncio.sleep(0.05)
     assert card.states == {"a": "unloaded", "b": "unloaded"}, "the operator still wants it"
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     await sleep
     assert card.states == {"a": "unloaded", "b": "unloaded"}
-    assert not card.keeper.pool.has_home("a")
+    assert not card.manager.pool.has_home("a")
     await settle(card)
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_copy_is_dropped_only_once_the_model_has_left():
     card = SmallCard("a", "b")
-    card["a"].tenancy.busy = True
+    card["a"].hooks.busy = True
     wanted = wants(card, "b")
     await until(lambda: not card["a"].awake)
-    deeper = asyncio.create_task(card.keeper.sleep("a", 2))
+    deeper = asyncio.create_task(card.manager.sleep("a", 2))
     await asyncio.sleep(0.05)
     assert card["a"].weights.model is not None, "its requests run on it"
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     await deeper
     await wanted
     assert card.states == {"a": "unloaded", "b": "ready"}
@@ -160,11 +160,11 @@ async def test_a_copy_is_dropped_only_once_the_model_has_left():
 async def test_a_larger_floor_makes_room_beside_whatever_else_goes_on():
     card = SmallCard(a=range(1), b=range(1, 2), c=range(2, 4))
     await wants(card, "b")
-    card["b"].tenancy.busy = True
-    growing = asyncio.create_task(resize(card.keeper, card["a"], 3, 4))
+    card["b"].hooks.busy = True
+    growing = asyncio.create_task(resize(card.manager, card["a"], 3, 4))
     await until(lambda: not card["b"].awake)
     assert not growing.done()
-    card["b"].tenancy.busy = False
+    card["b"].hooks.busy = False
     await growing
     assert card.states == {"a": "ready", "b": "asleep", "c": "unloaded"}
     await settle(card)
@@ -172,10 +172,10 @@ async def test_a_larger_floor_makes_room_beside_whatever_else_goes_on():
 
 async def test_a_larger_floor_finds_the_model_awake_that_slept_when_it_was_asked_for():
     card = SmallCard(a=range(1), b=range(1, 2))
-    async with card.keeper.moving:
-        growing = asyncio.create_task(resize(card.keeper, card["b"], 3, 4))
+    async with card.manager.moving:
+        growing = asyncio.create_task(resize(card.manager, card["b"], 3, 4))
         await asyncio.sleep(0.01)
-        assert card.keeper.pool.claim_home("b", card["b"].weights.home)  # its wake came first
+        assert card.manager.pool.claim_home("b", card["b"].weights.home)  # its wake came first
         card["b"].weights.model = object()
         card["b"].gate.turn("ready")
     await growing
@@ -192,9 +192,9 @@ async def test_a_request_for_a_model_that_a_reload_is_making_anew_waits_for_that
         while not may_serve.is_set():
             yield
 
-    new.tenancy.move_in = first_steps
+    new.hooks.move_in = first_steps
     new.gate.state = "loading"
-    making = asyncio.create_task(renew(card.keeper, old, new, ModelUnavailableError("gone")))
+    making = asyncio.create_task(renew(card.manager, old, new, ModelUnavailableError("gone")))
     await until(lambda: card["a"] is new)
     waiting = wants(card, "a")
     await asyncio.sleep(0.03)
@@ -212,14 +212,14 @@ async def test_a_request_for_a_model_that_a_reload_is_making_anew_waits_for_that
 @pytest.mark.parametrize("closed", [True, False], ids=["its gate is closed", "its gate is open"])
 async def test_a_model_that_fails_keeps_its_place_until_it_is_buried(card_with_busy_a, monkeypatch, closed):
     card = card_with_busy_a
-    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", 0.0 if closed else 60.0)
+    monkeypatch.setattr(manager, "PATIENCE_SECONDS", 0.0 if closed else 60.0)
     waiting, a = wants(card, "b"), card["a"]
     await until(lambda: card.states["b"] == "waking" and a.awake is not closed)
     a.gate.fail(ModelUnavailableError("a has failed"))
-    a.tenancy.busy = False
+    a.hooks.busy = False
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    await bury(card.keeper, a, RuntimeError("injected"))
+    await discard(card.manager, a, RuntimeError("injected"))
     async with asyncio.timeout(5):
         await waiting
     assert card.states == {"b": "ready"}
@@ -229,7 +229,7 @@ async def test_a_model_that_fails_keeps_its_place_until_it_is_buried(card_with_b
 @pytest.fixture
 def card_with_busy_a() -> SmallCard:
     card = SmallCard("a", "b")
-    card["a"].tenancy.busy = True
+    card["a"].hooks.busy = True
     return card
 
 
@@ -237,15 +237,15 @@ async def test_an_engine_that_fails_on_its_way_in_does_not_open_its_gate():
     card = SmallCard(a=range(2), b=range(2, 4))
     b, refusal = card["b"], ModelUnavailableError("b has failed")
     b.weights.may_load.clear()
-    waiting = asyncio.create_task(card.keeper.wake("b"))
-    await until(lambda: card.keeper.pool.has_home("b"))
+    waiting = asyncio.create_task(card.manager.wake("b"))
+    await until(lambda: card.manager.pool.has_home("b"))
     b.gate.fail(refusal)
     b.weights.may_load.set()
     with pytest.raises(ModelUnavailableError, match="b has failed"):
         await waiting
     assert (b.gate.state, b.gate.refusal) == ("failed", refusal)
-    await bury(card.keeper, b, refusal)
-    assert not card.keeper.pool.has_home("b")
+    await discard(card.manager, b, refusal)
+    assert not card.manager.pool.has_home("b")
     await settle(card)
 
 
@@ -258,15 +258,15 @@ async def test_one_that_cannot_be_cleared_away_has_failed_and_leaves_its_place()
     assert b.gate.state == "failed"
     with pytest.raises(ModelUnavailableError, match="out of service; waking it up"):
         await b.gate.enter()
-    assert "b" not in card.keeper.residences
-    assert not card.keeper.pool.has_home("b")
+    assert "b" not in card.manager.card_models
+    assert not card.manager.pool.has_home("b")
     await settle(card)
 
 
 async def test_one_that_cannot_leave_in_good_order_has_failed_and_leaves_its_place():
     card = SmallCard("a", "b")
     a = card["a"]
-    a.tenancy.move_out = _broken
+    a.hooks.move_out = _broken
     async with asyncio.timeout(5):
         await wants(card, "b")
     assert (a.gate.state, card.states) == ("failed", {"b": "ready"})
@@ -283,14 +283,14 @@ def _broken(*_: object) -> Any:
 async def test_a_request_between_two_queues_is_not_missed():
     """Seen from another thread it is nowhere for a moment; the card's loop knows better."""
     card = SmallCard("a", "b")
-    tenancy, has_requests = card["a"].tenancy, True
-    tenancy.has_requests = lambda: card.loop.is_running and has_requests
-    sleep = asyncio.create_task(card.keeper.sleep("a", 1))
+    hooks, has_requests = card["a"].hooks, True
+    hooks.has_requests = lambda: card.loop.is_running and has_requests
+    sleep = asyncio.create_task(card.manager.sleep("a", 1))
     await asyncio.sleep(0.05)
-    assert card.keeper.pool.has_home("a")
+    assert card.manager.pool.has_home("a")
     has_requests = False
     await sleep
-    assert not card.keeper.pool.has_home("a")
+    assert not card.manager.pool.has_home("a")
 
 
 class SlowLoop(Loop):
@@ -319,16 +319,16 @@ async def test_a_request_that_is_let_in_while_the_loop_is_asked_is_not_missed(as
 
     def let_in() -> None:
         with a.gate.arriving():
-            loop.post(lambda: setattr(a.tenancy, "busy", True))
+            loop.post(lambda: setattr(a.hooks, "busy", True))
 
     loop = SlowLoop(asked, let_in)
-    card.keeper.loop = card.keeper.passage._loop = loop  # type: ignore[assignment]
-    leaving = asyncio.create_task(retire(card.keeper, a, ModelUnavailableError("gone")))
-    await until(lambda: a.tenancy.busy)
+    card.manager.loop = card.manager.mover._loop = loop  # type: ignore[assignment]
+    leaving = asyncio.create_task(retire(card.manager, a, ModelUnavailableError("gone")))
+    await until(lambda: a.hooks.busy)
     await asyncio.sleep(0.1)
-    assert "a" in card.keeper.residences
-    assert card.keeper.pool.has_home("a")
-    a.tenancy.busy = False
+    assert "a" in card.manager.card_models
+    assert card.manager.pool.has_home("a")
+    a.hooks.busy = False
     async with asyncio.timeout(5):
         await leaving
     assert card.states == {}

@@ -4,7 +4,7 @@ import pytest
 from lifecycle_helpers import ask, states
 
 from onecard.engines.api import GenerateRequest, ModelUnavailableError, SamplingParams
-from onecard.engines.lifecycle import keeper
+from onecard.engines.lifecycle import manager
 
 pytestmark = pytest.mark.weights
 
@@ -46,7 +46,7 @@ def test_a_wake_leaves_everybody_room_to_serve(card_of):
 
 def test_a_wake_leaves_a_long_answer_the_room_it_needs(card_of, monkeypatch):
     """`a` and `c` fit together but for the longest requests of `a`: one that runs is finished first."""
-    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(manager, "PATIENCE_SECONDS", 0.0)
     with card_of(1080 * MIB, a={"engine": {"max_model_len": 2048}}, c={"preload": False}) as live:
         plan = live.node._cards[0].plan
         left = plan.num_pages - sum(model.home_pages for model in plan.models)

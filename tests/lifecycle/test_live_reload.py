@@ -68,7 +68,7 @@ class Served:
         accounts, homes, engines = self.live.on_loop(self.node.engine("a"), books)
         assert accounts == serving - {"minilm"}
         assert homes == awake
-        assert engines == serving == set(card.keeper.residences)
+        assert engines == serving == set(card.manager.card_models)
         assert {m.name for m in card.plan.models} == {m.info.name for m in self.node._models.values()}
 
     def while_running(self, registry: Registry, name: str = "a") -> tuple[list[str], list[str]]:
@@ -122,7 +122,7 @@ def served(opened: Served) -> Iterator[Served]:
 
 def test_what_is_live_changes_under_running_requests(served: Served):
     card, engine = served.node._cards[0], served.node.engine("a")
-    residence = served.node._models["a"].residence
+    card_model = served.node._models["a"].card_model
     wanted = served.with_model(
         "a",
         aliases=("second",),
@@ -146,12 +146,12 @@ def test_what_is_live_changes_under_running_requests(served: Served):
     assert (engine.core.weight, engine.core.priority) == (3.0, -2)
     assert card.turns._shares["a"].weight == 3.0
     assert card.turns.quantum_seconds == 0.05
-    assert (residence.policy.ttl, residence.policy.sleep_level) == (500.0, 2)
+    assert (card_model.policy.ttl, card_model.policy.sleep_level) == (500.0, 2)
     page = card.plan.page_bytes
-    home = len(residence.weights.home)
+    home = len(card_model.weights.home)
     shares = (card.pool.floor("a"), card.pool.ceiling("a"))
     assert shares == (600 * MIB // page - home, 700 * MIB // page - home)
-    assert shares == (residence.floor_pages, residence.ceiling_pages)
+    assert shares == (card_model.floor_pages, card_model.ceiling_pages)
 
 
 def test_a_registry_that_does_not_fit_changes_nothing(served: Served):
@@ -297,7 +297,7 @@ def test_an_engine_is_made_anew_around_its_weights(served: Served, monkeypatch: 
     def unread(*_: object) -> None:
         raise AssertionError("the weights are there already")
 
-    monkeypatch.setattr("onecard.engines.llm.build.load_model", unread)
+    monkeypatch.setattr("onecard.engines.paged.build.load_model", unread)
     before = served.node.engine("a")
     wanted = served.with_model(
         "a", engine={"enable_prefix_caching": False}, memory=MemoryAmount(fraction=0.3)
@@ -356,7 +356,7 @@ def test_a_checkpoint_that_cannot_be_read_fails_alone(served: Served, monkeypatc
         raise OSError("the disk is gone")
 
     with monkeypatch.context() as patch:
-        patch.setattr("onecard.engines.llm.build.load_model", broken)
+        patch.setattr("onecard.engines.paged.build.load_model", broken)
         report = served.apply(served.with_copy("b"))
         assert len(report.notes) == 1
         assert "`b` can't be woken up: the disk is gone" in report.notes[0]

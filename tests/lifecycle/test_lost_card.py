@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from keeper_helpers import SmallCard
+from manager_helpers import SmallCard
 
-from onecard.engines.lifecycle.keeper import BrokenModelError
+from onecard.engines.lifecycle.manager import BrokenModelError
 from onecard.engines.runtime import worker
 
 LOST = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
@@ -30,16 +30,16 @@ async def test_under_weights_that_are_read(ended):
     card = SmallCard("a", "b")
     card["b"].weights.load = lose
     with pytest.raises(BrokenModelError):
-        await card.keeper.wake("b")
+        await card.manager.wake("b")
     assert ended == [LOST]
 
 
 async def test_under_weights_that_are_brought_back(ended):
     card = SmallCard("a")
-    await card.keeper.sleep("a", 1)
+    await card.manager.sleep("a", 1)
     card["a"].weights.restore = lose
     with pytest.raises(BrokenModelError):
-        await card.keeper.wake("a")
+        await card.manager.wake("a")
     assert ended == [LOST]
 
 
@@ -47,7 +47,7 @@ async def test_under_weights_that_are_saved(ended):
     """This is no want of host memory, which asks for another level of sleep."""
     card = SmallCard("a")
     card["a"].weights.save = lose
-    await card.keeper.sleep("a", 1)
+    await card.manager.sleep("a", 1)
     assert ended == [LOST]
 
 
@@ -55,5 +55,5 @@ async def test_a_file_that_cannot_be_read_ends_nothing(ended):
     card = SmallCard("a", "b")
     card["b"].weights.load = lambda *_: Path("/no/such/file").read_bytes()
     with pytest.raises(BrokenModelError):
-        await card.keeper.wake("b")
+        await card.manager.wake("b")
     assert not ended

@@ -182,31 +182,31 @@ def test_requests_to_all_of_them_at_once_are_all_answered(card_of):
 
 
 def test_a_copy_that_finds_no_memory_makes_it_a_deeper_sleep(roomy, monkeypatch):
-    residence = roomy.node._models["smollm2"].residence
+    card_model = roomy.node._models["smollm2"].card_model
     before = roomy.call(ask(roomy.node, "smollm2"))
 
     def no_memory() -> None:
         raise RuntimeError("CUDA error: out of memory")
 
     with monkeypatch.context() as patch:
-        patch.setattr(residence.weights, "save", no_memory)
+        patch.setattr(card_model.weights, "save", no_memory)
         roomy.call(roomy.node.sleep("smollm2", 1))
     assert states(roomy)["smollm2"] == "unloaded"
-    assert residence.weights.host_bytes == 0
+    assert card_model.weights.host_bytes == 0
     assert roomy.call(ask(roomy.node, "smollm2")) == before
 
 
 def test_a_wake_that_fails_is_a_503_and_the_next_one_may_do_better(roomy, monkeypatch):
-    residence = roomy.node._models["smollm2"].residence
+    card_model = roomy.node._models["smollm2"].card_model
     roomy.call(roomy.node.sleep("smollm2", 2))
-    load = residence.weights._load
+    load = card_model.weights._load
 
     def broken(*_: object) -> None:
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr(residence.weights, "_load", broken)
+    monkeypatch.setattr(card_model.weights, "_load", broken)
     with pytest.raises(ModelUnavailableError, match="the disk is gone"):
         roomy.call(ask(roomy.node, "smollm2"))
     assert states(roomy)["smollm2"] == "unloaded"
-    monkeypatch.setattr(residence.weights, "_load", load)
+    monkeypatch.setattr(card_model.weights, "_load", load)
     assert "Paris" in roomy.call(ask(roomy.node, "smollm2"))

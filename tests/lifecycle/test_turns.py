@@ -10,7 +10,7 @@ import pytest
 from lifecycle_helpers import ask, states
 
 from onecard.engines.api import EngineError, GenerateRequest, ModelUnavailableError, SamplingParams
-from onecard.engines.lifecycle import keeper
+from onecard.engines.lifecycle import manager
 from onecard.engines.weights.loader import load_model
 
 pytestmark = pytest.mark.weights
@@ -55,7 +55,7 @@ async def until_closed(live: Any, name: str) -> None:
 
 def test_two_models_under_steady_traffic_have_their_turns(live, monkeypatch):
     """Neither is ever idle, so each has to be made to finish, again and again; every request is answered."""
-    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(manager, "PATIENCE_SECONDS", 0.2)
     node, lengths = live.node, (7, 12, 18)
     texts = {tokens: live.call(ask(node, "a", tokens=tokens)) for tokens in lengths}
     turns = ["a"]
@@ -76,7 +76,7 @@ def test_two_models_under_steady_traffic_have_their_turns(live, monkeypatch):
 
 
 def test_the_registrys_timeout_bounds_requests_and_operators_alike(live, monkeypatch):
-    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(manager, "PATIENCE_SECONDS", 0.0)
     node, base = live.node, live.node._registry
     text = live.call(ask(node, "a"))
 
@@ -102,7 +102,7 @@ def test_the_registrys_timeout_bounds_requests_and_operators_alike(live, monkeyp
 
 
 def test_what_waits_at_a_gate_that_was_closed_for_nobody_goes_on(live, monkeypatch):
-    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(manager, "PATIENCE_SECONDS", 0.0)
     node = live.node
     text = live.call(ask(node, "a"))
 
@@ -141,7 +141,7 @@ def test_a_failed_model_that_is_long_in_coming_back_keeps_no_operator(live, monk
 
     monkeypatch.setattr(node.engine("a").core._runner, "launch", broken)
     live.call(fail())
-    monkeypatch.setattr("onecard.engines.llm.build.load_model", slow)
+    monkeypatch.setattr("onecard.engines.paged.build.load_model", slow)
     live.call(node.apply(with_timeout(live, 0.2), {}))
     with pytest.raises(ModelUnavailableError, match="`a` could not be woken within"):
         live.call(node.wake("a"))

@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from keeper_helpers import SmallCard
+from manager_helpers import SmallCard
 
 from onecard.engines.api import ModelUnavailableError
-from onecard.engines.lifecycle import keeper
+from onecard.engines.lifecycle import manager
 from onecard.engines.lifecycle.gate import Gate, WakeTimeout
 
 TOO_LATE = (
@@ -19,14 +19,14 @@ TOO_LATE = (
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who makes room closes its gate at once."""
-    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(manager, "PATIENCE_SECONDS", 0.0)
 
 
 @pytest.fixture
 def card() -> SmallCard:
     """`a` is awake and busy, `b` wants its room."""
     card = SmallCard("a", "b")
-    card["a"].tenancy.busy = True
+    card["a"].hooks.busy = True
     return card
 
 
@@ -42,7 +42,7 @@ def wants(card: SmallCard, name: str) -> "asyncio.Task[None]":
 
 
 async def settle(card: SmallCard) -> None:
-    await until(lambda: card.keeper.is_quiet)
+    await until(lambda: card.manager.is_quiet)
 
 
 # --- whoever waits too long ------------------------------------------------------------------------------
@@ -50,7 +50,7 @@ async def settle(card: SmallCard) -> None:
 
 @pytest.mark.parametrize("patience", [0.0, 60.0], ids=["its gate is closed", "its gate is still open"])
 async def test_a_request_that_has_waited_too_long_hears_what_for(card, monkeypatch, patience):
-    monkeypatch.setattr(keeper, "PATIENCE_SECONDS", patience)
+    monkeypatch.setattr(manager, "PATIENCE_SECONDS", patience)
     card.timeout.seconds = 0.05
     with pytest.raises(ModelUnavailableError) as raised:
         await wants(card, "b")
@@ -69,7 +69,7 @@ async def test_the_wake_goes_on_for_whoever_still_waits(card):
     with pytest.raises(ModelUnavailableError, match=r"within 0\.05 s"):
         await first
     assert card.states == {"a": "asleep", "b": "waking"}
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     await second
     assert card.states == {"a": "asleep", "b": "ready"}
 
@@ -77,23 +77,23 @@ async def test_the_wake_goes_on_for_whoever_still_waits(card):
 @pytest.mark.usefixtures("impatient")
 async def test_those_that_wait_for_their_turn_hear_what_it_hangs_on():
     card = SmallCard("a", "b", "c")
-    card["a"].tenancy.busy = True
+    card["a"].hooks.busy = True
     first = wants(card, "b")
     await until(lambda: card.states["a"] == "asleep")
     card.timeout.seconds = 0.02
     for name in ("c", "a"):  # `a`: requests that came when its gate had closed
         with pytest.raises(ModelUnavailableError, match=f"`{name}` could.*`a` is still busy with requests"):
             await wants(card, name)
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     await first
     assert card.states == {"a": "asleep", "b": "ready", "c": "unloaded"}
 
 
 async def test_weights_that_take_long_are_named(card):
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     card["b"].weights.may_load.clear()
     first = wants(card, "b")
-    await until(lambda: card.keeper.pool.has_home("b"))
+    await until(lambda: card.manager.pool.has_home("b"))
     card.timeout.seconds = 0.05
     with pytest.raises(ModelUnavailableError, match="the weights of `b` are still on their way"):
         await wants(card, "b")
@@ -117,7 +117,7 @@ async def test_a_wake_that_fails_says_so_however_short_the_timeout(card):
     def broken(*_: object) -> None:
         raise TimeoutError("the disk doesn't answer")
 
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     card["b"].weights.load = broken
     with pytest.raises(ModelUnavailableError, match="`b` can't be woken up: the disk doesn't answer"):
         await wants(card, "b")
@@ -145,7 +145,7 @@ async def test_nobody_is_put_to_sleep_for_nobody(card, how):
         await queued
     assert card.states == {"a": "ready", "b": "unloaded"}
     await settle(card)
-    assert card.keeper.pool.home("a") == {0, 1, 2}
+    assert card.manager.pool.home("a") == {0, 1, 2}
 
 
 @pytest.mark.usefixtures("impatient")
@@ -156,7 +156,7 @@ async def test_the_next_request_starts_anew(card):
     await until(lambda: card.states["a"] == "ready")
     later = wants(card, "b")
     await until(lambda: card.states["a"] == "asleep")
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     await later
     assert card.states == {"a": "asleep", "b": "ready"}
 
@@ -169,13 +169,13 @@ async def test_one_that_comes_in_the_moment_of_giving_up_is_served(card, monkeyp
         """Asked once more before the attempt finds that nobody waits, and ends without another pause."""
         if left.done() and not later:
             later.append(wants(card, "b"))
-        return card["a"].tenancy.busy
+        return card["a"].hooks.busy
 
-    monkeypatch.setattr(card["a"].tenancy, "has_requests", has_requests)
+    monkeypatch.setattr(card["a"].hooks, "has_requests", has_requests)
     await until(lambda: card.states["a"] == "asleep")
     left.cancel()
     await until(lambda: later and card.states == {"a": "asleep", "b": "waking"})
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     async with asyncio.timeout(10):
         await later[0]
     assert card.states == {"a": "asleep", "b": "ready"}
@@ -190,8 +190,8 @@ async def test_who_leaves_while_the_other_may_still_take_requests_changes_nothin
 
 
 async def test_a_turn_that_nobody_waits_for_is_not_taken(card):
-    card["a"].tenancy.busy = False
-    async with card.keeper.moving:
+    card["a"].hooks.busy = False
+    async with card.manager.moving:
         left = wants(card, "b")
         await asyncio.sleep(0.01)
         left.cancel()
@@ -200,10 +200,10 @@ async def test_a_turn_that_nobody_waits_for_is_not_taken(card):
 
 
 async def test_weights_that_are_on_their_way_arrive(card):
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     card["b"].weights.may_load.clear()
     left = wants(card, "b")
-    await until(lambda: card.keeper.pool.has_home("b"))
+    await until(lambda: card.manager.pool.has_home("b"))
     left.cancel()
     await asyncio.sleep(0.05)
     card["b"].weights.may_load.set()
@@ -213,13 +213,13 @@ async def test_weights_that_are_on_their_way_arrive(card):
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_reload_that_wants_the_model_awake_counts(card):
-    reload = asyncio.create_task(card.keeper.wake("b"))
+    reload = asyncio.create_task(card.manager.wake("b"))
     left = wants(card, "b")
     await until(lambda: card.states["a"] == "asleep")
     left.cancel()
     await asyncio.sleep(0.05)
     assert card.states == {"a": "asleep", "b": "waking"}
-    card["a"].tenancy.busy = False
+    card["a"].hooks.busy = False
     await reload
     assert card.states == {"a": "asleep", "b": "ready"}
 

@@ -37,6 +37,6 @@ def test_the_ledger_walks_nothing_that_a_step_may_change(engine: Callable, page_
     monkeypatch.setattr(page_pool, "snapshot", walked)
     for name in ("idle_pages", "evictable_pages"):
         monkeypatch.setattr(a.pool, name, walked)
-    ledger = card_ledger(SimpleNamespace(card="gpu0", pool=page_pool, residences={}))
+    ledger = card_ledger(SimpleNamespace(card="gpu0", pool=page_pool, card_models={}))
     assert (ledger.free_pages, ledger.models) == (page_pool.free_pages, ())
     assert page_pool.counts()[0].cached == 3

@@ -46,6 +46,7 @@ from onecard.engines.api.health import (
 )
 from onecard.engines.api.model import (
     ModelInfo,
+    Task,
     Tokenizing,
 )
 from onecard.engines.api.node import (
@@ -99,6 +100,7 @@ __all__ = [
     "SleepLevel",
     "StatsSink",
     "StepStats",
+    "Task",
     "TextGenerator",
     "ThrottleReason",
     "TokenChunk",

@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from onecard.engines.api.generation import ChatPrompt
+
+Task = Literal["generate", "embed", "rerank"]
+"""What a client may ask of a model; each is a Protocol of this package that its engine implements."""
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,7 @@ class ModelInfo:
     root: str
     created: int
     max_model_len: int
+    tasks: frozenset[Task]
     aliases: tuple[str, ...] = ()
     default_sampling: dict[str, Any] = field(default_factory=dict)
     """From the model's generation_config: used where the request is silent."""

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from onecard.engines.environment import describe
+    from onecard.engines.node.environment import describe
     from onecard.registry.sources.cache import cache_root
 
     sections = describe() | {"registry": {"cache": _from_home(cache_root())}}

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
 
     registry = load_registry(args.registry)
     paths = fetch_all(registry.models, Console(stderr=True))
-    from onecard.engines.factory import plan_registry  # seconds of imports: not before the first bars
+    from onecard.engines.node.factory import plan_registry  # seconds of imports: not before the first bars
 
     with refusals("can't plan"):
         plans = plan_registry(registry, paths)

@@ -70,7 +70,9 @@ def run(args: argparse.Namespace) -> int:
     with bind(registry.server.host, registry.server.port) as listener:
         paths = fetch_all(registry.models, console)
         settle_threads()
-        from onecard.engines.factory import plan_registry  # seconds of imports: not before the first bars
+        from onecard.engines.node.factory import (
+            plan_registry,  # seconds of imports: not before the first bars
+        )
 
         with refusals("can't plan"):
             plans = plan_registry(registry, paths)
@@ -113,7 +115,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def _serve(start: _Start, listener: socket.socket, console: "Console") -> None:
-    from onecard.engines.factory import start_node
+    from onecard.engines.node.factory import start_node
     from onecard.gateway.app import create_app
     from onecard.gateway.cli.control import server_control
     from onecard.gateway.cli.ready import announcement

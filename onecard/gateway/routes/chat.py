@@ -10,7 +10,7 @@ from onecard.engines.api import GenerationStream, TokenChunk
 from onecard.gateway import sse
 from onecard.gateway.body import json_response, parse
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.feed import ChunkFeed
+from onecard.gateway.feed import StreamMerger
 from onecard.gateway.generation import Answer, collect, open_streams
 from onecard.gateway.identity import Identity
 from onecard.gateway.logprobs import chat_logprobs, prompt_logprobs
@@ -29,7 +29,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             if not asked.stream:
                 [answers] = await collect(streams, asked.n, ticket)
                 return json_response(_answer(identity, asked, answers, streams[0]))
-            with ChunkFeed(streams, asked.n, gateway.keep_alive) as feed:
+            with StreamMerger(streams, asked.n, gateway.keep_alive) as feed:
                 return await sse.send(request, feed, ChatFrames(identity, asked, streams), ticket)
 
 

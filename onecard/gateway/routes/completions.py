@@ -11,7 +11,7 @@ from onecard.engines.api import GenerationStream, TextGenerator, TokenChunk, Tok
 from onecard.gateway import sse
 from onecard.gateway.body import json_response, parse
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.feed import ChunkFeed
+from onecard.gateway.feed import StreamMerger
 from onecard.gateway.generation import Answer, collect, open_streams
 from onecard.gateway.identity import Identity
 from onecard.gateway.logprobs import CompletionLogprobs, prompt_logprobs
@@ -31,7 +31,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
                 answers = await collect(streams, asked.draws, ticket)
                 echoes = await _echoes(engine, asked, streams)
                 return json_response(_answer(identity, asked, answers, streams, echoes))
-            with ChunkFeed(streams, asked.n, gateway.keep_alive) as feed:
+            with StreamMerger(streams, asked.n, gateway.keep_alive) as feed:
                 # Prompts' log-probabilities are there with the first chunk, their texts already now.
                 echoes = await _echoes(engine, asked, streams)
                 frames = CompletionFrames(identity, asked, streams, echoes)

@@ -1,0 +1,150 @@
+"""How a model's weights leave their card and come back, step by step. The manager says whose, and when."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from onecard.engines.api import ModelUnavailableError, SleepLevel
+from onecard.engines.lifecycle.attach import leave
+from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.home_weights import CardMoment
+from onecard.engines.memory.arena import DeviceArena
+from onecard.engines.memory.page_pool import PagePool
+from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.failures import classify
+from onecard.engines.runtime.heap import give_back_heap
+from onecard.engines.runtime.worker import run_aside, run_on
+
+logger = logging.getLogger(__name__)
+
+CLAIM_TRIES = 100
+CLAIM_POLL_SECONDS = 0.01
+
+
+class WeightMover:
+    """One a card, one model at a time. What is a coroutine is awaited on the event loop, the rest runs on the
+    card's loop."""
+
+    def __init__(self, arena: DeviceArena, pool: PagePool, loop: DeviceLoop):
+        self._arena, self._pool, self._loop = arena, pool, loop
+
+    # --- off the card ----------------------------------------------------------------
+
+    async def leave(self, card_model: CardModel, level: SleepLevel) -> SleepLevel:
+        """The model is awake and has no requests. Returns the level at which it sleeps then: 2 where host
+        memory can't hold the copy."""
+        await run_on(self._loop, partial(self._move_out, card_model))
+        if level == 1 and not await self._save(card_model):
+            level = 2
+        if level == 2:
+            await self.drop(card_model)
+        await run_on(self._loop, partial(self.release_home, card_model))
+        return level
+
+    async def drop(self, card_model: CardModel) -> None:
+        """Nothing of the weights stays, at home or elsewhere."""
+        card_model.weights.drop()
+        await run_on(self._loop, card_model.hooks.forget)
+        await run_aside(give_back_heap)
+
+    def release_home(self, card_model: CardModel) -> None:
+        self._pool.release_home(card_model.name)
+        self._arena.discard(card_model.weights.home)
+
+    async def _save(self, card_model: CardModel) -> bool:
+        """False where host memory can't hold the copy: the weights are read again on waking, then."""
+        try:
+            await run_aside(card_model.weights.save)
+        except (MemoryError, RuntimeError) as error:
+            logger.warning("%s: its weights can't be kept in host memory: %s", card_model.name, error)
+            return False
+        return True
+
+    def _move_out(self, card_model: CardModel) -> None:
+        card_model.hooks.move_out()
+        if card_model.name in self._pool.engines:
+            self._pool.set_share(card_model.name, 0, card_model.ceiling_pages)
+
+    # --- back on the card ------------------------------------------------------------
+
+    async def claim(self, card_model: CardModel) -> CardMoment:
+        """The home's pages, whoever has them now; and when the card is done with what it had in them. Raises
+        `ModelUnavailableError` where they can't be had."""
+
+        def claim() -> CardMoment | None:
+            if not self._pool.claim_home(card_model.name, card_model.weights.home):
+                return None
+            return CardMoment.now(self._arena.device)
+
+        for _ in range(CLAIM_TRIES):
+            moment = await run_on(self._loop, claim)
+            if moment is not None:
+                return moment
+            await asyncio.sleep(CLAIM_POLL_SECONDS)
+        raise ModelUnavailableError(f"The model `{card_model.name}` gets no memory now; try again later.")
+
+    async def come_back(self, card_model: CardModel, moment: CardMoment) -> None:
+        """To a home that was claimed at `moment`. Where it fails, `give_up` or `wipe_out` follows."""
+        weights = card_model.weights
+        if weights.host_bytes or weights.model is not None:
+            await run_aside(partial(weights.restore, moment))
+        else:
+            await run_aside(partial(weights.load, card_model.on_load))
+        await run_on(self._loop, partial(self.set_share, card_model))
+        await self.move_in(card_model)
+
+    async def move_in(self, card_model: CardModel) -> None:
+        """The weights are at home. Other engines' steps run between two of the first ones of this."""
+        assert card_model.weights.model is not None
+        first_steps = card_model.hooks.move_in(card_model.weights.model)
+        try:
+            while await run_on(self._loop, partial(_go_on, first_steps)):
+                pass
+        except BaseException:
+            await run_on(self._loop, first_steps.close)
+            raise
+
+    async def give_up(self, card_model: CardModel, error: BaseException) -> None:
+        """The model couldn't be brought back: nothing of it stays but its account, its requests included.
+        Raises where that can't be done in good order."""
+        await run_on(self._loop, partial(self._give_up, card_model, error))
+
+    async def wipe_out(self, card_model: CardModel, error: BaseException) -> None:
+        """Nothing of a model stays on the card, in whatever order or disorder it was left."""
+        await run_on(self._loop, partial(self._wipe_out, card_model, error))
+        await self.drop(card_model)
+
+    def set_share(self, card_model: CardModel) -> None:
+        if card_model.name in self._pool.engines:
+            self._pool.set_share(card_model.name, card_model.floor_pages, card_model.ceiling_pages)
+
+    def _give_up(self, card_model: CardModel, error: BaseException) -> None:
+        self._loop.deliver(card_model.engine.give_up(error))
+        card_model.hooks.forget()
+        self._move_out(card_model)
+        self.release_home(card_model)
+        card_model.weights.drop()
+
+    def _wipe_out(self, card_model: CardModel, error: BaseException) -> None:
+        """Each on its own: what one of them can't do keeps nobody else out of the card's memory."""
+        if card_model.reclaimer is None or card_model.name in self._pool.engines:
+            _in_any_case(card_model, lambda: self._loop.deliver(card_model.engine.give_up(error)))
+        _in_any_case(card_model, card_model.hooks.close)
+        _in_any_case(card_model, partial(leave, card_model, self._pool, self._loop))
+        if self._pool.has_home(card_model.name):
+            _in_any_case(card_model, partial(self.release_home, card_model))
+
+
+def _go_on(steps: Iterator[None]) -> bool:
+    """Whether there was one more."""
+    return next(steps, steps) is not steps
+
+
+def _in_any_case(card_model: CardModel, call: Callable[[], None]) -> None:
+    try:
+        call()
+    except Exception as error:
+        if classify(error) == "fatal":
+            raise
+        logger.exception("%s doesn't leave in good order", card_model.name)

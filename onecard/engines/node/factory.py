@@ -1,0 +1,141 @@
+"""From a registry and its fetched files to a node that serves: the composition root of the engines."""
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from onecard.engines.api import LoadProgress, StatsSink
+from onecard.engines.lifecycle.attach import join, move_in
+from onecard.engines.lifecycle.gate import WakeTimeout
+from onecard.engines.lifecycle.manager import LifecycleManager
+from onecard.engines.memory.arena import DeviceArena
+from onecard.engines.memory.card import card_facts
+from onecard.engines.memory.card_plan import CardPlan
+from onecard.engines.memory.nvml import open_monitor
+from onecard.engines.memory.page_pool import PagePool
+from onecard.engines.memory.plan import plan_card
+from onecard.engines.node.build import NodeContext, build_model, read_model
+from onecard.engines.node.local_node import LocalNode
+from onecard.engines.node.memory_report import memory_report
+from onecard.engines.node.served import Blueprint, Card, ServedModel, quantum_of
+from onecard.engines.runtime.card_handle import CardHandle
+from onecard.engines.runtime.card_watch import CardWatch
+from onecard.engines.runtime.cuda_graphs import graph_backend
+from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.fair_share import FairShare
+from onecard.engines.runtime.inbox import Outbox
+from onecard.engines.runtime.step_clock import step_clock
+from onecard.engines.runtime.worker import run_aside
+from onecard.registry.spec import CardSpec, Registry
+
+logger = logging.getLogger(__name__)
+
+TOKENIZER_THREADS = 2
+
+
+def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
+    """The memory plan of every card, from headers alone. `paths`: each model's fetched file or folder.
+
+    Raises `PlanError` where the models don't fit, and the loader's errors where a file can't be served.
+    """
+    registry = _placed(registry)
+    return [_plan(registry, spec, paths)[0] for spec in registry.cards]
+
+
+async def start_node(
+    registry: Registry,
+    paths: dict[str, Path],
+    stats: StatsSink,
+    progress: LoadProgress | None = None,
+    warm_up: bool = True,
+    on_compile: Callable[[str], None] | None = None,
+) -> LocalNode:
+    """Plan, allocate and load everything, then start the device loops. Call it on the event loop that
+    serves. `warm_up=False` leaves the first steps to the first requests; `on_compile(kernel)` hears, on any
+    thread, of kernels that are compiled for a CUDA card once everything is warm."""
+    outbox = Outbox(asyncio.get_running_loop())
+    executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+    wake_timeout = WakeTimeout(registry.server.wake_timeout)
+    context = NodeContext(executor, stats, progress or (lambda *_: None), warm_up, wake_timeout)
+    registry = _placed(registry)
+    cards, models = await run_aside(partial(_build_all, registry, paths, outbox, context))
+    for card in cards:
+        logger.info("%s", memory_report(card, [model for model in models if model.card is card]))
+    order = [spec.name for spec in registry.models]
+    models.sort(key=lambda model: order.index(model.info.name))
+    return LocalNode(registry, cards, models, context, _watch_compilations(cards, on_compile))
+
+
+def _placed(registry: Registry) -> Registry:
+    """Every model names its card, which a file may leave to the order of the cards."""
+    models = tuple(replace(model, card=registry.card_of(model).name) for model in registry.models)
+    return replace(registry, models=models)
+
+
+def _watch_compilations(
+    cards: Sequence[Card], on_compile: Callable[[str], None] | None
+) -> Callable[[], None] | None:
+    """Returns what ends the watch."""
+    if on_compile is None or all(card.handle.device.type != "cuda" for card in cards):
+        return None
+    from onecard.kernels.compile_watch import watch_compilations
+
+    return watch_compilations(on_compile).close
+
+
+def _build_all(
+    registry: Registry, paths: dict[str, Path], outbox: Outbox, context: NodeContext
+) -> tuple[list[Card], list[ServedModel]]:
+    cards: list[Card] = []
+    models: list[ServedModel] = []
+    for spec in registry.cards:
+        plan, blueprints = _plan(registry, spec, paths)
+        card = _open_card(plan, spec, outbox, context)
+        cards.append(card)
+        for blueprint in blueprints:
+            share = plan.model(blueprint.spec.name)
+            model = build_model(blueprint, share, card, context)
+            join(model.card_model, card.pool, card.loop)
+            card.manager.add(model.card_model)
+            if share.awake_at_start:
+                move_in(model.card_model, card.handle)
+            models.append(model)
+    return cards, models
+
+
+def _plan(registry: Registry, spec: CardSpec, paths: dict[str, Path]) -> tuple[CardPlan, list[Blueprint]]:
+    facts = card_facts(spec)
+    blueprints = [read_model(m, paths[m.name], facts) for m in registry.models if m.card == spec.name]
+    return plan_card(facts, [blueprint.needs for blueprint in blueprints], spec.page_size), blueprints
+
+
+def _open_card(plan: CardPlan, spec: CardSpec, outbox: Outbox, context: NodeContext) -> Card:
+    device = torch.device(plan.device)
+    arena = DeviceArena(plan.arena_bytes, plan.page_bytes, device)
+    pool = PagePool(plan.num_pages, plan.page_bytes)
+    pool.keep_for_last({page for model in plan.models for page in model.home})
+    clock = step_clock(device)
+    turns = FairShare(quantum_of(spec, device.type))
+    prepare = partial(_prepare_thread, device)
+    loop = DeviceLoop(plan.card, outbox, clock, turns, prepare, on_idle=pool.check_integrity)
+    planned = plan.arena_bytes + plan.workspace_bytes + plan.graph_bytes
+    watch = CardWatch(plan.card, open_monitor(device, logger), planned)
+    handle = CardHandle(
+        device, arena, pool, loop, clock, graph_backend(device), context.executor, context.stats
+    )
+    return Card(plan, handle, turns, watch, LifecycleManager(plan.card, arena, pool, loop))
+
+
+def _prepare_thread(device: torch.device) -> None:
+    """Settings of the device-loop thread: a CPU card computes on every core this process may use."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    else:
+        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))))

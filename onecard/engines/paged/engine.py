@@ -1,0 +1,191 @@
+"""The event loop's side of a language model: what the gateway calls."""
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence as Seq
+from functools import partial
+
+import torch
+
+from onecard.engines.api import (
+    ChatPrompt,
+    ContextLengthError,
+    EngineError,
+    GenerateRequest,
+    InvalidRequestError,
+    ModelInfo,
+    SamplingParams,
+)
+from onecard.engines.lifecycle.gate import Gate
+from onecard.engines.paged.core import PagedCore
+from onecard.engines.paged.logits import LogitsProcessor, wants_processing
+from onecard.engines.paged.output import SequenceOutput
+from onecard.engines.paged.request import Request, Sequence
+from onecard.engines.paged.stream import TokenStream
+from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.text.service import TextService
+from onecard.engines.text.tokenizer import Tokenizer
+
+SEED_STRIDE = 0x9E3779B97F4A7C15
+"""Sets the random streams of one request's answers apart (2^64 / golden ratio)."""
+
+
+class GenerationEngine:
+    """Implements `api.TextGenerator`: tokenises, validates, and posts requests to the core on its device
+    loop."""
+
+    def __init__(
+        self,
+        info: ModelInfo,
+        core: PagedCore,
+        loop: DeviceLoop,
+        text: TextService,
+        tokenizer: Tokenizer,
+        vocab_size: int,
+        eos_token_ids: frozenset[int],
+        device: torch.device,
+        gate: Gate,
+        seed: int = 0,
+    ):
+        self.info = info
+        self.core = core
+        self.gate = gate
+        self._loop = loop
+        self._entering: set[asyncio.Task[None]] = set()
+        self._text = text
+        self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._eos_token_ids = eos_token_ids
+        self._device = device
+        self._seeds = random.Random(seed)
+
+    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
+        return await self._text.tokenize(prompt, add_special_tokens)
+
+    async def detokenize(self, token_ids: Seq[int]) -> str:
+        return await self._text.detokenize(token_ids)
+
+    def token_strings(self, token_ids: Seq[int]) -> list[str]:
+        return self._text.token_strings(token_ids)
+
+    async def generate(self, request: GenerateRequest) -> TokenStream:
+        with self.gate.arriving():
+            return await self._generate(request)
+
+    async def _generate(self, request: GenerateRequest) -> TokenStream:
+        arrival_time = time.monotonic()
+        params = request.sampling
+        prompt, text = await self._encode(request)
+        max_tokens = self._settle_max_tokens(len(prompt), params.max_tokens, request.prompt)
+        self._check_vocabulary([token for token, _ in params.logit_bias], "logit_bias")
+        self._check_vocabulary(params.stop_token_ids, "stop_token_ids")
+
+        stream = TokenStream(prompt, text, params.n)
+        admitted = Request(
+            request_id=request.request_id,
+            prompt_token_ids=prompt,
+            sampling=params,
+            max_tokens=max_tokens,
+            arrival_time=arrival_time,
+            stream=stream,
+            priority=request.priority,
+            cache_salt=(request.cache_salt or "").encode(),
+        )
+        seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
+        admitted.sequences = [self._sequence(admitted, index, seed) for index in range(params.n)]
+        if self.gate.is_open:
+            self._admit(admitted)
+        else:
+            self._admit_later(admitted)
+        return stream
+
+    def _admit(self, request: Request) -> None:
+        self.gate.touch()
+        request.stream.on_abort(partial(self._loop.post, partial(self._abort, request)))
+        self._loop.post(partial(self.core.add, request))
+
+    def _admit_later(self, request: Request) -> None:
+        """The model isn't awake: the stream is there, but nothing comes before the model has woken up."""
+
+        async def enter() -> None:
+            try:
+                await self.gate.enter()
+            except EngineError as error:
+                request.stream.fail(error)
+            else:
+                self._admit(request)
+
+        entering = asyncio.create_task(enter())
+        self._entering.add(entering)
+        entering.add_done_callback(self._entering.discard)
+        request.stream.on_abort(partial(_cancel, entering))
+        request.stream.notice = self.gate.notice
+
+    def _abort(self, request: Request) -> None:
+        self._loop.deliver(self.core.abort(request))
+
+    async def _encode(self, request: GenerateRequest) -> tuple[list[int], str | None]:
+        encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens)
+        token_ids = encoded.token_ids
+        limit = request.truncate_prompt_tokens
+        if limit is not None:
+            limit = self._longest_prompt(request.sampling.max_tokens) if limit < 0 else limit
+            token_ids = token_ids[-limit:]
+        if not token_ids:
+            raise InvalidRequestError("The prompt is empty: send at least one token.", param="prompt")
+        return token_ids, encoded.text
+
+    def _longest_prompt(self, max_tokens: int | None) -> int:
+        """What the context holds beside the answer; at least 1: too long an answer is refused as such."""
+        return max(self.info.max_model_len - (1 if max_tokens is None else max_tokens), 1)
+
+    def _settle_max_tokens(self, num_prompt: int, asked: int | None, prompt: object) -> int:
+        """How many tokens an answer may have, so that prompt and answer fit the context."""
+        room = self.info.max_model_len - num_prompt
+        if room < (1 if asked is None else asked):
+            error = ContextLengthError(self.info.max_model_len, num_prompt, asked or 0)
+            error.param = "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+            raise error
+        return room if asked is None else asked
+
+    def _check_vocabulary(self, token_ids: Seq[int], param: str) -> None:
+        """The model's logits may have more rows than the tokenizer has tokens: those ids are fine here."""
+        bad = next((token for token in token_ids if not 0 <= token < self._vocab_size), None)
+        if bad is not None:
+            raise InvalidRequestError(
+                f"Token id {bad} in `{param}` is out of vocabulary: ids go from 0 to {self._vocab_size - 1}.",
+                param=param,
+            )
+
+    def _sequence(self, request: Request, index: int, seed: int) -> Sequence:
+        params = request.sampling
+        return Sequence(
+            request=request,
+            index=index,
+            seed=_signed64(seed + index * SEED_STRIDE),
+            token_ids=list(request.prompt_token_ids),
+            output=SequenceOutput(
+                self._tokenizer,
+                params,
+                index,
+                request.prompt_token_ids,
+                request.max_tokens,
+                self._eos_token_ids,
+            ),
+            processor=self._processor(params, request.prompt_token_ids),
+        )
+
+    def _processor(self, params: SamplingParams, prompt: list[int]) -> LogitsProcessor | None:
+        if not wants_processing(params):
+            return None
+        return LogitsProcessor(params, prompt, sorted(self._eos_token_ids), self._device)
+
+
+def _signed64(value: int) -> int:
+    """`value` modulo 2^64 as a signed 64-bit integer."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+def _cancel(task: "asyncio.Task[None]") -> None:
+    task.cancel()

@@ -1,0 +1,92 @@
+"""From a sampled token to what the client gets: text, stop conditions, log-probabilities."""
+
+from onecard.engines.api import FinishReason, SamplingParams, TokenChunk, TokenLogprob
+from onecard.engines.paged.sampler import Logprobs
+from onecard.engines.text.detokenizer import IncrementalDetokenizer
+from onecard.engines.text.stop import StopChecker
+from onecard.engines.text.tokenizer import Tokenizer
+
+
+class SequenceOutput:
+    """The output side of one answer. `append` returns what the token adds for the client."""
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        params: SamplingParams,
+        index: int,
+        prompt_token_ids: list[int],
+        max_tokens: int,
+        eos_token_ids: frozenset[int],
+    ):
+        self._params = params
+        self._index = index
+        self._max_tokens = max_tokens
+        self._num_tokens = 0
+        self._eos_token_ids = frozenset() if params.ignore_eos else eos_token_ids
+        self._detokenizer = IncrementalDetokenizer(tokenizer, prompt_token_ids, params.skip_special_tokens)
+        self._stops = StopChecker(params.stop, params.include_stop_str_in_output) if params.stop else None
+
+    def append(self, token_id: int, logprob: TokenLogprob | None) -> TokenChunk:
+        """The chunk for one more token. Once it has a finish reason, the answer is over."""
+        self._num_tokens += 1
+        stop_reason: int | str | None
+        reason, stop_reason, text = self._check_token(token_id)
+        if reason is None:
+            text, stop_string = self._check_text(self._detokenizer.append([token_id]))
+            if stop_string is not None:
+                reason, stop_reason = "stop", stop_string
+            elif self._num_tokens >= self._max_tokens:
+                reason = "length"
+                text += self._flush()
+        return TokenChunk(
+            self._index, text, (token_id,), None if logprob is None else (logprob,), reason, stop_reason
+        )
+
+    def _check_token(self, token_id: int) -> tuple[FinishReason | None, int | None, str]:
+        """An end token's own text is left out; what was held back before it is not."""
+        if self._num_tokens <= self._params.min_tokens:
+            return None, None, ""
+        if token_id in self._eos_token_ids:
+            return "stop", None, self._flush()
+        if token_id in self._params.stop_token_ids:
+            shown = self._detokenizer.append([token_id]) if self._params.include_stop_str_in_output else ""
+            return "stop", token_id, shown + self._flush()
+        return None, None, ""
+
+    def _check_text(self, text: str) -> tuple[str, str | None]:
+        if self._stops is None or self._num_tokens <= self._params.min_tokens:
+            return text, None
+        result = self._stops.append(text)
+        return result.text, result.matched
+
+    def _flush(self) -> str:
+        tail = self._detokenizer.finish()
+        if self._stops is None:
+            return tail
+        result = self._stops.append(tail)
+        return result.text if result.matched is not None else result.text + self._stops.finish()
+
+
+def token_logprobs(
+    tokenizer: Tokenizer, token_ids: list[int], logprobs: Logprobs, num_top: int
+) -> list[TokenLogprob]:
+    """One entry a token, with its `num_top` alternatives; waits for the device."""
+    chosen = logprobs.chosen.tolist()
+    top_values, top_ids = logprobs.top_values.tolist(), logprobs.top_ids.tolist()
+
+    def entry(token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+        # JSON has no infinities; a token that can't be drawn gets OpenAI's floor.
+        logprob = max(logprob, -9999.0)
+        return TokenLogprob(
+            token_id, tokenizer.token_string(token_id), logprob, tokenizer.token_bytes(token_id), top
+        )
+
+    return [
+        entry(
+            token_id,
+            chosen[i],
+            tuple(entry(t, v) for t, v in zip(top_ids[i][:num_top], top_values[i][:num_top], strict=True)),
+        )
+        for i, token_id in enumerate(token_ids)
+    ]

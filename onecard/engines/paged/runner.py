@@ -1,0 +1,139 @@
+"""Runs one step of a decoder model: inputs in, sampled tokens out."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from onecard.engines.paged.batch import PromptRows, StepInputs, build_inputs
+from onecard.engines.paged.decode_graphs import DecodeGraphs
+from onecard.engines.paged.paged_model import PagedModel
+from onecard.engines.paged.request import Sequence
+from onecard.engines.paged.rows import RequestRows
+from onecard.engines.paged.sampler import Logprobs, Sampled, Sampler, compute_logprobs
+from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
+from onecard.engines.runtime.staging import Staging
+from onecard.engines.runtime.step_clock import StepClock, StepMark
+
+
+@dataclass(frozen=True)
+class PromptLogprobs:
+    """Of the prompt tokens `first .. first + len(logprobs.chosen)` of `sequence`."""
+
+    sequence: Sequence
+    first: int
+    logprobs: Logprobs
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """A launched step. `token_ids` `[len(sampled)]` int64, on the host, holds its tokens once `mark.wait` has
+    returned; log-probabilities are still on the card."""
+
+    mark: StepMark
+    sampled: list[ScheduledSequence]
+    token_ids: torch.Tensor | None
+    logprobs: Logprobs | None
+    logprob_rows: list[int]
+    prompt_logprobs: list[PromptLogprobs]
+
+
+class ModelRunner:
+    """Runs steps of a model; `kv_cache` is its view of the arena, on the card that `clock` is of.
+
+    `graphs`, once set, run the steps that fit them.
+    """
+
+    def __init__(self, kv_cache: torch.Tensor, rows: RequestRows, clock: StepClock):
+        self.kv_cache = kv_cache
+        self.rows = rows
+        self.graphs: DecodeGraphs | None = None
+        self._model: PagedModel | None = None
+        self._clock = clock
+        self._block_size = kv_cache.shape[3]
+        self._staging = Staging(kv_cache.device)
+        self._sampler = Sampler(rows, self._staging)
+
+    def use(self, model: PagedModel | None) -> None:
+        """Steps run on `model` from now on; None: there are none until the next call.
+
+        Graphs were captured over the addresses of a model's weights: the next one must have the same.
+        """
+        self._model = model
+        if self.graphs is not None:
+            self.graphs.model = model
+
+    @torch.inference_mode()
+    def launch(self, schedule: Schedule) -> StepOutput:
+        """Enqueue a step. On a CPU it is computed when this returns."""
+        for item in schedule.items:
+            self.rows.update_blocks(item.sequence)
+        self.rows.send(self._staging)  # also before steps that don't read them: what is new mustn't pile up
+        graphs = self.graphs
+        if graphs is None or not graphs.fits(schedule):
+            inputs = build_inputs(schedule, self.rows, self.kv_cache, self._block_size, self._staging)
+            mark = self._clock.begin()
+            sampled, prompt_logprobs = self._run(inputs)
+            return self._end(mark, inputs.sampled, sampled, prompt_logprobs)
+        mark = self._clock.begin()
+        token_ids = graphs.run(schedule, self._staging)
+        result = Sampled(token_ids, None, [])
+        if any(_needs_logits(item) for item in schedule.items):
+            result = self._sampler(graphs.logits[: len(schedule.items)], schedule.items)
+        return self._end(mark, schedule.items, result, [])
+
+    @torch.inference_mode()
+    def move_blocks(self, moves: dict[int, int]) -> None:
+        """Copy the K and V of whole blocks, old id -> new id; no new one is an old one."""
+        old, new = self._staging.to_device(_index_pair(moves))
+        self.kv_cache.index_copy_(0, new, self.kv_cache.index_select(0, old))
+
+    def _run(self, inputs: StepInputs) -> tuple[Sampled | None, list[PromptLogprobs]]:
+        model = self._model
+        assert model is not None, "the model is asleep"
+        hidden = model(inputs.forward)
+        rows = inputs.forward.logits_rows
+        if not len(rows):
+            return None, []
+        logits = model.compute_logits(hidden if len(rows) == len(hidden) else hidden[rows])
+        prompt_logprobs = [self._prompt_logprobs(logits, entry) for entry in inputs.prompt_rows]
+        if not inputs.sampled:
+            return None, prompt_logprobs
+        if len(inputs.sample_rows) < len(logits):
+            logits = logits[inputs.sample_rows]
+        return self._sampler(logits, inputs.sampled), prompt_logprobs
+
+    def _end(
+        self,
+        mark: StepMark,
+        items: list[ScheduledSequence],
+        sampled: Sampled | None,
+        prompt_logprobs: list[PromptLogprobs],
+    ) -> StepOutput:
+        token_ids = None if sampled is None else self._to_host(sampled.token_ids)
+        mark.end()
+        logprobs, rows = (None, []) if sampled is None else (sampled.logprobs, sampled.logprob_rows)
+        return StepOutput(mark, items, token_ids, logprobs, rows, prompt_logprobs)
+
+    def _to_host(self, token_ids: torch.Tensor) -> torch.Tensor:
+        if token_ids.is_cpu:
+            return token_ids.clone() if self.graphs is not None else token_ids
+        host = torch.empty(token_ids.shape, dtype=token_ids.dtype, pin_memory=True)
+        return host.copy_(token_ids, non_blocking=True)
+
+    def _prompt_logprobs(self, logits: torch.Tensor, wanted: PromptRows) -> PromptLogprobs:
+        sequence = wanted.sequence
+        targets = sequence.request.prompt_token_ids[wanted.first : wanted.first + wanted.count]
+        token_ids = torch.tensor(targets, dtype=torch.int64, device=logits.device)
+        num_top = sequence.request.sampling.prompt_logprobs or 0
+        rows = logits[wanted.row : wanted.row + len(targets)]
+        return PromptLogprobs(sequence, wanted.first, compute_logprobs(rows, token_ids, num_top))
+
+
+def _needs_logits(item: ScheduledSequence) -> bool:
+    """Whether the request edits its logits, or wants to see them."""
+    return item.sequence.processor is not None or item.sequence.request.sampling.logprobs is not None
+
+
+def _index_pair(moves: dict[int, int]) -> list[np.ndarray]:
+    return [np.array(list(moves), dtype=np.int64), np.array(list(moves.values()), dtype=np.int64)]

@@ -1,0 +1,315 @@
+"""Decides what the next step computes: running decodes, then prompts in chunks, then new requests.
+
+A step is a packed mix of sequences, each with the tokens it still has to run: one for a decode, a chunk for a
+prompt. A scheduled step counts as computed, so that the next one can be scheduled before its tokens are read.
+Requests run in order of (priority, arrival), each with the blocks of its whole prompt from the start, so that
+it comes to sample a token whatever other engines do above their floors. When blocks run out the newest
+running sequence is preempted: its blocks are freed (their contents stay in the prefix cache as long as nobody
+needs them) and it waits to be computed again. Touched by the device-loop thread only; knows no torch, so it
+is tested without a model.
+"""
+
+from bisect import insort
+from dataclasses import dataclass, field
+
+from onecard.engines.paged.kv_cache_manager import KVCacheManager
+from onecard.engines.paged.request import Request, Sequence, Status
+from onecard.engines.runtime.cost_model import StepShape
+
+PROMPT_LOGPROBS_CHUNK = 128
+"""Prompt tokens a step may compute of a request that wants a logit row for each of them."""
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """What one step may hold.
+
+    `max_num_seqs` sequences run at once, `max_num_batched_tokens` are computed in a step, at most
+    `long_prefill_token_threshold` of one prompt (0: no cap of its own). A preempted sequence resumes only
+    when `resume_headroom` blocks are free beside its own, or one for each running sequence if those are more,
+    so that it isn't preempted again at once.
+    """
+
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    long_prefill_token_threshold: int = 0
+    resume_headroom: int = 0
+
+
+@dataclass(frozen=True)
+class ScheduledSequence:
+    """`num_tokens` of `sequence` run in this step, from position `start` on.
+
+    `samples`: the step reaches the sequence's last token, so its output token number `output_index` is
+    sampled.
+    """
+
+    sequence: Sequence
+    start: int
+    num_tokens: int
+    samples: bool
+    output_index: int
+
+    @classmethod
+    def take(cls, sequence: Sequence, num_tokens: int) -> "ScheduledSequence":
+        """Schedule the sequence's next `num_tokens`: from now on they count as computed."""
+        start = sequence.num_computed_tokens
+        samples = start + num_tokens == sequence.num_tokens
+        item = cls(sequence, start, num_tokens, samples, sequence.num_launched_outputs)
+        sequence.num_computed_tokens += num_tokens
+        sequence.num_in_flight += samples
+        return item
+
+    def give_back(self) -> None:
+        """The newest step of the sequence never ran: what it was to compute is still to be computed."""
+        self.sequence.num_computed_tokens -= self.num_tokens
+        self.sequence.num_in_flight -= self.samples
+
+
+@dataclass
+class Schedule:
+    """One step: decodes first, then prefill chunks."""
+
+    items: list[ScheduledSequence] = field(default_factory=list)
+    num_decodes: int = 0
+    preempted: list[Sequence] = field(default_factory=list)
+    prefix_queries: int = 0
+    prefix_hits: int = 0
+    num_deferred: int = 0
+    """Waiting sequences that wait for something else than room: a prefix, or a token, in flight."""
+    too_large: list[Sequence] = field(default_factory=list)
+    """Finished for good: they need more blocks than the engine may have, with no other request in the way."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(item.num_tokens for item in self.items)
+
+    @property
+    def shape(self) -> StepShape:
+        """What it costs, for the cost model."""
+        context = sum(item.start + item.num_tokens for item in self.items)
+        return StepShape(self.num_tokens, len(self.items), context)
+
+
+class Scheduler:
+    def __init__(self, kv: KVCacheManager, limits: SchedulerLimits):
+        self.kv = kv
+        self.limits = limits
+        self.waiting: list[Sequence] = []
+        self.running: list[Sequence] = []
+        self.waiting_blocks = 0
+        """Blocks that those who wait need to begin."""
+        self._new: list[Sequence] = []
+        """Came since the last step was scheduled."""
+
+    def has_work(self) -> bool:
+        return bool(self.waiting or self.running)
+
+    def add(self, request: Request) -> None:
+        for sequence in request.sequences:
+            self._get_in_line(sequence)
+            self._new.append(sequence)
+
+    def blocks_to_end(self, sequence: Sequence) -> int:
+        """What it holds before its last token, as far as its client said when that will be; at least what it
+        has come to. The last token itself is never run."""
+        asked = sequence.request.sampling.max_tokens or 1
+        longest = max(sequence.num_prompt_tokens + asked - 1, sequence.num_tokens)
+        return self.kv.blocks_for(longest)
+
+    def schedule(self, now: float, max_tokens: int | None = None) -> Schedule:
+        """Choose the next step and take its blocks. `now` in seconds, for the requests' own records;
+        `max_tokens` bounds this step below the engine's own limit."""
+        schedule = Schedule()
+        self._refuse_new(schedule)
+        most = self.limits.max_num_batched_tokens
+        budget = self._schedule_running(schedule, most if max_tokens is None else min(most, max_tokens))
+        if not schedule.preempted:
+            self._schedule_waiting(schedule, budget, now)
+        schedule.items.sort(key=lambda item: item.num_tokens != 1)
+        schedule.num_decodes = sum(item.num_tokens == 1 for item in schedule.items)
+        return schedule
+
+    def undo(self, schedule: Schedule) -> None:
+        """Take back the newest schedule, just made: its step couldn't be launched.
+
+        Its sequences keep their blocks and go on running, also those that it has started. What it preempted
+        stays preempted.
+        """
+        for item in schedule.items:
+            item.give_back()
+
+    def _schedule_running(self, schedule: Schedule, budget: int) -> int:
+        """Decodes before prompts, each in order of age; returns the tokens left of the budget."""
+        chosen: set[int] = set()
+        by_kind = sorted(self.running, key=lambda s: s.num_uncomputed_tokens != 1)
+        for sequence in by_kind:
+            if budget == 0:
+                break
+            if sequence.status is not Status.RUNNING or not sequence.may_step:
+                continue
+            num_tokens = self._chunk(sequence, budget)
+            if self._make_room(sequence, num_tokens, chosen, schedule):
+                schedule.items.append(ScheduledSequence.take(sequence, num_tokens))
+                chosen.add(id(sequence))
+                budget -= num_tokens
+        return budget
+
+    def _make_room(self, sequence: Sequence, num_tokens: int, chosen: set[int], schedule: Schedule) -> bool:
+        """Take blocks for `num_tokens`, preempting the newest sequences that this step hasn't chosen."""
+        while not self.kv.allocate_slots(sequence, num_tokens):
+            victim = next((s for s in reversed(self.running) if id(s) not in chosen), sequence)
+            self.preempt(victim)
+            self.kv.pool.note_preemption()
+            schedule.preempted.append(victim)
+            if victim is sequence:
+                return False
+        return True
+
+    def _schedule_waiting(self, schedule: Schedule, budget: int, now: float) -> None:
+        if not self.waiting:
+            return
+        in_flight = self._hashes_in_flight()
+        index = num_passed = 0
+        while budget > 0 and index < len(self.waiting) and len(self.running) < self.limits.max_num_seqs:
+            sequence = self.waiting[index]
+            if sequence.num_in_flight:  # preempted under a step whose token it needs to go on
+                index += 1
+                schedule.num_deferred += 1
+                continue
+            if self._is_too_large(sequence):
+                self._refuse(sequence, schedule)
+                continue
+            cached = self.kv.find_cached(sequence)
+            if self._is_in_flight(sequence, len(cached), in_flight):
+                index += 1
+                schedule.num_deferred += 1
+                continue
+            needed = self._needed(sequence, cached)
+            if needed > self.kv.pool.num_free_blocks() or not self._admit(sequence, cached):
+                if not self._may_be_passed(needed) or num_passed == self.limits.max_num_seqs:
+                    break
+                index += 1
+                num_passed += 1
+                continue
+            self._leave_line(index)
+            self._start_running(sequence, schedule, now)
+            num_tokens = self._chunk(sequence, budget)
+            schedule.items.append(ScheduledSequence.take(sequence, num_tokens))
+            budget -= num_tokens
+            in_flight.update(sequence.block_hashes[len(cached) :])
+
+    def _refuse_new(self, schedule: Schedule) -> None:
+        """Those who come with more than the engine may ever have hear of it before they begin."""
+        for sequence in self._new:
+            too_large = self.blocks_to_end(sequence) > self.kv.pool.most_blocks_ever
+            if too_large and sequence.status is Status.WAITING:
+                self._refuse(sequence, schedule)
+        self._new = []
+
+    def _refuse(self, sequence: Sequence, schedule: Schedule) -> None:
+        self._leave_line(self.waiting.index(sequence))
+        sequence.status = Status.FINISHED
+        schedule.too_large.append(sequence)
+
+    def _is_too_large(self, sequence: Sequence) -> bool:
+        """Whether it can't run beside the models that are awake now; an answer that has begun waits for them
+        to sleep, if that can help."""
+        pool = self.kv.pool
+        begun = any(s.first_scheduled_time is not None for s in sequence.request.sequences)
+        most = pool.most_blocks_ever if begun else pool.max_blocks
+        return self.kv.blocks_for(sequence.num_tokens) > most
+
+    def _get_in_line(self, sequence: Sequence) -> None:
+        """Counted once: a sequence doesn't grow while it waits, since a token in flight is one of its own."""
+        insort(self.waiting, sequence, key=lambda s: s.order)
+        sequence.waiting_blocks = self.kv.blocks_for(sequence.num_tokens)
+        self.waiting_blocks += sequence.waiting_blocks
+
+    def _leave_line(self, index: int) -> None:
+        self.waiting_blocks -= self.waiting.pop(index).waiting_blocks
+
+    def _hashes_in_flight(self) -> set[bytes]:
+        """Full blocks that running sequences are about to compute, or to offer to the cache."""
+        hashes: set[bytes] = set()
+        for sequence in self.running:
+            if len(sequence.block_hashes) > sequence.num_offered_blocks:
+                hashes.update(sequence.block_hashes[sequence.num_offered_blocks :])
+        return hashes
+
+    def _is_in_flight(self, sequence: Sequence, num_cached: int, in_flight: set[bytes]) -> bool:
+        """Whether somebody is computing this very prefix right now: wait a step and find it in the cache."""
+        last_useful = (sequence.num_tokens - 1) // self.kv.block_size
+        hashes = sequence.block_hashes
+        return num_cached < min(last_useful, len(hashes)) and hashes[num_cached] in in_flight
+
+    def _needed(self, sequence: Sequence, cached: list[int]) -> int:
+        """Free blocks that there must be for a waiting sequence to start: for all its tokens, less those of
+        its prefix `cached` that somebody holds, with headroom for one that was preempted."""
+        total, pool = self.kv.blocks_for(sequence.num_tokens), self.kv.pool
+        held = len(cached) - pool.num_unreferenced(cached)
+        if not sequence.num_preemptions:
+            return total - held
+        if self.running:  # a page, and a block for each that goes on growing
+            return total - held + max(self.limits.resume_headroom, len(self.running))
+        most = pool.floor_blocks if total <= pool.floor_blocks else pool.max_blocks
+        return total - held + max(0, min(self.limits.resume_headroom, most - total))
+
+    def _admit(self, sequence: Sequence, cached: list[int]) -> bool:
+        """Start a waiting sequence with the blocks of all its tokens."""
+        self.kv.start(sequence, cached)
+        if self.kv.allocate_slots(sequence, sequence.num_uncomputed_tokens):
+            return True
+        self.kv.free(sequence)
+        return False
+
+    def _may_be_passed(self, needed: int) -> bool:
+        """Whether others may go before a sequence that lacks some of its `needed` blocks: while it would lack
+        them even if nothing else of this engine ran. It waits for other engines then, not for its own."""
+        free = self.kv.pool.num_free_blocks()
+        return free > 0 and needed > free + self.kv.pool.num_used_blocks
+
+    def _start_running(self, sequence: Sequence, schedule: Schedule, now: float) -> None:
+        sequence.status = Status.RUNNING
+        insort(self.running, sequence, key=lambda s: s.order)
+        if sequence.first_scheduled_time is None:
+            sequence.first_scheduled_time = now
+            sequence.num_cached_tokens = sequence.num_computed_tokens
+            schedule.prefix_queries += sequence.num_tokens
+            schedule.prefix_hits += sequence.num_cached_tokens
+
+    def _chunk(self, sequence: Sequence, budget: int) -> int:
+        num_tokens = min(sequence.num_uncomputed_tokens, budget)
+        if sequence.num_uncomputed_tokens > 1:
+            if self.limits.long_prefill_token_threshold:
+                num_tokens = min(num_tokens, self.limits.long_prefill_token_threshold)
+            if sequence.request.sampling.prompt_logprobs is not None:
+                num_tokens = min(num_tokens, PROMPT_LOGPROBS_CHUNK)
+        return num_tokens
+
+    def preempt(self, sequence: Sequence) -> None:
+        """Take a running sequence's blocks and put it back in line, at its old place."""
+        self.running.remove(sequence)
+        self.kv.free(sequence)
+        sequence.status = Status.WAITING
+        sequence.num_preemptions += 1
+        self._get_in_line(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """The sequence is done, aborted or failed: whatever it holds is freed."""
+        status, sequence.status = sequence.status, Status.FINISHED
+        if status is Status.RUNNING:
+            self.running.remove(sequence)
+            self.kv.free(sequence)
+        elif status is Status.WAITING:
+            self._leave_line(self.waiting.index(sequence))
+
+    def abandon(self) -> list[Sequence]:
+        """Every sequence is done, and all blocks are given back, whatever state the books are in."""
+        abandoned = [*self.running, *self.waiting]
+        self.running, self.waiting, self.waiting_blocks, self._new = [], [], 0, []
+        for sequence in abandoned:
+            sequence.status = Status.FINISHED
+            sequence.block_table = []
+        self.kv.pool.abandon()
+        return abandoned

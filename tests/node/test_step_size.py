@@ -1,0 +1,55 @@
+"""The size of a step, as asked or by kind and device."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onecard.engines.step.step_size import StepSize, step_size
+from onecard.registry.spec import EngineSpec, ModelKind, ModelSpec
+
+
+def size(
+    kind: ModelKind, device: str, longest: int = 512, tokens: int | None = None, seqs: int | None = None
+) -> StepSize:
+    engine = EngineSpec(max_num_batched_tokens=tokens, max_num_seqs=seqs)
+    return step_size(ModelSpec(name="m", kind=kind, source="hf:o/n", engine=engine), device, longest)
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "expected"),
+    [
+        ("llm", "cpu", StepSize(2048, 64)),
+        ("embedding", "cpu", StepSize(2048, 64)),
+        ("llm", "cuda", StepSize(8192, 256)),
+        ("embedding", "cuda", StepSize(16384, 512)),
+    ],
+)
+def test_by_kind_and_device(kind: ModelKind, device: str, expected: StepSize) -> None:
+    assert size(kind, device) == expected
+
+
+def test_an_encoders_step_holds_its_longest_text_and_a_prompt_takes_several_steps() -> None:
+    assert size("embedding", "cpu", longest=8192) == StepSize(8192, 64)
+    assert size("embedding", "cuda", longest=32768) == StepSize(32768, 512)
+    assert size("llm", "cpu", longest=131072) == StepSize(2048, 64)
+
+
+def test_what_is_asked_is_what_counts() -> None:
+    assert size("embedding", "cuda", 8192, tokens=1000, seqs=7) == StepSize(1000, 7)
+
+
+@given(
+    kind=st.sampled_from(["llm", "embedding"]),
+    device=st.sampled_from(["cpu", "cuda"]),
+    longest=st.integers(1, 1 << 18),
+    tokens=st.none() | st.integers(1, 1 << 18),
+    seqs=st.none() | st.integers(1, 1 << 18),
+)
+def test_what_is_left_open_fits_what_is_asked(
+    kind: ModelKind, device: str, longest: int, tokens: int | None, seqs: int | None
+) -> None:
+    got = size(kind, device, longest, tokens, seqs)
+    assert tokens is None or got.max_num_batched_tokens == tokens
+    assert seqs is None or got.max_num_seqs == seqs
+    assert None not in (tokens, seqs) or got.max_num_batched_tokens >= got.max_num_seqs >= 1
+    assert kind == "llm" or tokens is not None or got.max_num_batched_tokens >= longest
