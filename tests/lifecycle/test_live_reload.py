@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from lifecycle_helpers import ask, embed, states
 
-from onecard.engines import reload
 from onecard.engines.api import InvalidRegistryError, ModelNotFoundError, ModelUnavailableError, ReloadReport
+from onecard.engines.node import reload
 from onecard.registry.spec import MemoryAmount, Registry
 
 pytestmark = pytest.mark.weights

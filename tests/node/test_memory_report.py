@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from onecard.engines import factory
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.memory.plan import plan_card
+from onecard.engines.node import factory
 from onecard.engines.node.memory_report import memory_report
 
 MIB = 1 << 20
