@@ -4,11 +4,17 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from onecard.engines.api import CacheConfig, CardHealth, Task
+from onecard.engines.api import CardStatus, ModelStatus, Task
 
 
 class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Identified(Answer):
+    id: str
+    created: int
+    model: str
 
 
 class ErrorDetail(Answer):
@@ -26,10 +32,13 @@ class PromptTokensDetails(Answer):
     cached_tokens: int
 
 
-class Usage(Answer):
+class EmbeddingUsage(Answer):
     prompt_tokens: int
-    completion_tokens: int
     total_tokens: int
+
+
+class Usage(EmbeddingUsage):
+    completion_tokens: int
     prompt_tokens_details: PromptTokensDetails
 
 
@@ -72,11 +81,8 @@ class ChatChoice(Answer):
     stop_reason: int | str | None
 
 
-class ChatAnswer(Answer):
-    id: str
+class ChatAnswer(Identified):
     object: Literal["chat.completion"]
-    created: int
-    model: str
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
@@ -96,11 +102,8 @@ class ChatChunkChoice(Answer):
     stop_reason: int | str | None = None
 
 
-class ChatChunk(Answer):
-    id: str
+class ChatChunk(Identified):
     object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
@@ -122,11 +125,8 @@ class CompletionChoice(Answer):
     prompt_logprobs: PromptLogprobs | None
 
 
-class CompletionAnswer(Answer):
-    id: str
+class CompletionAnswer(Identified):
     object: Literal["text_completion"]
-    created: int
-    model: str
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
@@ -140,19 +140,11 @@ class CompletionChunkChoice(Answer):
     stop_reason: int | str | None = None
 
 
-class CompletionChunk(Answer):
-    id: str
+class CompletionChunk(Identified):
     object: Literal["text_completion"]
-    created: int
-    model: str
     system_fingerprint: str
     choices: list[CompletionChunkChoice]
     usage: Usage | None = None
-
-
-class EmbeddingUsage(Answer):
-    prompt_tokens: int
-    total_tokens: int
 
 
 class EmbeddingItem(Answer):
@@ -162,11 +154,8 @@ class EmbeddingItem(Answer):
     """A string is base64 of little-endian float32."""
 
 
-class EmbeddingAnswer(Answer):
-    id: str
+class EmbeddingAnswer(Identified):
     object: Literal["list"]
-    created: int
-    model: str
     data: list[EmbeddingItem]
     usage: EmbeddingUsage
 
@@ -224,35 +213,7 @@ class VersionAnswer(Answer):
     version: str
 
 
-class CardRow(Answer):
-    name: str
-    device: str
-    total_bytes: int
-    budget_bytes: int
-    arena_bytes: int
-    page_bytes: int
-    pages_free: int
-    pages_total: int
-    health: CardHealth | None
-
-
-class ModelRow(Answer):
-    name: str
-    kind: str
-    card: str
-    state: str
-    weight_bytes: int
-    kv_bytes_used: int
-    kv_bytes_owned: int
-    floor_bytes: int
-    ceiling_bytes: int
-    running: int
-    waiting: int
-    finished: int
-    cache: CacheConfig | None
-
-
 class StatusAnswer(Answer):
     state: str
-    cards: list[CardRow]
-    models: list[ModelRow]
+    cards: list[CardStatus]
+    models: list[ModelStatus]
