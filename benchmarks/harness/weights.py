@@ -10,7 +10,8 @@ def demo_weights(model: str, given: Path | None) -> Path:
     if given is not None:
         return given.resolve()
     from onecard.registry.loader import load_registry
-    from onecard.registry.sources import NoProgress, fetch
+    from onecard.registry.sources import fetch
+    from onecard.registry.sources.base import NoProgress
 
     spec = load_registry(DEMO).find(model)
     assert spec is not None, f"{DEMO} has no model {model}"

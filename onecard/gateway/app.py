@@ -1,6 +1,9 @@
 """The aiohttp application: the table of routes and middleware wired together, no logic."""
 
+import logging
+
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from onecard.engines.api import Node, NodeControl
 from onecard.gateway.admission import Admission
@@ -13,6 +16,8 @@ from onecard.gateway.routes.route import Routes
 from onecard.gateway.routes.table import ROUTES
 from onecard.registry.spec import Registry
 
+aiohttp_log = logging.getLogger(__name__)
+"""For what goes wrong in the HTTP layer beneath the application; not for what clients send wrongly."""
 KEEP_ALIVE_SECONDS = 10.0
 BODY_TIMEOUT_SECONDS = 60.0
 
@@ -44,3 +49,15 @@ def create_app(
     app.on_response_prepare.extend([add_request_id, add_cors_headers])
     app.add_routes([web.route(row.method, row.path, row.handler) for row in routes.rows])
     return app
+
+
+class _ClientFaults(logging.Filter):
+    """Drops what is the client's fault: it has been answered 400, or hung up while its answer was written.
+    aiohttp would write a traceback for each; port scans and TLS on a plain port must not fill the disk."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError))
+
+
+aiohttp_log.addFilter(_ClientFaults())

@@ -141,7 +141,7 @@ def test_the_log_line_tells_what_an_interval_did() -> None:
 
 SIGNALS = """
 import asyncio, logging, sys
-from onecard.gateway.cli.signals import StopSignals
+from onecard.gateway.cli.triggers import StopSignals
 logging.basicConfig(level="INFO")
 async def main():
     signals = StopSignals(lambda: print("restored", flush=True))

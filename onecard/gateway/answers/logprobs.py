@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from onecard.engines.api import TokenLogprob
+from onecard.engines.api import GenerationStream, TokenLogprob
 
 MIN_LOGPROB = -9999.0
 """JSON knows no infinity; vLLM's stand-in for a token that can't come."""
@@ -70,12 +70,14 @@ class CompletionLogprobs:
         return taken
 
 
-def prompt_logprobs(entries: Sequence[TokenLogprob | None] | None) -> list[dict[str, Any] | None] | None:
+def prompt_logprobs(stream: GenerationStream, asked: int | None) -> list[dict[str, Any] | None] | None:
     """vLLM's shape: for each prompt token, by token id, its log-probability and the likeliest in its place.
 
-    `rank` is null for a token that is not among those.
+    `rank` is null for a token that is not among those. None where nobody asked.
     """
-    return None if entries is None else [None if entry is None else _ranked(entry) for entry in entries]
+    if asked is None or stream.prompt_logprobs is None:
+        return None
+    return [None if entry is None else _ranked(entry) for entry in stream.prompt_logprobs]
 
 
 def _ranked(entry: TokenLogprob) -> dict[str, Any]:

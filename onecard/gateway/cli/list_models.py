@@ -13,17 +13,8 @@ def run(args: argparse.Namespace) -> int:
     from onecard.registry.units import format_bytes
 
     registry = load_registry(args.registry)
-    rows = table(
-        "model",
-        "kind",
-        "card",
-        "floor",
-        "burst",
-        "size",
-        "aliases",
-        "source",
-        right=("floor", "burst", "size"),
-    )
+    columns = ("model", "kind", "card", "floor", "burst", "size", "aliases", "source")
+    rows = table(*columns, right=("floor", "burst", "size"))
     for model in registry.models:
         path = is_fetched(model)
         rows.add_row(

@@ -119,10 +119,9 @@ async def _serve(start: _Start, listener: socket.socket, console: "Console") -> 
     from onecard.gateway.app import create_app
     from onecard.gateway.cli.control import server_control
     from onecard.gateway.cli.ready import announcement
-    from onecard.gateway.cli.signals import StopSignals
     from onecard.gateway.cli.startup import refusals
     from onecard.gateway.cli.terminal import LoadBars
-    from onecard.gateway.cli.triggers import ReloadTriggers
+    from onecard.gateway.cli.triggers import ReloadTriggers, StopSignals
     from onecard.gateway.context import GATEWAY
     from onecard.gateway.metrics import Metrics
     from onecard.gateway.metrics.traffic_log import StatsFan, TrafficLog
@@ -162,14 +161,14 @@ async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIt
     """Serve `app` on the bound socket; on leaving, handlers that still run get their last moments."""
     from aiohttp import web
 
+    from onecard.gateway.app import aiohttp_log
     from onecard.gateway.cli.startup import refusals
-    from onecard.gateway.http import log as http_log
 
     runner = web.AppRunner(
         app,
         handler_cancellation=True,
         access_log=None,
-        logger=http_log.log,
+        logger=aiohttp_log,
         shutdown_timeout=LAST_BYTES_SECONDS,
     )
     await runner.setup()

@@ -65,8 +65,8 @@ async def parse_form(
 ) -> AsyncIterator[tuple[Parsed, Upload]]:
     """The form's fields as a `schema`, and the file in the field `file`, which is gone after the block.
 
-    Fields named `x[]` become the list `x`; objects are JSON (`schemas.base.JsonInForms`). Raises `EngineError`
-    with status 400, 408, 413 or 415.
+    Fields named `x[]` become the list `x`; objects are JSON (`schemas.base.JsonInForms`). Raises
+    `EngineError` with status 400, 408, 413 or 415.
     """
     if request.content_type != "multipart/form-data":
         kind = shorten(request.content_type)

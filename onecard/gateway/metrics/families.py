@@ -1,4 +1,4 @@
-"""Every counter, gauge and histogram that the engines feed, and how families are made that are read on demand.
+"""Every counter, gauge and histogram that the engines feed; and what makes a family that is read on demand.
 
 Names, labels and buckets of the `vllm:` families are vLLM's (`vllm/v1/metrics/loggers.py`), so boards, alerts
 and routers made for it read this server unchanged.

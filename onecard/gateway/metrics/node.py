@@ -1,5 +1,5 @@
-"""Read from the node at scrape time: bytes by model, pages by card and who had to give some back, the state and
-the cache of each model, the health of each card.
+"""Read from the node at scrape time: bytes by model, pages by card and who gave some back, the state and the
+cache of each model, the health of each card.
 
 The ledger already knows these numbers, so nothing is counted twice: a scrape asks for one `NodeStatus` and,
 where the node keeps one, for its page ledger.
@@ -12,13 +12,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from onecard.engines.api import CardLedger, CardStatus, ModelState, ModelStatus, NodeStatus
-from onecard.gateway.metrics.families import (
-    ENGINE_LABEL,
-    MODEL_LABELS,
-    Samples,
-    counter_of,
-    gauge_of,
-)
+from onecard.gateway.metrics.families import ENGINE_LABEL, MODEL_LABELS, Samples, counter_of, gauge_of
 from onecard.gateway.metrics.health import health_families
 
 NodeStatusSource = Callable[[], NodeStatus]

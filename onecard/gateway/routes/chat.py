@@ -70,9 +70,7 @@ def _answer(
         **identity.fields("chat.completion"),
         "choices": [_choice(index, answer, asked.logprobs) for index, answer in enumerate(answers)],
         "usage": usage([stream]),
-        "prompt_logprobs": prompt_logprobs(stream.prompt_logprobs)
-        if asked.prompt_logprobs is not None
-        else None,
+        "prompt_logprobs": prompt_logprobs(stream, asked.prompt_logprobs),
     }
 
 

@@ -134,9 +134,7 @@ def _choice(
         "logprobs": _logprobs(asked, answer.logprobs, stream, echo),
         "finish_reason": answer.finish_reason,
         "stop_reason": answer.stop_reason,
-        "prompt_logprobs": prompt_logprobs(stream.prompt_logprobs)
-        if asked.prompt_logprobs is not None
-        else None,
+        "prompt_logprobs": prompt_logprobs(stream, asked.prompt_logprobs),
     }
 
 

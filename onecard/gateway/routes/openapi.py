@@ -16,10 +16,7 @@ from onecard.gateway.schemas.responses import ErrorAnswer
 Mode = Literal["validation", "serialization"]
 References = dict[type[BaseModel], dict[str, str]]
 REFS = "#/components/schemas/{model}"
-PRIORITY_PARAMETER: dict[str, Any] = {
-    "name": PRIORITY_HEADER,
-    "in": "header",
-    "required": False,
+PRIORITY: dict[str, Any] = {
     "description": "The request's `priority` where the body has none; lower goes first.",
     "schema": {"type": "integer"},
 }
@@ -81,10 +78,11 @@ def _describe(row: Route, path: str, references: References) -> dict[str, Any]:
     if row.request is not None:
         body = _body(references[row.request], row.file)
         described["requestBody"] = {"required": row.needs_body, "content": body}
+    priority = _parameter(PRIORITY_HEADER, "header", False) | PRIORITY
     if parameters := [
         *(_parameter(name, "path", True) for name in re.findall(r"{(\w+)}", path)),
         *(_parameter(name, "query", False) for name in row.query),
-        *([PRIORITY_PARAMETER] if row.request and "priority" in row.request.model_fields else []),
+        *([priority] if row.request and "priority" in row.request.model_fields else []),
     ]:
         described["parameters"] = parameters
     return described

@@ -67,18 +67,27 @@ PromptLogprobs = list[dict[str, PromptLogprob] | None]
 Finish = Literal["stop", "length"]
 
 
+class Finished(Answer):
+    index: int
+    finish_reason: Finish
+    stop_reason: int | str | None
+
+
+class Unfinished(Answer):
+    index: int
+    finish_reason: Finish | None
+    stop_reason: int | str | None = None
+
+
 class ChatMessage(Answer):
     role: Literal["assistant"]
     content: str
     refusal: None
 
 
-class ChatChoice(Answer):
-    index: int
+class ChatChoice(Finished):
     message: ChatMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Finish
-    stop_reason: int | str | None
 
 
 class ChatAnswer(Identified):
@@ -94,12 +103,9 @@ class ChatDelta(Answer):
     content: str | None = None
 
 
-class ChatChunkChoice(Answer):
-    index: int
+class ChatChunkChoice(Unfinished):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
-    finish_reason: Finish | None
-    stop_reason: int | str | None = None
 
 
 class ChatChunk(Identified):
@@ -116,12 +122,9 @@ class CompletionLogprobs(Answer):
     top_logprobs: list[dict[str, float] | None]
 
 
-class CompletionChoice(Answer):
-    index: int
+class CompletionChoice(Finished):
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Finish
-    stop_reason: int | str | None
     prompt_logprobs: PromptLogprobs | None
 
 
@@ -132,12 +135,9 @@ class CompletionAnswer(Identified):
     usage: Usage
 
 
-class CompletionChunkChoice(Answer):
-    index: int
+class CompletionChunkChoice(Unfinished):
     text: str
     logprobs: CompletionLogprobs | None
-    finish_reason: Finish | None
-    stop_reason: int | str | None = None
 
 
 class CompletionChunk(Identified):

@@ -121,11 +121,7 @@ class SamplingRequest(ModelRequest):
 
     @property
     def wants_running_usage(self) -> bool:
-        return (
-            self.wants_usage
-            and self.stream_options is not None
-            and self.stream_options.continuous_usage_stats
-        )
+        return self.wants_usage and bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
     def sampling(
         self, info: ModelInfo, *, n: int, max_tokens: int | None, logprobs: int | None

@@ -26,17 +26,8 @@ class Progress(Protocol):
         """The download is complete, or has failed."""
 
 
-class NoProgress:
+class NoProgress(Progress):
     """Watches nothing."""
-
-    def start(self, name: str, total_bytes: int | None) -> None:
-        pass
-
-    def advance(self, n: int) -> None:
-        pass
-
-    def done(self) -> None:
-        pass
 
 
 class Source(Protocol):
