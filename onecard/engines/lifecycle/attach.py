@@ -37,9 +37,8 @@ class Placement:
         spec: ModelSpec,
         gate: Gate,
         load: Load,
-        engine: RankedEngine,
+        engine: StepCore[Any, Any],
         hooks: EngineHooks,
-        reclaimer: Reclaimer | None = None,
     ) -> CardModel:
         """The model isn't on its card yet: `join` makes it known there, `move_in` or the manager brings it
         in."""

@@ -1,33 +1,50 @@
-"""One embedding request on its way through the engine."""
+"""One request on its way through a one-shot engine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from onecard.engines.oneshot.queue import Queued
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class EmbedJob(Queued):
-    """`texts` wait in the queue; `vectors` `[len(texts), D]` float32 fills as steps are collected.
+class Waiting(Protocol):
+    """Whoever waits for a job: an `asyncio.Future`, or nobody."""
 
-    The device thread alone writes `vectors`, `num_missing` and `started`, until it delivers the job; from
-    then on the event loop's thread alone reads them. Times are of `time.monotonic`.
+    def done(self) -> bool: ...
+
+    def set_result(self, result: None, /) -> None: ...
+
+    def set_exception(self, error: Exception, /) -> None: ...
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Job(Queued):
+    """`texts` wait in the queue; `results` `[len(texts), D]` float32 fills as steps are collected.
+
+    `type_ids` of texts that are pairs. The device thread alone writes `results`, `num_missing` and `started`,
+    until it delivers the job; from then on the event loop's thread alone reads them. Times are of
+    `time.monotonic`.
     """
 
     texts: list[list[int]]
-    vectors: np.ndarray
-    result: "asyncio.Future[None]"
+    type_ids: Sequence[list[int] | None] | None = None
+    results: np.ndarray
+    result: "asyncio.Future[None] | Waiting"
     num_missing: int
     arrived: float
     started: float | None = None
     on_begun: Callable[[], None] | None = None
     """To be called on the event loop's thread once the first text runs."""
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.texts))
+
     def deliver(self) -> None:
-        """On the event loop's thread: `vectors` is whole."""
+        """On the event loop's thread: `results` is whole."""
         if not self.result.done():
             self.result.set_result(None)
 

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-from onecard.registry.spec import ModelSpec
+from onecard.registry.spec import EngineSpec
 
-# (tokens, sequences) of a step. A GPU wants thousands of rows before arithmetic is what bounds its matrix
-# products; a CPU is there with hundreds, and 2048 keep it busy long enough.
-_ON_CPU = (2048, 64)
-_ON_GPU = {"embedding": (16384, 512)}
-_ON_GPU_ELSE = (8192, 256)
+ON_CPU = (2048, 64)
+"""(tokens, sequences) of a step. A GPU wants thousands of rows before arithmetic is what bounds its matrix
+products; a CPU is there with hundreds, and 2048 keep it busy long enough."""
 
 
 @dataclass(frozen=True)
@@ -19,16 +17,10 @@ class StepSize:
     max_num_seqs: int
 
 
-def step_size(spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
-    """What the registry says of `spec`, and for what it leaves open a size for its kind on a `device_type`.
-
-    A size that is left open always fits the other one, and an encoder's longest text: `max_model_len` tokens.
-    """
-    auto_tokens, auto_seqs = _ON_CPU if device_type == "cpu" else _ON_GPU.get(spec.kind, _ON_GPU_ELSE)
-    tokens, seqs = spec.engine.max_num_batched_tokens, spec.engine.max_num_seqs
+def step_size(asked: EngineSpec, auto: tuple[int, int], least_tokens: int = 0) -> StepSize:
+    """What the registry asks for, and for what it leaves open a size that fits: `auto` (tokens, sequences),
+    `least_tokens` at least, and always the other one."""
+    tokens, seqs = asked.max_num_batched_tokens, asked.max_num_seqs
     if seqs is None:
-        seqs = auto_seqs if tokens is None else min(auto_seqs, tokens)
-    if tokens is None:
-        whole_text = 0 if spec.kind == "llm" else max_model_len
-        tokens = max(auto_tokens, seqs, whole_text)
-    return StepSize(tokens, seqs)
+        seqs = auto[1] if tokens is None else min(auto[1], tokens)
+    return StepSize(max(auto[0], seqs, least_tokens) if tokens is None else tokens, seqs)
