@@ -21,7 +21,7 @@ from onecard.registry.spec import ModelSpec
 def read_config(spec: ModelSpec, path: Path) -> ModelConfig:
     """The model's own config, checked against the kind that the registry says it is. Raises `PlanError`."""
     folder = path if spec.kind == "llm" else load_sentence_config(path).transformer_path
-    config = load_config(folder)
+    config = load_config(folder, spec.kind)
     fits = isinstance(config, DecoderConfig) if spec.kind == "llm" else isinstance(config, EncoderConfig)
     if not fits:
         raise PlanError(
