@@ -107,7 +107,7 @@ def paged_runner() -> Callable[..., PagedRunner]:
     """`paged_runner(path, dtype="auto", device="cpu", **sizes)`: the checkpoint's model on a fresh cache."""
 
     def make(path: Path, dtype: str = "auto", device: str = "cpu", **sizes: int) -> PagedRunner:
-        config = load_config(path)
+        config = load_config(path, "llm")
         assert isinstance(config, DecoderConfig)
         model = load_model(path, config, torch.device(device), dtype).model
         assert isinstance(model, DecoderForCausalLM)

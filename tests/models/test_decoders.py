@@ -171,7 +171,7 @@ def test_transformers_4_spelling_is_the_same_config(case: str, tmp_path: Path) -
     old["torch_dtype"] = old.pop("dtype", None)
     if case == "qwen2-window":
         del old["layer_types"]
-    assert parse_config(old) == parse_config(raw)
+    assert parse_config(old, "llm") == parse_config(raw, "llm")
 
 
 @pytest.mark.parametrize("case", ["llama", "llama-tied", "qwen2"])

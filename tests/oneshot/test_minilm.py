@@ -40,7 +40,7 @@ TEXTS = [
 def engine(minilm_path: Path, hand_driven_loop: Any) -> EmbeddingEngine:
     cpu = torch.device("cpu")
     sentence = load_sentence_config(minilm_path)
-    config = load_config(minilm_path)
+    config = load_config(minilm_path, "embedding")
     assert isinstance(config, EncoderConfig)
     model = load_model(minilm_path, config, cpu, "auto").model
     core = OneShotCore(

@@ -16,6 +16,7 @@ from onecard.engines.layers.norm import RMSNorm
 from onecard.engines.layers.precision import Precision
 from onecard.engines.layers.rotary import cos_sin_table
 from onecard.engines.models.config import DecoderConfig
+from onecard.engines.models.served_module import ServedModule
 
 
 class DecoderAttention(nn.Module):
@@ -64,7 +65,7 @@ class DecoderLayer(nn.Module):
         return self.mlp.forward(normed), residual
 
 
-class DecoderForCausalLM(nn.Module):
+class DecoderForCausalLM(ServedModule):
     """Token ids to the final hidden states, and hidden states to logits.
 
     `cos_sin` is the rotary table, float32 `[max_position_embeddings, rotary_dim]`: not of the checkpoint,
@@ -73,9 +74,8 @@ class DecoderForCausalLM(nn.Module):
     """
 
     checkpoint_prefix = "model."
+    # a tied head that was saved all the same
     ignored_weights = (r"lm_head\.weight", r".*rotary_emb\.inv_freq")
-    """Names that a checkpoint may hold and the model doesn't use (a tied head that was saved all the same).
-    """
 
     head: Apply
 
@@ -89,20 +89,16 @@ class DecoderForCausalLM(nn.Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, precision)
         self.head_method = precision.linear
         self.lm_head: Linear | None = None
-        self.shared_weights: dict[str, str] = {}
-        """Weights that are read from another one's checkpoint tensor."""
         if not config.tie_word_embeddings or precision.linear.copies:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, precision)
         if config.tie_word_embeddings and self.lm_head is not None:
-            self.shared_weights["lm_head.weight"] = "embed_tokens.weight"
+            self.shared_weights = {"lm_head.weight": "embed_tokens.weight"}
         self.register_buffer("cos_sin", torch.empty(config.max_position_embeddings, config.rope.rotary_dim))
 
     def tables(self) -> dict[str, torch.Tensor]:
-        """Values of the buffers, which no checkpoint holds."""
         return {"cos_sin": cos_sin_table(self.config.rope, self.config.max_position_embeddings)}
 
     def finalize(self) -> None:
-        """Every weight is loaded and every linear layer bound."""
         if self.lm_head is not None:
             self.head = self.lm_head.forward
         else:
