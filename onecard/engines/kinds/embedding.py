@@ -37,7 +37,7 @@ class EmbeddingKind:
     def read(self, spec: ModelSpec, path: Path) -> EmbeddingFiles:
         sentences = load_sentence_config(path)
         folder = sentences.transformer_path
-        config = load_config(folder, spec.kind)
+        config = load_config(folder, "embedding")
         encoder = EncoderFiles.of(spec, folder, config, sentences.max_seq_length, sentences.do_lower_case)
         return EmbeddingFiles(encoder, sentences)
 
@@ -51,9 +51,7 @@ class EmbeddingKind:
         spec, files = blueprint.spec, blueprint.headers
         sentences, dimensions = files.sentences, files.encoder.config.hidden_size
         text = TextService(files.encoder.tokenizer(spec), place.card.executor)
-        core, model = build_encoder(
-            spec, files.encoder, blueprint.size, sentences.pooling, dimensions, place
-        )
+        core, model = build_encoder(spec, files.encoder, blueprint.size, sentences.pooling, dimensions, place)
         info = blueprint.info(self.tasks)
         return EmbeddingEngine(
             info, core, place.card.loop, text, model.gate, dimensions, sentences=sentences

@@ -1,11 +1,8 @@
 """What a kind of model is: a value. Adding one is a file beside this one and a line in `KINDS`."""
 
-from collections.abc import Callable
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from onecard.engines.api import ModelInfo, Task, Tokenizing
@@ -38,7 +35,7 @@ class Blueprint:
     needs: ModelNeeds
     size: StepSize
 
-    def info(self, tasks: frozenset[Task], default_sampling: Mapping[str, Any] = MappingProxyType({})) -> ModelInfo:
+    def info(self, tasks: frozenset[Task], default_sampling: dict[str, Any] | None = None) -> ModelInfo:
         """The card of the engine that is built from it now."""
         spec = self.spec
         return ModelInfo(
@@ -49,7 +46,7 @@ class Blueprint:
             max_model_len=self.headers.max_model_len,
             tasks=tasks,
             aliases=spec.aliases,
-            default_sampling=dict(default_sampling),
+            default_sampling=default_sampling or {},
         )
 
 
@@ -70,8 +67,6 @@ class Kind(Protocol):
         ...
 
     def build(self, blueprint: Blueprint, place: Placement) -> tuple[Tokenizing, CardModel]:
-        """The engine that the gateway calls, and the model, not yet known to its card. Any thread may call it:
-        nothing of the card is touched. Raises what tokenizers and templates that can't be read raise."""
+        """The engine that the gateway calls, and the model, not yet known to its card: nothing there is
+        touched. Any thread may call it. Raises what tokenizers and templates that can't be read raise."""
         ...
-
-

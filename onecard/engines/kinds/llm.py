@@ -24,7 +24,7 @@ class LanguageModelKind:
     tasks: frozenset[Task] = frozenset({"generate"})
 
     def read(self, spec: ModelSpec, path: Path) -> DecoderFiles:
-        return DecoderFiles.of(spec, path, load_config(path, spec.kind))
+        return DecoderFiles.of(spec, path, load_config(path, "llm"))
 
     def step_size(self, spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
         return step_size(spec.engine, ON_CPU if device_type == "cpu" else ON_GPU)

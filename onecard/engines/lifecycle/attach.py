@@ -3,17 +3,19 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from onecard.engines.lifecycle.card_model import CardModel, EngineHooks, Policy, RankedEngine
+from onecard.engines.lifecycle.card_model import CardModel, Policy
 from onecard.engines.lifecycle.gate import Gate, WakeTimeout
 from onecard.engines.lifecycle.home_weights import HomeWeights, Load
 from onecard.engines.memory.card_plan import ModelPlan
 from onecard.engines.memory.page_pool import PagePool
-from onecard.engines.memory.reclaim import Reclaimer
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.step.core import StepCore
+from onecard.engines.step.hooks import EngineHooks
 from onecard.registry.spec import ModelSpec
 
 Count = Callable[[int, int], None]
@@ -48,7 +50,6 @@ class Placement:
             gate=gate,
             weights=HomeWeights(self.card.arena, self.share.home, load),
             engine=engine,
-            reclaimer=reclaimer,
             hooks=hooks,
             policy=policy_of(spec),
             floor_pages=self.share.floor_pages,

@@ -4,13 +4,13 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 
 from onecard.engines.layers.precision import Precision, precision_for
 from onecard.engines.models import bert, llama, mistral, qwen2, qwen3, xlm_roberta
-from onecard.engines.models.config import ConfigError, ModelConfig
+from onecard.engines.models.config import ConfigError, DecoderConfig, EncoderConfig, ModelConfig
 from onecard.engines.models.served_module import ServedModule
 from onecard.registry.spec import ModelKind
 
@@ -67,6 +67,10 @@ _CLASSES: Mapping[str, Callable[..., ServedModule]] = {
 }
 
 
+@overload
+def load_config(path: Path, kind: Literal["llm"]) -> DecoderConfig: ...
+@overload
+def load_config(path: Path, kind: Literal["embedding", "reranker"]) -> EncoderConfig: ...
 def load_config(path: Path, kind: ModelKind) -> ModelConfig:
     """The config of a Hugging Face folder or a .gguf file that is to be served as `kind`.
 

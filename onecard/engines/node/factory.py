@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 
 from onecard.engines.api import LoadProgress, StatsSink
+from onecard.engines.kinds import read_model
+from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.attach import join, move_in
 from onecard.engines.lifecycle.gate import WakeTimeout
 from onecard.engines.lifecycle.manager import LifecycleManager
@@ -21,10 +23,10 @@ from onecard.engines.memory.card_plan import CardPlan
 from onecard.engines.memory.nvml import open_monitor
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import plan_card
-from onecard.engines.node.build import NodeContext, build_model, read_model
+from onecard.engines.node.build import NodeContext, build_served
 from onecard.engines.node.local_node import LocalNode
 from onecard.engines.node.memory_report import memory_report
-from onecard.engines.node.served import Blueprint, Card, ServedModel, quantum_of
+from onecard.engines.node.served import Card, ServedModel, quantum_of
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.cuda_graphs import graph_backend
@@ -101,7 +103,7 @@ def _build_all(
         cards.append(card)
         for blueprint in blueprints:
             share = plan.model(blueprint.spec.name)
-            model = build_model(blueprint, share, card, context)
+            model = build_served(blueprint, share, card, context)
             join(model.card_model, card.pool, card.loop)
             card.manager.add(model.card_model)
             if share.awake_at_start:

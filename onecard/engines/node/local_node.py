@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from onecard.engines.api import (
     CardLedger,
-    Embedder,
     EngineError,
     ModelInfo,
     ModelNotFoundError,
@@ -18,7 +17,7 @@ from onecard.engines.api import (
     ReloadReport,
     ShuttingDownError,
     SleepLevel,
-    TextGenerator,
+    Tokenizing,
 )
 from onecard.engines.lifecycle.gate import out_of_service
 from onecard.engines.lifecycle.ledger import card_ledger, shown_state
@@ -67,7 +66,7 @@ class LocalNode:
     def models(self) -> list[ModelInfo]:
         return [model.info for model in self._models.values()]
 
-    def engine(self, name: str) -> TextGenerator | Embedder:
+    def engine(self, name: str) -> Tokenizing:
         if self._state == "draining":
             raise ShuttingDownError("The server is shutting down; try another one, or this one again later.")
         return self._find(name).engine
@@ -76,7 +75,7 @@ class LocalNode:
         return NodeStatus(
             state=self._state,
             cards=tuple(card.status() for card in self._cards),
-            models=tuple(model.report() for model in self._models.values()),
+            models=tuple(model.status() for model in self._models.values()),
         )
 
     def ledger(self) -> Sequence[CardLedger]:

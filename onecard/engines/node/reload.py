@@ -17,13 +17,15 @@ from pathlib import Path
 
 from onecard.engines.api import EngineError, InvalidRegistryError, ModelUnavailableError, ReloadReport
 from onecard.engines.api.errors import explain
+from onecard.engines.kinds import read_model, retuned, steps_of
+from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.attach import policy_of
 from onecard.engines.lifecycle.reload_moves import resize, set_share
 from onecard.engines.memory.card_plan import CardPlan
-from onecard.engines.node.build import NodeContext, build_model, read_model, retuned, steps_of
+from onecard.engines.node.build import NodeContext, build_served
 from onecard.engines.node.reload_plan import Staying, plan_reload
 from onecard.engines.node.replacement import Move
-from onecard.engines.node.served import Blueprint, Card, ServedModel, quantum_of
+from onecard.engines.node.served import Card, ServedModel, quantum_of
 from onecard.engines.runtime.heap import collect_garbage
 from onecard.engines.runtime.worker import run_aside
 from onecard.registry.changes import Changes, Effect, compare
@@ -89,7 +91,7 @@ class Reload:
         try:
             blueprint = await run_aside(partial(read_model, before.spec, before.path, card.plan.facts()))
             share = card.plan.model(blueprint.spec.name)
-            new = await run_aside(partial(build_model, blueprint, share, card, self._context))
+            new = await run_aside(partial(build_served, blueprint, share, card, self._context))
         except Exception as error:
             raise ModelUnavailableError(
                 f"The model `{before.spec.name}` can't be built: {explain(error)}"
@@ -169,7 +171,7 @@ class Reload:
             card = self._card_of(blueprint.spec)
             share = decision.plans[card.plan.card].model(name)
             try:
-                decision.moves[name].new = build_model(blueprint, share, card, self._context)
+                decision.moves[name].new = build_served(blueprint, share, card, self._context)
             except Exception as error:
                 raise InvalidRegistryError(_of_model(name, error)) from error
 
@@ -258,13 +260,10 @@ def _retune(card: Card, quantum: float, staying: Sequence[ServedModel]) -> None:
     card.pool.keep_for_last({page for share in card.plan.models for page in share.home})
     for model in staying:
         spec, card_model = model.blueprint.spec, model.card_model
-        card_model.engine.weight, card_model.engine.priority = spec.weight, spec.priority
         with suppress(KeyError):  # an engine that has failed takes no turns
             card.turns.set_weight(spec.name, spec.weight)
         size = steps_of(spec, card.plan.facts(), model.blueprint.needs.max_model_len)
-        card_model.hooks.limit_steps(
-            size.max_num_seqs, size.max_num_batched_tokens, spec.engine.long_prefill_token_threshold
-        )
+        card_model.engine.retune(spec, size)
         share = card.plan.model(spec.name)
         if share.floor_pages <= card_model.floor_pages:
             set_share(card.manager, card_model, share.floor_pages, share.ceiling_pages)

@@ -1,12 +1,11 @@
-"""One-shot encoders: what they need of a card, and their device-loop side put together; weights come later."""
+"""One-shot encoders: what they need of a card, and their device-loop side; weights come later."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.oneshot.core import Head, OneShotCore
@@ -25,7 +24,7 @@ ON_GPU = (16384, 512)
 
 @dataclass(frozen=True)
 class EncoderFiles:
-    """A checkpoint at `path`, and what its texts may be. `advised`: the tokens that its makers allow a text."""
+    """A checkpoint at `path`, and what its texts may be."""
 
     path: Path
     config: EncoderConfig
@@ -36,8 +35,8 @@ class EncoderFiles:
     def of(
         cls, spec: ModelSpec, path: Path, config: EncoderConfig, advised: int | None, lowercase: bool = False
     ) -> "EncoderFiles":
-        """Texts are as long as the registry asks, the model's makers advise and its positions allow, whichever
-        is the shortest."""
+        """Texts are as long as the registry asks, the model's makers have `advised`, and its positions allow,
+        whichever is the shortest."""
         limits = (spec.engine.max_model_len, advised, config.max_text_len)
         return cls(path, config, min(limit for limit in limits if limit is not None), lowercase)
 
@@ -83,6 +82,7 @@ def build_encoder(
     hooks = EngineHooks(core, card.device, place.share.workspace_bytes, warm_up, place.on_capture)
     return core, place.card_model(
         spec,
+        Gate(spec.name),
         lambda memory, progress: load_model(
             files.path, config, card.device, spec.engine.dtype, memory, progress
         ),

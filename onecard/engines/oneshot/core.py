@@ -1,4 +1,4 @@
-"""The device-loop side of a one-shot model: take texts, pack them, one forward pass, a head, one copy back."""
+"""The device-loop side of a one-shot model: take texts, pack, one forward pass, a head, one copy back."""
 
 import time
 from collections.abc import Callable, Iterable

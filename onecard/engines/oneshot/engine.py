@@ -1,7 +1,6 @@
 """The event loop's side of a one-shot model: texts of a request in, one row of numbers each out."""
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -39,12 +38,13 @@ class OneShotEngine(Front[OneShotCore]):
         type_ids: Sequence[list[int] | None] | None = None,
     ) -> np.ndarray:
         """`[len(texts), width]` float32. Raises `EngineFailedError` if a step fails."""
+        result = asyncio.get_running_loop().create_future()
         job = Job(
             priority=priority,
             texts=texts,
             type_ids=type_ids,
             results=np.empty((len(texts), self._width), dtype=np.float32),
-            result=asyncio.get_running_loop().create_future(),
+            result=result,
             num_missing=len(texts),
             arrived=arrived,
             on_begun=on_begun,
@@ -52,7 +52,7 @@ class OneShotEngine(Front[OneShotCore]):
         await self.gate.enter()
         self._post(job)
         try:
-            await job.result
+            await result
         except asyncio.CancelledError:
             # The flag stops what is queued at once; the core lets go of it before its next step.
             job.cancelled = True
@@ -86,5 +86,3 @@ class InputTooLongError(ContextLengthError):
         )
         self.args = (self.message,)
         self.param = param
-
-

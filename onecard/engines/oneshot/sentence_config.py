@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onecard.engines.oneshot.pooling import POOLING_MODES, Pooling
+from onecard.engines.oneshot.heads.pool import POOLING_MODES, Pooling
 from onecard.engines.text.errors import ModelFileError
 from onecard.engines.text.generation_config import read_json
 

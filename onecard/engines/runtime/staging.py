@@ -66,7 +66,7 @@ class Staging:
 
 
 def to_host(tensor: torch.Tensor, shared: bool = False) -> torch.Tensor:
-    """A copy on the host that is whole when the step is. On a CPU the tensor itself, unless it is `shared`."""
+    """A copy on the host that is whole when the step is. On a CPU the tensor itself, if it isn't `shared`."""
     if tensor.is_cpu:
         return tensor.clone() if shared else tensor
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)

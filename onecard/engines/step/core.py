@@ -193,7 +193,7 @@ class StepCore(ABC, Generic[Batch, Output]):
 
     @abstractmethod
     def rest(self) -> None:
-        """Nothing runs: give back all memory of the card but the weights'. Raises where the books are wrong."""
+        """Nothing runs: give back all memory of the card but the weights'. Raises where books are wrong."""
 
     @property
     @abstractmethod

@@ -14,8 +14,8 @@ Core = TypeVar("Core", bound=StepCore[Any, Any])
 
 
 class Front(Generic[Core]):
-    """Implements `api.Tokenizing`. A kind's front validates requests, waits at the gate where the model sleeps,
-    and posts them to the core on its device loop."""
+    """Implements `api.Tokenizing`. A kind's front validates requests, waits at the gate where the model
+    sleeps, and posts them to the core on its device loop."""
 
     def __init__(self, info: ModelInfo, core: Core, loop: DeviceLoop, text: TextService, gate: Gate):
         self.info = info
