@@ -1,70 +1,30 @@
 """What a changed registry changes, and what a running server can do about it. Pure: specs in, specs out.
 
 A running server keeps its cards' memory and its socket; models come and go, and most of what is said of a
-model is a number that the engines read anew. `compare` names the differences, `effect` says what each asks
-for, and `in_effect` is the registry that can be applied without a restart.
+model is a number that the engines read anew. `compare` names the differences, `effects_of` says what each
+asks for, and `in_effect` is the registry that can be applied without a restart.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
+from onecard.registry.keys import Effect
 from onecard.registry.shape import is_spec, keys_of
 from onecard.registry.spec import CardSpec, ModelSpec, Registry, RegistryError, ServerSpec
 
-Effect = Literal["live", "rebuild", "replace", "restart"]
-"""What a changed key asks for: `live`: numbers change while requests run. `rebuild`: the engine is made anew
-around the weights it has. `replace`: another model, so the old one goes and the new one comes. `restart`:
-the server keeps what it has until it is started again."""
-
 Part = TypeVar("Part", CardSpec, ServerSpec)
 
-MODEL_EFFECTS: Mapping[str, Effect] = {
-    "name": "replace",
-    "kind": "replace",
-    "source": "replace",
-    "sha256": "replace",
-    "card": "replace",
-    "memory": "live",
-    "burst": "live",
-    "weight": "live",
-    "priority": "live",
-    "ttl": "live",
-    "sleep_level": "live",
-    "pinned": "live",
-    "preload": "live",
-    "aliases": "live",
-    "engine.max_model_len": "replace",
-    "engine.max_num_seqs": "live",
-    "engine.max_num_batched_tokens": "live",
-    "engine.dtype": "replace",
-    "engine.block_size": "replace",
-    "engine.enable_prefix_caching": "rebuild",
-    "engine.long_prefill_token_threshold": "live",
-    "engine.enforce_eager": "rebuild",
-    "engine.cudagraph_capture_sizes": "rebuild",
-    "engine.seed": "rebuild",
-    "engine.tokenizer": "rebuild",
-    "engine.chat_template": "rebuild",
-}
-CARD_EFFECTS: Mapping[str, Effect] = {
-    "name": "restart",
-    "device": "restart",
-    "memory": "restart",
-    "page_size": "restart",
-    "quantum": "live",
-}
-SERVER_EFFECTS: Mapping[str, Effect] = {
-    "host": "restart",
-    "port": "restart",
-    "api_keys": "live",
-    "admin_key": "live",
-    "allowed_origins": "live",
-    "max_queued_requests": "live",
-    "max_body_bytes": "restart",
-    "drain_timeout": "live",
-    "wake_timeout": "live",
-}
+
+def effects_of(spec: type) -> dict[str, Effect]:
+    """What a change of each key asks for, by key paths such as `engine.dtype`."""
+    effects: dict[str, Effect] = {}
+    for name, key in keys_of(spec).items():
+        if key.info.effect is not None:
+            effects[name] = key.info.effect
+        elif is_spec(key.hint):
+            effects |= {f"{name}.{inner}": effect for inner, effect in effects_of(key.hint).items()}
+    return effects
 
 
 @dataclass(frozen=True)
@@ -77,7 +37,7 @@ class ModelChange:
     @property
     def effect(self) -> Effect:
         """The most that one of the fields asks for."""
-        effects = {MODEL_EFFECTS[field] for field in self.fields}
+        effects = {effects_of(ModelSpec)[field] for field in self.fields}
         most: tuple[Effect, ...] = ("replace", "rebuild", "live")
         return next(effect for effect in most if effect in effects)
 
@@ -140,9 +100,9 @@ def in_effect(running: Registry, new: Registry) -> Registry:
                 f"restart it, or put the model on one of {', '.join(kept)}"
             )
     wanted = {card.name: card for card in new.cards}
-    cards = tuple(_live_part(card, wanted.get(card.name, card), CARD_EFFECTS) for card in running.cards)
+    cards = tuple(_live_part(card, wanted.get(card.name, card)) for card in running.cards)
     return Registry(
-        server=_live_part(running.server, new.server, SERVER_EFFECTS),
+        server=_live_part(running.server, new.server),
         cards=cards,
         models=tuple(_placed(new, model) for model in new.models),
         path=new.path,
@@ -181,6 +141,6 @@ def _card_fields(old: Registry, new: Registry) -> Iterator[str]:
             yield name
 
 
-def _live_part(old: Part, new: Part, effects: Mapping[str, Effect]) -> Part:
-    live = {field: getattr(new, field) for field, effect in effects.items() if effect == "live"}
-    return replace(old, **live)
+def _live_part(old: Part, new: Part) -> Part:
+    effects = effects_of(type(old))
+    return replace(old, **{name: getattr(new, name) for name in effects if effects[name] == "live"})

@@ -8,16 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.registry.changes import (
-    CARD_EFFECTS,
-    MODEL_EFFECTS,
-    SERVER_EFFECTS,
     Changes,
     ModelChange,
     compare,
     differing,
+    effects_of,
     in_effect,
     needs_restart,
 )
+from onecard.registry.keys import key
 from onecard.registry.spec import (
     CardSpec,
     EngineSpec,
@@ -27,6 +26,8 @@ from onecard.registry.spec import (
     RegistryError,
     ServerSpec,
 )
+
+MODEL_EFFECTS, CARD_EFFECTS, SERVER_EFFECTS = map(effects_of, (ModelSpec, CardSpec, ServerSpec))
 
 CHAT = ModelSpec("chat", source="hf:o/chat", aliases=("default",))
 WORDS = ModelSpec("words", "embedding", source="hf:o/words", card="card1")
@@ -47,7 +48,12 @@ def all_fields(spec: type, prefix: str = "") -> set[str]:
     ("spec", "effects"), [(ModelSpec, MODEL_EFFECTS), (CardSpec, CARD_EFFECTS), (ServerSpec, SERVER_EFFECTS)]
 )
 def test_every_key_has_an_effect(spec: type, effects: dict[str, str]) -> None:
-    assert all_fields(spec) == effects.keys(), "say in changes.py what a change of the key asks for"
+    assert all_fields(spec) == effects.keys(), "say what a change of the key asks for"
+
+
+def test_no_key_goes_without_an_effect() -> None:
+    with pytest.raises(TypeError, match="effect"):
+        key(1, "A key.", minimum=0)  # type: ignore[call-arg]
 
 
 def other(value: Any) -> Any:

@@ -4,10 +4,10 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from onecard.registry.changes import CARD_EFFECTS, MODEL_EFFECTS, SERVER_EFFECTS
+from onecard.registry.changes import effects_of
 from onecard.registry.loader import load_registry
 from onecard.registry.reference import with_tables
-from onecard.registry.spec import Registry
+from onecard.registry.spec import CardSpec, ModelSpec, Registry, ServerSpec
 
 PAGE = Path(__file__).parents[2] / "docs" / "registry.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -37,12 +37,13 @@ def test_every_key_stands_in_the_row_of_its_effect() -> None:
     said = {
         row: set(re.findall(r"`(?:\w+\.)?(\w+)`", row.split("|")[1])) for row in rows if row.startswith("|")
     }
+    models, server_and_cards = effects_of(ModelSpec), effects_of(ServerSpec) | effects_of(CardSpec)
     marks = [
-        (MODEL_EFFECTS, "live", "next step"),
-        (MODEL_EFFECTS, "rebuild", "made anew"),
-        (MODEL_EFFECTS, "replace", "removed and added"),
-        (SERVER_EFFECTS | CARD_EFFECTS, "live", "next request"),
-        (SERVER_EFFECTS | CARD_EFFECTS, "restart", "started again"),
+        (models, "live", "next step"),
+        (models, "rebuild", "made anew"),
+        (models, "replace", "removed and added"),
+        (server_and_cards, "live", "next request"),
+        (server_and_cards, "restart", "started again"),
     ]
     for effects, effect, mark in marks:
         (keys,) = (keys for row, keys in said.items() if mark in row)

@@ -234,7 +234,10 @@ FORMS = [
     ("models: [{name: m}]\n", "models[0].source: is missing; add it, for example `source: hf:"),
     (MODEL + "    name: n\n", "4:5: models[0].name: stands twice; the first is on line 2"),
     (MODEL + "    kind: rerank\n", "`rerank` is no kind; write `llm`, `vlm`"),
-    (MODEL + "    kind: whisper\n", "this version does not serve the kind `whisper` yet; it serves `llm` or"),
+    (
+        MODEL + "    kind: whisper\n",
+        "this version does not serve the kind `whisper` yet; it serves `llm`, `embedding` or",
+    ),
     (
         MODEL + "    engine: {dtype: fp16}\n",
         "`fp16` is no dtype; write `auto`, `float32`, `float16` or `bfloat16`.",

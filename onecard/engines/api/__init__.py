@@ -1,22 +1,13 @@
 """All that the gateway may see of the engines: requests, results, Protocols, errors, statistics.
 
-Nothing here imports torch. The gateway talks to a `Node`; a node hands out `TextGenerator`s and
-`Embedder`s; both raise subclasses of `EngineError`, whose `status` is the HTTP status to answer with.
+Nothing here imports torch. The gateway talks to a `Node`; a node hands out engines, each with the Protocols
+of its tasks (`TextGenerator`, `Embedder`); they raise subclasses of `EngineError`, whose `status` is the HTTP
+status to answer with. What is imported here is what may be seen.
 """
 
-from onecard.engines.api.control import (
-    CardLedger,
-    ModelLedger,
-    NodeControl,
-    ReloadReport,
-    SleepLevel,
-)
-from onecard.engines.api.engine import (
-    Embedder,
-    EmbedRequest,
-    EmbedResult,
-    TextGenerator,
-)
+from onecard.engines.api.content import AudioPart, ChatPrompt, ImagePart, Part, TextPart, VideoPart
+from onecard.engines.api.control import CardLedger, ModelLedger, NodeControl, ReloadReport, SleepLevel
+from onecard.engines.api.embedding import Embedder, EmbedRequest, EmbedResult
 from onecard.engines.api.errors import (
     ContextLengthError,
     EngineError,
@@ -31,81 +22,15 @@ from onecard.engines.api.errors import (
     WakeTimeoutError,
 )
 from onecard.engines.api.generation import (
-    ChatPrompt,
     FinishReason,
     GenerateRequest,
     GenerationStream,
     SamplingParams,
+    TextGenerator,
     TokenChunk,
     TokenLogprob,
 )
-from onecard.engines.api.health import (
-    CardHealth,
-    CardProcess,
-    ThrottleReason,
-)
-from onecard.engines.api.model import (
-    ModelInfo,
-    Task,
-    Tokenizing,
-)
-from onecard.engines.api.node import (
-    CacheConfig,
-    CardStatus,
-    ModelState,
-    ModelStatus,
-    Node,
-    NodeStatus,
-)
-from onecard.engines.api.stats import (
-    LoadProgress,
-    RequestStats,
-    StatsSink,
-    StepStats,
-)
-
-__all__ = [
-    "CacheConfig",
-    "CardHealth",
-    "CardLedger",
-    "CardProcess",
-    "CardStatus",
-    "ChatPrompt",
-    "ContextLengthError",
-    "EmbedRequest",
-    "EmbedResult",
-    "Embedder",
-    "EngineError",
-    "EngineFailedError",
-    "FinishReason",
-    "GenerateRequest",
-    "GenerationStream",
-    "InvalidRegistryError",
-    "InvalidRequestError",
-    "LoadProgress",
-    "ModelInfo",
-    "ModelLedger",
-    "ModelNotFoundError",
-    "ModelState",
-    "ModelStatus",
-    "ModelUnavailableError",
-    "Node",
-    "NodeControl",
-    "NodeStatus",
-    "QueueFullError",
-    "ReloadReport",
-    "RequestStats",
-    "SamplingParams",
-    "ShuttingDownError",
-    "SleepLevel",
-    "StatsSink",
-    "StepStats",
-    "Task",
-    "TextGenerator",
-    "ThrottleReason",
-    "TokenChunk",
-    "TokenLogprob",
-    "Tokenizing",
-    "UnsupportedTaskError",
-    "WakeTimeoutError",
-]
+from onecard.engines.api.health import CardHealth, CardProcess, ThrottleReason
+from onecard.engines.api.model import ModelInfo, Task, Tokenizing
+from onecard.engines.api.node import CacheConfig, CardStatus, ModelState, ModelStatus, Node, NodeStatus
+from onecard.engines.api.stats import LoadProgress, RequestStats, StatsSink, StepStats

@@ -1,8 +1,11 @@
-"""Text generation: a request, its sampling parameters, and the chunks of its answers."""
+"""Text generation: a request, its sampling parameters, the chunks of its answers, and who writes them."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from onecard.engines.api.content import ChatPrompt
+from onecard.engines.api.model import Tokenizing
 
 FinishReason = Literal["stop", "length", "abort", "error"]
 
@@ -34,19 +37,6 @@ class SamplingParams:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool = True
-
-
-@dataclass(frozen=True)
-class ChatPrompt:
-    """Messages to be rendered by the model's chat template. Content parts are flattened to text already."""
-
-    messages: tuple[dict[str, Any], ...]
-    add_generation_prompt: bool = True
-    continue_final_message: bool = False
-    tools: tuple[dict[str, Any], ...] | None = None
-    documents: tuple[dict[str, Any], ...] | None = None
-    chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,3 +128,11 @@ class GenerationStream(Protocol):
     def __aiter__(self) -> AsyncIterator[TokenChunk]: ...
 
     def abort(self) -> None: ...
+
+
+class TextGenerator(Tokenizing, Protocol):
+    """What does the task "generate"."""
+
+    async def generate(self, request: GenerateRequest) -> GenerationStream:
+        """Tokenise, validate, admit. Raises `EngineError` before anything has run."""
+        ...

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from onecard.engines.api.generation import ChatPrompt
+from onecard.engines.api.content import ChatPrompt
 
 Task = Literal["generate", "embed", "rerank"]
 """What a client may ask of a model; each is a Protocol of this package that its engine implements."""

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from onecard.engines.api.engine import Embedder, TextGenerator
 from onecard.engines.api.health import CardHealth
-from onecard.engines.api.model import ModelInfo
+from onecard.engines.api.model import ModelInfo, Tokenizing
 
 ModelState = Literal["loading", "ready", "falling_asleep", "asleep", "waking", "unloaded", "failed"]
 """`falling_asleep`: new requests wait already, those that came before are finished first."""
@@ -67,8 +66,8 @@ class Node(Protocol):
 
     def models(self) -> Sequence[ModelInfo]: ...
 
-    def engine(self, name: str) -> TextGenerator | Embedder:
-        """By name or alias. Raises `ModelNotFoundError`."""
+    def engine(self, name: str) -> Tokenizing:
+        """By name or alias; it has the Protocols of its `info.tasks`. Raises `ModelNotFoundError`."""
         ...
 
     def status(self) -> NodeStatus: ...

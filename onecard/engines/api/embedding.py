@@ -1,4 +1,4 @@
-"""What the gateway calls: an engine that writes text, an engine that embeds."""
+"""Embeddings: a request, its vectors, and who makes them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,14 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from onecard.engines.api.generation import GenerateRequest, GenerationStream
 from onecard.engines.api.model import Tokenizing
-
-
-class TextGenerator(Tokenizing, Protocol):
-    async def generate(self, request: GenerateRequest) -> GenerationStream:
-        """Tokenise, validate, admit. Raises `EngineError` before anything has run."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -37,6 +30,8 @@ class EmbedResult:
 
 
 class Embedder(Tokenizing, Protocol):
+    """What does the task "embed"."""
+
     async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
         """Cancelling the awaiting task drops what has not run yet.
 
