@@ -59,6 +59,9 @@ class Tenant:
         for request in self.running:
             request.blocks = [moves.get(block, block) for block in request.blocks]
 
+    def waiting_blocks(self):
+        return sum(-(-len(request.tokens) // BLOCK_SIZE) for request in self.waiting)
+
     def preempt_newest(self) -> bool:
         if not self.running or self.stepping:
             return False
@@ -183,9 +186,7 @@ class PoolMachine(RuleBasedStateMachine):
                 lambda page, block_bytes=block_bytes: blocks_in_page(page, PAGE_BYTES, block_bytes),
                 cost_per_block=COSTS[name],
                 reserve_pages=reserve,
-                waiting_blocks=lambda t=tenant: sum(-(-len(r.tokens) // BLOCK_SIZE) for r in t.waiting),
-                preempt_newest=tenant.preempt_newest,
-                move_blocks=tenant.move_blocks,
+                requests=tenant,
             )
             self.page_pool.add_engine(name, 0, 0, tenant.pool)
             self.tenants[name] = tenant

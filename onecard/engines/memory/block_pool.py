@@ -33,6 +33,18 @@ class Requests(Protocol):
         ...
 
 
+class _NoRequests:
+    """Blocks that belong to no request: none waits, or can be preempted or moved."""
+
+    move_blocks = None
+
+    def waiting_blocks(self) -> int:
+        return 0
+
+    def preempt_newest(self) -> bool:
+        return False
+
+
 class BlockPool:
     """Blocks of one engine over the pages it owns; implements the page pool's `Reclaimer`.
 
@@ -45,15 +57,15 @@ class BlockPool:
         engine_name: str,
         page_pool: PagePool,
         blocks_in_page: Callable[[int], range],
-        requests: Requests,
         enable_caching: bool = True,
         *,
+        requests: Requests | None = None,
         cost_per_block: float = 1.0,
         reserve_pages: int = 1,
     ):
         self.name, self.enable_caching = engine_name, enable_caching
         self.cost_per_block, self.reserve_pages = cost_per_block, reserve_pages
-        self._requests = requests
+        self._requests = requests or _NoRequests()
         self.blocks_per_page = min((len(blocks_in_page(p)) for p in range(page_pool.num_pages)), default=0)
         """Blocks that any page is sure to give."""
         if not self.blocks_per_page:

@@ -86,9 +86,9 @@ class OneShotCore(StepCore[Texts, Rows]):
     # --- requests ---------------------------------------------------------------------------------------
 
     def add(self, request: Job) -> None:
-        if not request.cancelled:
-            self._jobs.add(request)
-            self._queue.add(request, request.texts, request.type_ids)
+        """One that was cancelled on its way waits for nothing; its abort follows."""
+        self._jobs.add(request)
+        self._queue.add(request, request.texts, request.type_ids)
 
     def abort(self, request: Job) -> list[Delivery]:
         """What has not run is dropped; what runs is thrown away when it is collected."""

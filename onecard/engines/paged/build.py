@@ -1,7 +1,6 @@
 """Puts the device-loop side of a paged decoder together: pools -> scheduler -> core; weights come later."""
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -68,12 +67,12 @@ def build_decoder(
         spec.name,
         spec.weight,
         spec.priority,
-        partial(
-            BlockPool,
+        lambda requests: BlockPool(
             spec.name,
             card.pool,
             lambda page: layout.blocks_in_page(page, card.pool.page_bytes),
-            enable_caching=spec.engine.enable_prefix_caching,
+            spec.engine.enable_prefix_caching,
+            requests=requests,
             cost_per_block=2.0 * config.num_matrix_parameters * layout.block_size,
         ),
         SchedulerLimits(
