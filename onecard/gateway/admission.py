@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from onecard.engines.api import QueueFullError
-from onecard.gateway.reporting import GatewayMetrics
+from onecard.gateway.metrics.reporting import GatewayMetrics
 
 
 class Ticket:

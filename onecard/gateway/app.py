@@ -1,15 +1,16 @@
-"""The aiohttp application: routes and middleware wired together, no logic."""
+"""The aiohttp application: the table of routes and middleware wired together, no logic."""
 
 from aiohttp import web
 
 from onecard.engines.api import Node, NodeControl
 from onecard.gateway.admission import Admission
 from onecard.gateway.context import GATEWAY, Gateway
-from onecard.gateway.cors import add_cors_headers
-from onecard.gateway.middleware import add_request_id, answer_errors, observe
-from onecard.gateway.reporting import GatewayMetrics
+from onecard.gateway.http.cors import add_cors_headers
+from onecard.gateway.http.middleware import add_request_id, answer_errors, observe
+from onecard.gateway.metrics.reporting import GatewayMetrics
 from onecard.gateway.router import ModelRouter
-from onecard.gateway.routes import admin, chat, completions, embeddings, health, models, status, tokenize
+from onecard.gateway.routes.route import Routes
+from onecard.gateway.routes.table import ROUTES
 from onecard.registry.spec import Registry
 
 KEEP_ALIVE_SECONDS = 10.0
@@ -24,6 +25,7 @@ def create_app(
     control: NodeControl | None = None,
     keep_alive: float = KEEP_ALIVE_SECONDS,
     body_timeout: float = BODY_TIMEOUT_SECONDS,
+    routes: Routes = ROUTES,
 ) -> web.Application:
     """An application that serves `node` as `registry.server` says; times in seconds.
 
@@ -35,44 +37,10 @@ def create_app(
     server = registry.server
     app = web.Application(middlewares=[observe, answer_errors], client_max_size=server.max_body_bytes)
     admission = Admission(server.max_queued_requests, metrics)
+    router = ModelRouter(node, metrics)
     app[GATEWAY] = Gateway(
-        node, server, metrics, ModelRouter(node, metrics), admission, keep_alive, body_timeout, control
+        node, server, metrics, router, admission, keep_alive, body_timeout, routes, control
     )
     app.on_response_prepare.extend([add_request_id, add_cors_headers])
-    app.add_routes([*_routes(), *_admin_routes()])
+    app.add_routes([web.route(row.method, row.path, row.handler) for row in routes.rows])
     return app
-
-
-def _routes() -> list[web.RouteDef]:
-    return [
-        web.post("/v1/chat/completions", chat.chat_completions),
-        web.post("/v1/completions", completions.completions),
-        web.post("/v1/embeddings", embeddings.embeddings),
-        web.post("/tokenize", tokenize.tokenize),
-        web.post("/detokenize", tokenize.detokenize),
-        web.get("/v1/models", models.list_models),
-        web.get("/v1/models/{id:.+}", models.get_model),
-        web.get("/health", health.ready),
-        *(web.get(path, health.live) for path in ("/health/live", "/v1/health/live", "/healthz")),
-        *(web.get(path, health.ready) for path in ("/health/ready", "/v1/health/ready", "/readyz")),
-        web.get("/version", health.version),
-        web.get("/metrics", health.metrics),
-        web.get("/openapi.json", health.openapi),
-        web.get("/ping", health.ping),
-        web.post("/ping", health.ping),
-    ]
-
-
-def _admin_routes() -> list[web.RouteDef]:
-    return [
-        web.get("/admin/status", status.admin_status),
-        web.get("/admin/pool", admin.pool),
-        web.post("/models/{name:.+}/sleep", admin.sleep_model),
-        web.post("/models/{name:.+}/unload", admin.unload_model),
-        web.post("/models/{name:.+}/wake_up", admin.wake_model),
-        web.post("/models/{name:.+}/load", admin.wake_model),
-        web.post("/sleep", admin.sleep),
-        web.post("/wake_up", admin.wake_up),
-        web.get("/is_sleeping", admin.is_sleeping),
-        web.post("/-/reload", admin.reload),
-    ]

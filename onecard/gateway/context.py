@@ -6,8 +6,9 @@ from aiohttp import web
 
 from onecard.engines.api import Node, NodeControl
 from onecard.gateway.admission import Admission
-from onecard.gateway.reporting import GatewayMetrics
+from onecard.gateway.metrics.reporting import GatewayMetrics
 from onecard.gateway.router import ModelRouter
+from onecard.gateway.routes.route import Routes
 from onecard.registry.spec import ServerSpec
 
 
@@ -24,6 +25,7 @@ class Gateway:
     """A stream that has been quiet for this long gets an SSE comment, so that proxies don't cut it."""
     body_timeout: float
     """A request body must be there within this time."""
+    routes: Routes
     control: NodeControl | None = None
     """What operators may do; None where the node takes no orders."""
 

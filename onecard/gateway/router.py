@@ -1,25 +1,23 @@
 """By a request's `model` to the engine that serves it."""
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import Any
 
 from onecard.engines.api import (
-    Embedder,
     InvalidRequestError,
     ModelInfo,
     ModelNotFoundError,
     Node,
     ShuttingDownError,
-    TextGenerator,
+    Task,
     Tokenizing,
     UnsupportedTaskError,
 )
-from onecard.gateway.errors import shorten
-from onecard.gateway.reporting import GatewayMetrics
+from onecard.gateway.http.errors import shorten
+from onecard.gateway.metrics.reporting import GatewayMetrics
 
-Task = Literal["generate text", "embed"]
-KINDS_OF_TASK: dict[Task, tuple[str, ...]] = {"generate text": ("llm", "vlm"), "embed": ("embedding",)}
-ALL_KINDS = tuple(kind for kinds in KINDS_OF_TASK.values() for kind in kinds)
+IN_WORDS: dict[Task, str] = {"generate": "generate text"}
+"""How a sentence says what a model doesn't do, where the task's name isn't enough."""
 
 
 class ModelRouter:
@@ -28,17 +26,21 @@ class ModelRouter:
     def __init__(self, node: Node, metrics: GatewayMetrics):
         self._node, self._metrics = node, metrics
 
-    def generator(self, name: str | None) -> TextGenerator:
-        """The model that answers prompts under `name`; 404 if there is none, 400 if it doesn't write text."""
-        return cast(TextGenerator, self._for_task(name, "generate text"))
+    def engine_for(self, task: Task | None, name: str | None) -> Any:
+        """The model under `name`, with the Protocol of `task` (None: `Tokenizing`, which all have).
 
-    def embedder(self, name: str | None) -> Embedder:
-        """The model that embeds under `name`; 404 if there is none, 400 if it doesn't embed."""
-        return cast(Embedder, self._for_task(name, "embed"))
-
-    def tokenizing(self, name: str | None) -> Tokenizing:
-        """Any model under `name`."""
-        return self._engine(name if name is not None else self._only(ALL_KINDS))
+        Without a `name`, the only one that does it. 404 if there is none, 400 if it does something else.
+        """
+        engine = self._engine(self._only(task) if name is None else name)
+        if task is None or task in engine.info.tasks:
+            return engine
+        able = self._names(task)
+        instead = f" Models that do: {', '.join(able)}." if able else ""
+        raise UnsupportedTaskError(
+            f"The model `{engine.info.name}` is of kind {engine.info.kind}: "
+            f"it doesn't {IN_WORDS.get(task, task)}.{instead}",
+            param="model",
+        )
 
     def info(self, name: str) -> ModelInfo:
         """What is known of the model that answers to `name` or to an alias, also while the node drains."""
@@ -49,18 +51,6 @@ class ModelRouter:
 
     def models(self) -> Sequence[ModelInfo]:
         return self._node.models()
-
-    def _for_task(self, name: str | None, task: Task) -> Tokenizing:
-        kinds = KINDS_OF_TASK[task]
-        engine = self._engine(name if name is not None else self._only(kinds))
-        if engine.info.kind in kinds:
-            return engine
-        able = self._names(kinds)
-        instead = f" Models that do: {', '.join(able)}." if able else ""
-        raise UnsupportedTaskError(
-            f"The model `{engine.info.name}` is of kind {engine.info.kind}: it doesn't {task}.{instead}",
-            param="model",
-        )
 
     def _engine(self, name: str) -> Tokenizing:
         try:
@@ -82,13 +72,15 @@ class ModelRouter:
             code="model_not_found",
         )
 
-    def _only(self, kinds: tuple[str, ...]) -> str:
-        able = [info.name for info in self._node.models() if info.kind in kinds]
+    def _only(self, task: Task | None) -> str:
+        able = [info.name for info in self._able(task)]
         if len(able) == 1:
             return able[0]
         choice = f"one of: {', '.join(able)}" if able else "but no served model does this"
         raise InvalidRequestError(f"`model` is required, {choice}.", param="model")
 
-    def _names(self, kinds: tuple[str, ...] | None = None) -> list[str]:
-        infos = [info for info in self._node.models() if kinds is None or info.kind in kinds]
-        return [name for info in infos for name in (info.name, *info.aliases)]
+    def _names(self, task: Task | None = None) -> list[str]:
+        return [name for info in self._able(task) for name in (info.name, *info.aliases)]
+
+    def _able(self, task: Task | None) -> list[ModelInfo]:
+        return [info for info in self._node.models() if task is None or task in info.tasks]

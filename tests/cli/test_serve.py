@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 from cli_helpers import Outcome
 
-from onecard.engines.api import StepStats
+from onecard.engines.api import ModelInfo, StepStats, Task
 from onecard.gateway.cli.ready import announcement, base_url, curl
 from onecard.gateway.cli.startup import bind
-from onecard.gateway.traffic_log import StatsFan, TrafficLog
-from onecard.registry.spec import ModelSpec, Registry, ServerSpec
+from onecard.gateway.metrics.traffic_log import StatsFan, TrafficLog
+from onecard.registry.spec import ServerSpec
 
 Run = Callable[..., Outcome]
 
@@ -87,25 +87,24 @@ def test_bound_sockets_refuse_until_they_listen() -> None:
 # --- what it says ------------------------------------------------------------------------------------
 
 
-def registry(*models: ModelSpec, keys: tuple[str, ...] = (), host: str = "127.0.0.1") -> Registry:
-    return Registry(server=ServerSpec(host=host, api_keys=keys), models=models)
+def model(name: str, *tasks: Task) -> ModelInfo:
+    return ModelInfo(name, "a kind", "/m", 0, 64, frozenset(tasks))
 
 
 def test_the_line_to_try_asks_the_first_language_model() -> None:
-    line = curl(
-        registry(ModelSpec("v", "embedding"), ModelSpec("a", "llm"), ModelSpec("b", "llm")), "http://h:1"
-    )
+    models = [model("v", "embed"), model("a", "generate"), model("b", "generate")]
+    line = curl(ServerSpec(), models, "http://h:1")
     assert line.startswith("curl http://h:1/v1/chat/completions -H 'Content-Type: application/json' -d ")
     assert json.loads(line.split(" -d ")[1].strip("'"))["model"] == "a"
     assert "Authorization" not in line
 
 
 def test_the_line_to_try_without_a_language_model() -> None:
-    assert "/v1/embeddings" in curl(registry(ModelSpec("v", "embedding")), "http://h:1")
+    assert "/v1/embeddings" in curl(ServerSpec(), [model("v", "embed")], "http://h:1")
 
 
 def test_the_line_to_try_shows_no_key() -> None:
-    line = curl(registry(ModelSpec("a", "llm"), keys=("sesame",)), "http://h:1")
+    line = curl(ServerSpec(api_keys=("sesame",)), [model("a", "generate")], "http://h:1")
     assert '"Authorization: Bearer $ONECARD_API_KEY"' in line
     assert "sesame" not in line
 
@@ -115,7 +114,7 @@ def test_addresses_to_reach_it_at() -> None:
     assert base_url("::", 80) == "http://[::1]:80"
     assert base_url("box", 80) == "http://box:80"
     assert "ready on http://127.0.0.1:4711: a, v" in announcement(
-        registry(ModelSpec("a"), ModelSpec("v"), host="0.0.0.0"), 4711
+        ServerSpec("0.0.0.0"), [model("a"), model("v")], 4711
     )
 
 

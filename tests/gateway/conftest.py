@@ -33,6 +33,7 @@ from onecard.engines.api import (
     TokenLogprob,
 )
 from onecard.engines.paged.stream import TokenStream
+from onecard.engines.text.parts import text_only
 from onecard.gateway.app import create_app
 from onecard.gateway.schemas import responses
 from onecard.registry.spec import Registry, ServerSpec
@@ -74,7 +75,7 @@ class FakeTokenizer:
 
 
 def render(prompt: ChatPrompt) -> str:
-    return "".join(f"{m['role']}: {m['content']}\n" for m in prompt.messages)
+    return "".join(f"{m['role']}: {m['content']}\n" for m in text_only(prompt).messages)
 
 
 def logprob_of(text: str, value: float, count: int) -> TokenLogprob:

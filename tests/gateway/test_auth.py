@@ -5,8 +5,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
-from onecard.gateway.app import _admin_routes, _routes, create_app
-from onecard.gateway.auth import _is_local, is_admin
+from onecard.gateway.app import create_app
+from onecard.gateway.http.auth import _is_local
+from onecard.gateway.routes.table import ROUTES
 from onecard.registry.spec import Registry
 
 KEYS = ("first-key", "zweiter-schlüssel", "")
@@ -151,11 +152,13 @@ async def test_no_other_spelling_of_an_admin_path_opens_with_an_api_key(serve, p
 
 
 def test_every_route_is_one_or_the_other():
-    def paths(routes):
-        return {route.path.replace("{name:.+}", "talker").replace("{id:.+}", "talker") for route in routes}
+    def paths(*access):
+        rows = [row for row in ROUTES.rows if row.access in access]
+        return {row.path.replace("{name:.+}", "talker").replace("{id:.+}", "talker") for row in rows}
 
-    assert paths(_admin_routes()) == {path for _, path in ADMIN}
-    assert not [path for path in paths(_routes()) if is_admin(path)]
+    assert paths("admin") == {path for _, path in ADMIN}
+    assert paths("open") == {*OPEN, "/version", "/metrics", "/ping"}
+    assert not [path for path in paths("key", "open") if ROUTES.is_admin(path)]
 
 
 async def raw_status(

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from onecard.engines.api import EngineFailedError, ShuttingDownError, TokenChunk
 from onecard.engines.paged.stream import TokenStream
-from onecard.gateway.bell import Bell
-from onecard.gateway.feed import KEEP_ALIVE, StreamMerger, merge
+from onecard.gateway.answers.merger import KEEP_ALIVE, Bell, StreamMerger, merge
 
 WITHIN = 1.0
 

@@ -7,7 +7,7 @@ import socket
 import pytest
 from aiohttp import web
 
-from onecard.gateway.http_log import log
+from onecard.gateway.http.log import log
 
 NONSENSE = {
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.engines.api import TokenLogprob
-from onecard.gateway.logprobs import CompletionLogprobs
+from onecard.gateway.answers.logprobs import CompletionLogprobs
 
 
 def entry(token_bytes):

@@ -21,7 +21,7 @@ from onecard.engines.api import (
     StepStats,
 )
 from onecard.gateway.metrics import Metrics
-from onecard.gateway.metrics_families import one_two_five
+from onecard.gateway.metrics.families import one_two_five
 
 BOARD = Path(__file__).parents[3] / "shared/contracts/vllm-grafana.json"
 

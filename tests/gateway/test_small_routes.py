@@ -3,7 +3,8 @@
 import pytest
 from jsonschema import Draft202012Validator
 
-from onecard.gateway.openapi import OPERATIONS
+from onecard.gateway.routes.openapi import published_path
+from onecard.gateway.routes.table import ROUTES
 
 
 async def test_tokenize_prompt(client):
@@ -54,6 +55,7 @@ async def test_models(client):
     assert card["max_model_len"] == 512
     assert card["root"] == "/models/talker"
     assert card["aliases"] == ["default", "org/talker-v2"]
+    assert [card["tasks"] for card in reply.body["data"]] == [["generate"], ["embed"]]
 
 
 @pytest.mark.parametrize("name", ["talker", "default", "org/talker-v2", "org%2Ftalker-v2"])
@@ -112,12 +114,13 @@ async def test_admin_status(client):
 
 async def test_openapi_describes_every_route(client):
     document = (await client.get("/openapi.json")).body
-    assert {(o.path, o.method) for o in OPERATIONS} == {
+    published = [row for row in ROUTES.rows if row.summary is not None]
+    assert {(published_path(row), row.method.lower()) for row in published} == {
         (path, method) for path, methods in document["paths"].items() for method in methods
     }
-    for operation in OPERATIONS:
-        path = operation.path.replace("{id}", "talker")
-        reply = await client.request(operation.method.upper(), path, check=False)
+    for row in ROUTES.rows:
+        path = published_path(row).replace("{id}", "talker")
+        reply = await client.request(row.method, path, check=False)
         assert reply.status not in (404, 405), path
 
 

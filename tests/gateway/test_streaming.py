@@ -5,7 +5,7 @@ import pytest
 
 from onecard.engines.api import EngineFailedError, InvalidRequestError, TokenChunk
 from onecard.engines.paged.stream import TokenStream
-from onecard.gateway.feed import merge
+from onecard.gateway.answers.merger import merge
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"

@@ -7,7 +7,7 @@ import pytest
 import tokenizers
 from tokenizers import processors
 
-from onecard.engines.api import ChatPrompt, InvalidRequestError
+from onecard.engines.api import ChatPrompt, ImagePart, InvalidRequestError, TextPart
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.service import TextService
 from onecard.engines.text.special_tokens import SpecialTokens
@@ -90,3 +90,25 @@ async def test_half_a_character_is_refused(service: TextService) -> None:
             await call
     with pytest.raises(InvalidRequestError, match="surrogate"):
         await service.tokenize(ChatPrompt(({"role": "user", "content": "\ud83d"},)))
+
+
+PARTS = ChatPrompt(({"role": "user", "content": (TextPart("the"), ImagePart("u"), TextPart("fox"))},))
+
+
+async def test_parts_are_joined_or_refused(service: TextService) -> None:
+    joined = ChatPrompt(({"content": (TextPart("the"), TextPart("fox"))}, {"content": ()}, {"content": None}))
+    assert (await service.encode_prompt(joined)).text == "the\nfoxNone"
+    with pytest.raises(
+        InvalidRequestError, match="takes text only, not parts of type 'image_url'"
+    ) as refused:
+        await service.encode_prompt(PARTS)
+    assert refused.value.param == "messages[0].content"
+
+
+async def test_a_model_that_takes_more_reads_parts_itself(service: TextService, executor: Any) -> None:
+    def read(prompt: ChatPrompt) -> ChatPrompt:
+        [message] = prompt.messages
+        return ChatPrompt(({"content": f"{len(message['content'])} parts"},))
+
+    seeing = TextService(service.tokenizer, executor, read_parts=read)
+    assert (await seeing.encode_prompt(PARTS)).text == "3 parts"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
+from onecard.engines.text.parts import text_only
 from onecard.engines.text.tokenizer import Tokenizer
 
 T = TypeVar("T")
@@ -31,10 +32,18 @@ class EncodedPrompt:
 class TextService:
     """The `api.Tokenizing` part that engines share; belongs to the event loop's thread."""
 
-    def __init__(self, tokenizer: Tokenizer, executor: Executor, inline_chars: int = INLINE_CHARS):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        executor: Executor,
+        inline_chars: int = INLINE_CHARS,
+        read_parts: Callable[[ChatPrompt], ChatPrompt] = text_only,
+    ):
+        """`read_parts` makes of messages with parts what the chat template takes, or refuses them."""
         self.tokenizer = tokenizer
         self._executor = executor
         self._inline_chars = inline_chars
+        self._read_parts = read_parts
 
     async def encode_prompt(
         self, prompt: str | Sequence[int] | ChatPrompt, add_special_tokens: bool | None = None
@@ -48,8 +57,9 @@ class TextService:
             ids = await self._run(len(prompt), lambda: self._encode(prompt, add_special_tokens is not False))
             return EncodedPrompt(ids, prompt)
         if isinstance(prompt, ChatPrompt):
-            size = self._inline_chars + 1 if self.tokenizer.renders_slowly(prompt) else _chat_size(prompt)
-            return await self._run(size, lambda: self._encode_chat(prompt, bool(add_special_tokens)))
+            chat = self._read_parts(prompt)
+            size = self._inline_chars + 1 if self.tokenizer.renders_slowly(chat) else _chat_size(chat)
+            return await self._run(size, lambda: self._encode_chat(chat, bool(add_special_tokens)))
         self.check_token_ids(prompt)
         return EncodedPrompt(list(prompt), None)
 

@@ -11,8 +11,8 @@ import os
 import sys
 from collections.abc import Sequence
 
+from onecard.gateway import VERSION
 from onecard.gateway.cli.command import Command, CommandError
-from onecard.gateway.version import VERSION
 from onecard.registry.spec import RegistryError
 
 COMMANDS = {

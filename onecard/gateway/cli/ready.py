@@ -2,8 +2,11 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 
-from onecard.registry.spec import ModelSpec, Registry
+from onecard.engines.api import ModelInfo
+from onecard.gateway.routes.table import ROUTES
+from onecard.registry.spec import ServerSpec
 
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """Addresses to listen on, and the ones to reach them at."""
@@ -15,29 +18,23 @@ def base_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def announcement(registry: Registry, port: int) -> str:
+def announcement(server: ServerSpec, models: Sequence[ModelInfo], port: int) -> str:
     """Several lines for the terminal; `port` is the real one where the registry asked for any."""
-    url = base_url(registry.server.host, port)
-    names = ", ".join(model.name for model in registry.models)
-    return f"ready on {url}: {names}\ntry it:\n  {curl(registry, url)}"
+    url = base_url(server.host, port)
+    names = ", ".join(model.name for model in models)
+    return f"ready on {url}: {names}\ntry it:\n  {curl(server, models, url)}"
 
 
-def curl(registry: Registry, url: str) -> str:
-    """A command that asks the first language model, else the first model, something."""
-    model = next((model for model in registry.models if model.kind == "llm"), registry.models[0])
-    path, body = _question(model)
+def curl(server: ServerSpec, models: Sequence[ModelInfo], url: str) -> str:
+    """A command that asks something: the first route with an example whose task a model does."""
+    asked = (
+        (row.path, {"model": model.name, **row.example})
+        for row in ROUTES.rows
+        for model in models
+        if row.example is not None and row.task in model.tasks
+    )
+    path, body = next(asked, ("/tokenize", {"model": models[0].name, "prompt": "Paris"}))
     headers = "-H 'Content-Type: application/json'"
-    if registry.server.api_keys:
+    if server.api_keys:
         headers += ' -H "Authorization: Bearer $ONECARD_API_KEY"'
     return f"curl {url}{path} {headers} -d {shlex.quote(json.dumps(body))}"
-
-
-def _question(model: ModelSpec) -> tuple[str, dict[str, object]]:
-    if model.kind == "llm":
-        messages = [{"role": "user", "content": "What is the capital of France?"}]
-        return "/v1/chat/completions", {
-            "model": model.name,
-            "messages": messages,
-            "temperature": 0,
-        }
-    return "/v1/embeddings", {"model": model.name, "input": "Paris is the capital of France."}

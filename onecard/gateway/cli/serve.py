@@ -125,7 +125,7 @@ async def _serve(start: _Start, listener: socket.socket, console: "Console") -> 
     from onecard.gateway.cli.triggers import ReloadTriggers
     from onecard.gateway.context import GATEWAY
     from onecard.gateway.metrics import Metrics
-    from onecard.gateway.traffic_log import StatsFan, TrafficLog
+    from onecard.gateway.metrics.traffic_log import StatsFan, TrafficLog
 
     registry = start.registry
     signals, triggers = StopSignals(console.show_cursor), ReloadTriggers(start.file)
@@ -139,7 +139,8 @@ async def _serve(start: _Start, listener: socket.socket, console: "Console") -> 
     metrics.bind(node.status, None if control is None else control.ledger)
     app = create_app(node, registry, metrics, control=control)
     async with _listening(app, listener):
-        console.print(announcement(registry, listener.getsockname()[1]), highlight=False, soft_wrap=True)
+        ready = announcement(registry.server, node.models(), listener.getsockname()[1])
+        console.print(ready, highlight=False, soft_wrap=True)
         beside = [asyncio.create_task(traffic.run())]
         if control is not None:
             beside.append(asyncio.create_task(triggers.run(control.reload)))
@@ -161,8 +162,8 @@ async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIt
     """Serve `app` on the bound socket; on leaving, handlers that still run get their last moments."""
     from aiohttp import web
 
-    from onecard.gateway import http_log
     from onecard.gateway.cli.startup import refusals
+    from onecard.gateway.http import log as http_log
 
     runner = web.AppRunner(
         app,

@@ -1,20 +1,26 @@
-"""What operators ask for: models asleep and awake, a changed registry, the live ledger.
+"""What operators ask for: who serves and how, models asleep and awake, a changed registry, the live ledger.
 
 `/models/{name}/...` are ours, `/sleep`, `/wake_up` and `/is_sleeping` are vLLM's with a `model` to choose;
 without one they mean every model.
 """
 
 import asyncio
+from dataclasses import asdict
 
 from aiohttp import web
 
 from onecard.engines.api import EngineError, InvalidRequestError, NodeControl, SleepLevel
-from onecard.gateway.body import json_response, parse
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.errors import GatewayError, shorten
+from onecard.gateway.http.body import json_response, parse
+from onecard.gateway.http.errors import GatewayError, shorten
 from onecard.gateway.schemas.admin import SleepRequest
 
 LEVELS: dict[str, SleepLevel] = {"1": 1, "2": 2}
+
+
+async def status(request: web.Request) -> web.Response:
+    """What `onecard ps` shows."""
+    return json_response(asdict(request.app[GATEWAY].node.status()))
 
 
 async def sleep_model(request: web.Request) -> web.Response:

@@ -6,22 +6,21 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from onecard.engines.api import GenerationStream, TokenChunk
-from onecard.gateway import sse
-from onecard.gateway.body import json_response, parse
+from onecard.engines.api import GenerationStream, TextGenerator, TokenChunk
+from onecard.gateway.answers import sse
+from onecard.gateway.answers.generation import Answer, collect, open_streams, usage
+from onecard.gateway.answers.identity import Identity
+from onecard.gateway.answers.logprobs import chat_logprobs, prompt_logprobs
+from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.feed import StreamMerger
-from onecard.gateway.generation import Answer, collect, open_streams
-from onecard.gateway.identity import Identity
-from onecard.gateway.logprobs import chat_logprobs, prompt_logprobs
+from onecard.gateway.http.body import json_response, parse
 from onecard.gateway.schemas.chat import ChatRequest
-from onecard.gateway.usage import usage
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     asked = await parse(request, ChatRequest)
-    engine = gateway.router.generator(asked.model)
+    engine: TextGenerator = gateway.router.engine_for("generate", asked.model)
     identity = Identity.new("chatcmpl", engine.info.name)
     wanted = asked.to_engine(identity.id, engine.info)
     with gateway.admission.admit(engine.info.name) as ticket:
@@ -29,8 +28,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
             if not asked.stream:
                 [answers] = await collect(streams, asked.n, ticket)
                 return json_response(_answer(identity, asked, answers, streams[0]))
-            with StreamMerger(streams, asked.n, gateway.keep_alive) as feed:
-                return await sse.send(request, feed, ChatFrames(identity, asked, streams), ticket)
+            with StreamMerger(streams, asked.n, gateway.keep_alive) as merger:
+                return await sse.send(request, merger, ChatFrames(identity, asked, streams), ticket)
 
 
 class ChatFrames:

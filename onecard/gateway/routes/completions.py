@@ -8,21 +8,20 @@ import orjson
 from aiohttp import web
 
 from onecard.engines.api import GenerationStream, TextGenerator, TokenChunk, TokenLogprob
-from onecard.gateway import sse
-from onecard.gateway.body import json_response, parse
+from onecard.gateway.answers import sse
+from onecard.gateway.answers.generation import Answer, collect, open_streams, usage
+from onecard.gateway.answers.identity import Identity
+from onecard.gateway.answers.logprobs import CompletionLogprobs, prompt_logprobs
+from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.feed import StreamMerger
-from onecard.gateway.generation import Answer, collect, open_streams
-from onecard.gateway.identity import Identity
-from onecard.gateway.logprobs import CompletionLogprobs, prompt_logprobs
+from onecard.gateway.http.body import json_response, parse
 from onecard.gateway.schemas.completions import CompletionRequest
-from onecard.gateway.usage import usage
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     asked = await parse(request, CompletionRequest)
-    engine = gateway.router.generator(asked.model)
+    engine: TextGenerator = gateway.router.engine_for("generate", asked.model)
     identity = Identity.new("cmpl", engine.info.name)
     wanted = asked.to_engine(identity.id, engine.info)
     with gateway.admission.admit(engine.info.name, len(wanted)) as ticket:
@@ -31,11 +30,11 @@ async def completions(request: web.Request) -> web.StreamResponse:
                 answers = await collect(streams, asked.draws, ticket)
                 echoes = await _echoes(engine, asked, streams)
                 return json_response(_answer(identity, asked, answers, streams, echoes))
-            with StreamMerger(streams, asked.n, gateway.keep_alive) as feed:
+            with StreamMerger(streams, asked.n, gateway.keep_alive) as merger:
                 # Prompts' log-probabilities are there with the first chunk, their texts already now.
                 echoes = await _echoes(engine, asked, streams)
                 frames = CompletionFrames(identity, asked, streams, echoes)
-                return await sse.send(request, feed, frames, ticket)
+                return await sse.send(request, merger, frames, ticket)
 
 
 @dataclass(frozen=True)

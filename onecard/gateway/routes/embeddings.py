@@ -6,16 +6,17 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from onecard.gateway.body import json_response, parse
+from onecard.engines.api import Embedder
+from onecard.gateway.answers.identity import Identity
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.identity import Identity
+from onecard.gateway.http.body import json_response, parse
 from onecard.gateway.schemas.embeddings import EmbeddingRequest
 
 
 async def embeddings(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     asked = await parse(request, EmbeddingRequest)
-    engine = gateway.router.embedder(asked.model)
+    engine: Embedder = gateway.router.engine_for("embed", asked.model)
     identity = Identity.new("embd", engine.info.name)
     with gateway.admission.admit(engine.info.name) as ticket:
         result = await engine.embed(asked.to_engine(identity.id), ticket.begun)

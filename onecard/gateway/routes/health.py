@@ -3,10 +3,10 @@
 import orjson
 from aiohttp import web
 
-from onecard.gateway.body import json_response
+from onecard.gateway import VERSION
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.openapi import openapi_document
-from onecard.gateway.version import VERSION
+from onecard.gateway.http.body import json_response
+from onecard.gateway.routes.openapi import openapi_document
 
 
 async def live(request: web.Request) -> web.Response:
@@ -34,8 +34,8 @@ async def metrics(request: web.Request) -> web.Response:
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
-async def openapi(_request: web.Request) -> web.Response:
-    return json_response(openapi_document())
+async def openapi(request: web.Request) -> web.Response:
+    return json_response(openapi_document(request.app[GATEWAY].routes))
 
 
 def _health(state: str, ok: bool) -> web.Response:

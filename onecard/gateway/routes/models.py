@@ -5,8 +5,8 @@ from typing import Any
 from aiohttp import web
 
 from onecard.engines.api import ModelInfo
-from onecard.gateway.body import json_response
 from onecard.gateway.context import GATEWAY
+from onecard.gateway.http.body import json_response
 
 
 async def list_models(request: web.Request) -> web.Response:
@@ -29,6 +29,7 @@ def _card(info: ModelInfo, name: str) -> dict[str, Any]:
         "parent": None,
         "max_model_len": info.max_model_len,
         "kind": info.kind,
+        "tasks": sorted(info.tasks),
         "aliases": list(info.aliases),
         "permission": [_permission(info)],
     }

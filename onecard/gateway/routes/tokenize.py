@@ -2,14 +2,15 @@
 
 from aiohttp import web
 
-from onecard.gateway.body import json_response, parse
+from onecard.engines.api import Tokenizing
 from onecard.gateway.context import GATEWAY
+from onecard.gateway.http.body import json_response, parse
 from onecard.gateway.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
 
 async def tokenize(request: web.Request) -> web.Response:
     asked = await parse(request, TokenizeRequest)
-    engine = request.app[GATEWAY].router.tokenizing(asked.model)
+    engine: Tokenizing = request.app[GATEWAY].router.engine_for(None, asked.model)
     prompt, add_special_tokens = asked.to_engine()
     tokens = await engine.tokenize(prompt, add_special_tokens)
     return json_response(
@@ -24,5 +25,5 @@ async def tokenize(request: web.Request) -> web.Response:
 
 async def detokenize(request: web.Request) -> web.Response:
     asked = await parse(request, DetokenizeRequest)
-    engine = request.app[GATEWAY].router.tokenizing(asked.model)
+    engine: Tokenizing = request.app[GATEWAY].router.engine_for(None, asked.model)
     return json_response({"prompt": await engine.detokenize(asked.tokens)})

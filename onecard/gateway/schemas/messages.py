@@ -1,11 +1,20 @@
-"""Chat messages, flattened to what a chat template takes: every content is one text."""
+"""Chat messages: roles, and contents whose parts are kept, since only the model knows which it takes."""
 
+from dataclasses import fields
 from typing import Annotated, Any, Literal
 
 import orjson
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import Field, PlainValidator, WithJsonSchema, model_validator
 
-from onecard.engines.api import ChatPrompt, InvalidRequestError
+from onecard.engines.api import (
+    AudioPart,
+    ChatPrompt,
+    ImagePart,
+    InvalidRequestError,
+    Part,
+    TextPart,
+    VideoPart,
+)
 from onecard.gateway.schemas.base import RequestModel
 
 TEXT_PARTS = {
@@ -15,36 +24,59 @@ TEXT_PARTS = {
     "refusal": "refusal",
     "thinking": "thinking",
 }
+MEDIA_PARTS: dict[str, tuple[str, str, type[ImagePart | AudioPart | VideoPart]]] = {
+    "image_url": ("image_url", "url", ImagePart),
+    "input_image": ("image_url", "url", ImagePart),
+    "image": ("image", "url", ImagePart),
+    "input_audio": ("input_audio", "data", AudioPart),
+    "audio_url": ("audio_url", "url", AudioPart),
+    "video_url": ("video_url", "url", VideoPart),
+}
+"""By a part's type: the field that holds it, what must be in there, and what it becomes."""
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {"chat_template", "tokenize", "messages", "conversation", "tools", "documents", "add_generation_prompt"}
 )
 
 
-def _flatten(value: Any) -> str:
+def _content(value: Any) -> str | tuple[Part, ...]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         raise ValueError("must be a string or a list of parts")
-    return "\n".join(_part_text(part) for part in value)
+    return tuple(map(_part, value))
 
 
-def _part_text(part: Any) -> str:
+def _part(part: Any) -> Part:
     if isinstance(part, str):
-        return part
+        return TextPart(part)
     if not isinstance(part, dict):
         raise ValueError('a part must be an object such as {"type": "text", "text": "..."}')
     kind = part.get("type", "text" if "text" in part else None)
-    if not isinstance(kind, str) or kind not in TEXT_PARTS:
-        raise ValueError(f"this model takes text only, not parts of type {str(kind)[:40]!r}")
-    text = part.get(TEXT_PARTS[kind])
-    if not isinstance(text, str):
+    if isinstance(kind, str) and kind in TEXT_PARTS:
+        text = part.get(TEXT_PARTS[kind])
+        if isinstance(text, str):
+            return TextPart(text, kind)
         raise ValueError(f"a part of type {kind} needs a string `{TEXT_PARTS[kind]}`")
-    return text
+    if isinstance(kind, str) and kind in MEDIA_PARTS:
+        return _media(part, kind)
+    raise ValueError(f"there are no parts of type {str(kind)[:40]!r}")
+
+
+def _media(part: dict[str, Any], kind: str) -> Part:
+    """From `{"image_url": {"url": ..., "detail": ...}}`, or with the URL in that place, the rest beside it."""
+    key, needed, made = MEDIA_PARTS[kind]
+    given = part.get(key)
+    holder = given if isinstance(given, dict) else {**part, "url": given}
+    names = [field.name for field in fields(made) if field.name != "type"]
+    values = {name: holder[name] for name in names if holder.get(name) is not None}
+    if needed not in values or any(not isinstance(value, str) for value in values.values()):
+        raise ValueError(f"a part of type {kind} needs `{key}` with a string `{needed}`")
+    return made(**values, type=kind)
 
 
 Content = Annotated[
-    str,
-    BeforeValidator(_flatten),
+    str | tuple[Part, ...],
+    PlainValidator(_content),
     WithJsonSchema(
         {
             "anyOf": [
@@ -53,7 +85,10 @@ Content = Annotated[
                     "type": "array",
                     "items": {
                         "type": "object",
-                        "properties": {"type": {"enum": sorted(TEXT_PARTS)}, "text": {"type": "string"}},
+                        "properties": {
+                            "type": {"enum": sorted({*TEXT_PARTS, *MEDIA_PARTS})},
+                            "text": {"type": "string"},
+                        },
                         "required": ["type"],
                     },
                 },
@@ -64,7 +99,7 @@ Content = Annotated[
 
 
 class Message(RequestModel):
-    """One message of a conversation. Text parts are joined with line ends."""
+    """One message of a conversation. A model that reads text joins text parts with line ends."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None

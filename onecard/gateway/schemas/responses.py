@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from onecard.engines.api import CacheConfig, CardHealth
+from onecard.engines.api import CacheConfig, CardHealth, Task
 
 
 class Answer(BaseModel):
@@ -206,6 +206,7 @@ class ModelCard(Answer):
     parent: str | None
     max_model_len: int
     kind: str
+    tasks: list[Task]
     aliases: list[str]
     permission: list[ModelPermission]
 

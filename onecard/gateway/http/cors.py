@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from onecard.gateway.auth import is_admin
 from onecard.gateway.context import GATEWAY
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -45,10 +44,10 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
 
 def allowed_origin(request: web.Request) -> str | None:
     """The request's origin if its page may read the answer. What admins ask is for no page."""
-    origin = request.headers.get("Origin")
-    if origin is None or is_admin(request.path):
+    origin, gateway = request.headers.get("Origin"), request.app[GATEWAY]
+    if origin is None or gateway.routes.is_admin(request.path):
         return None
-    allowed = request.app[GATEWAY].server.allowed_origins
+    allowed = gateway.server.allowed_origins
     return origin if "*" in allowed or origin in allowed or _is_loopback(origin) else None
 
 

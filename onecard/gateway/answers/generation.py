@@ -1,4 +1,4 @@
-"""The streams of one HTTP request: opened together, aborted together; and its answers as a whole."""
+"""The streams of one HTTP request: opened and aborted together; its answers as a whole; what it has used."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -16,7 +16,7 @@ from onecard.engines.api import (
     TokenLogprob,
 )
 from onecard.gateway.admission import Ticket
-from onecard.gateway.feed import StreamMerger
+from onecard.gateway.answers.merger import StreamMerger
 
 
 @asynccontextmanager
@@ -70,12 +70,24 @@ class Answer:
 async def collect(streams: Sequence[GenerationStream], n: int, ticket: Ticket) -> list[list[Answer]]:
     """All answers, `[stream][index]`. Raises `EngineError` if one of them was not finished properly."""
     answers = [[Answer() for _ in range(n)] for _ in streams]
-    with StreamMerger(streams, n) as feed:
-        await feed.begun()
+    with StreamMerger(streams, n) as merger:
+        await merger.begun()
         ticket.begun()
-        for stream, chunk in await feed.rest():
+        for stream, chunk in await merger.rest():
             answers[stream][chunk.index].add(chunk)
     return answers
+
+
+def usage(streams: Sequence[GenerationStream]) -> dict[str, Any]:
+    """OpenAI's `usage` over all prompts of a request, so far."""
+    prompt = sum(len(stream.prompt_token_ids) for stream in streams)
+    completion = sum(stream.completion_tokens for stream in streams)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": sum(stream.cached_tokens for stream in streams)},
+    }
 
 
 async def _all_or_first_error(open_one: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:

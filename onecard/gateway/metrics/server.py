@@ -7,12 +7,12 @@ because `record_step` runs once a step and `labels()` costs more than the update
 
 import logging
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest
 
 from onecard.engines.api import FinishReason, ModelStatus, RequestStats, StepStats
-from onecard.gateway.metrics_families import ENGINE_LABEL, EngineFamilies
-from onecard.gateway.metrics_http import HttpMetrics
-from onecard.gateway.metrics_node import LedgerSource, NodeCollector, NodeStatusSource
+from onecard.gateway.metrics.families import ENGINE_LABEL, EngineFamilies
+from onecard.gateway.metrics.http import HttpMetrics
+from onecard.gateway.metrics.node import LedgerSource, NodeCollector, NodeStatusSource
 
 log = logging.getLogger(__name__)
 
@@ -138,12 +138,10 @@ class ModelMetrics:
 class Metrics:
     """All series of one server; a `StatsSink`. The series of `model_names` exist from the start, at 0."""
 
-    content_type: str = CONTENT_TYPE_PLAIN_0_0_4
-
     def __init__(self, model_names: list[str] | tuple[str, ...]) -> None:
         self._registry = CollectorRegistry()
         self._engines = EngineFamilies(self._registry)
-        self._http = HttpMetrics(self._registry)
+        self.http = HttpMetrics(self._registry).answered
         self._node = NodeCollector()
         self._registry.register(self._node)
         self._models = {name: ModelMetrics(self._engines, name) for name in model_names}
@@ -166,18 +164,6 @@ class Metrics:
         """A kernel was compiled after the start, which held every model of the card up."""
         log.warning("the kernel %s was compiled while serving: requests had to wait for it", name)
         self._engines.compilations.inc()
-
-    def http(
-        self,
-        handler: str,
-        method: str,
-        status: int,
-        seconds: float,
-        request_bytes: int | None = None,
-        response_bytes: int | None = None,
-    ) -> None:
-        """One answered HTTP request; see `HttpMetrics.answered`."""
-        self._http.answered(handler, method, status, seconds, request_bytes, response_bytes)
 
     def render(self) -> bytes:
         """The whole page in Prometheus' text format 0.0.4."""

@@ -62,8 +62,8 @@ class HttpMetrics:
         method: str,
         status: int,
         seconds: float,
-        request_bytes: int | None,
-        response_bytes: int | None,
+        request_bytes: int | None = None,
+        response_bytes: int | None = None,
     ) -> None:
         """One answered HTTP request. `handler` is the route's pattern, never a path that a client made up.
 

@@ -13,10 +13,10 @@ from aiohttp import web
 
 from onecard.engines.api import EngineError, EngineFailedError, GenerationStream, TokenChunk
 from onecard.gateway.admission import Ticket
-from onecard.gateway.errors import error_body
-from onecard.gateway.feed import StreamMerger
-from onecard.gateway.identity import Identity
-from onecard.gateway.usage import usage
+from onecard.gateway.answers.generation import usage
+from onecard.gateway.answers.identity import Identity
+from onecard.gateway.answers.merger import StreamMerger
+from onecard.gateway.http.errors import error_body
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ class Frames(Protocol):
 
 
 async def send(
-    request: web.Request, feed: StreamMerger, frames: Frames, ticket: Ticket
+    request: web.Request, merger: StreamMerger, frames: Frames, ticket: Ticket
 ) -> web.StreamResponse:
-    """Send all that `feed` gives. Raises `EngineError` only while nothing has been sent.
+    """Send all that `merger` gives. Raises `EngineError` only while nothing has been sent.
 
     Headers go out with the first frame, so that a request that fails before it has a first token still gets
     its own status; a stream that is quiet, or says why it has to wait, sends them with a comment. A client
@@ -55,14 +55,14 @@ async def send(
     response = EventStream(headers=HEADERS)
     last = b""
     try:
-        while not feed.finished:
-            batch = await feed.batch()
+        while not merger.finished:
+            batch = await merger.batch()
             if isinstance(batch, str):
                 await _write(request, response, _comment(batch))
                 continue
             ticket.begun()
             data = frames.render(batch)
-            if feed.finished:
+            if merger.finished:
                 last = data
             elif data:
                 await _write(request, response, data)

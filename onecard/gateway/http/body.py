@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from onecard.engines.api import InvalidRequestError
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.errors import GatewayError, from_validation, shorten, too_large
+from onecard.gateway.http.errors import GatewayError, from_validation, shorten, too_large
 from onecard.gateway.schemas.base import RequestModel
 
 PRIORITY_HEADER = "X-Priority"

@@ -7,22 +7,8 @@ import re
 from aiohttp import web
 
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.errors import GatewayError
+from onecard.gateway.http.errors import GatewayError
 
-OPEN_PATHS = frozenset(
-    {
-        "/health",
-        "/health/live",
-        "/health/ready",
-        "/v1/health/live",
-        "/v1/health/ready",
-        "/healthz",
-        "/readyz",
-        "/version",
-        "/metrics",
-        "/ping",
-    }
-)
 PROXY_HEADERS = frozenset(
     {
         "forwarded",
@@ -38,26 +24,17 @@ PROXY_HEADERS = frozenset(
 )
 """What proxies add, beside `X-Forwarded-...`. In lower case."""
 _HOST = re.compile(r"(?:\[([^]]*)]|([^:]*))(?::\d*)?")
-ADMIN_ROOTS = frozenset({"admin", "models", "-", "sleep", "wake_up", "is_sleeping"})
-
-
-def is_admin(path: str) -> bool:
-    """Whether `path` is for operators: it shows or changes what the server does for everybody.
-
-    Its first part tells, however many slashes stand around it: paths that lead nowhere (`/sleep/`) count too.
-    """
-    return path.strip("/").partition("/")[0] in ADMIN_ROOTS
 
 
 def authorise(request: web.Request) -> None:
-    """Raises `GatewayError` 401 or 403 where the request may not go on. Paths are closed unless listed."""
-    if request.path in OPEN_PATHS:
+    """Raises `GatewayError` 401 or 403 where the request may not go on. Paths are closed unless open."""
+    gateway = request.app[GATEWAY]
+    if request.path in gateway.routes.open_paths:
         return
-    server = request.app[GATEWAY].server
-    if is_admin(request.path):
-        _authorise_admin(request, server.admin_key)
-    elif server.api_keys:
-        _require_key(request, server.api_keys)
+    if gateway.routes.is_admin(request.path):
+        _authorise_admin(request, gateway.server.admin_key)
+    elif gateway.server.api_keys:
+        _require_key(request, gateway.server.api_keys)
 
 
 def _authorise_admin(request: web.Request, admin_key: str) -> None:

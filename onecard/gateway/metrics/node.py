@@ -12,9 +12,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from onecard.engines.api import CardLedger, CardStatus, ModelState, ModelStatus, NodeStatus
-from onecard.gateway.metrics_families import ENGINE_LABEL, MODEL_LABELS
-from onecard.gateway.metrics_health import health_families
-from onecard.gateway.metrics_pages import page_families
+from onecard.gateway.metrics.families import ENGINE_LABEL, MODEL_LABELS
+from onecard.gateway.metrics.health import health_families
+from onecard.gateway.metrics.pages import page_families
 
 NodeStatusSource = Callable[[], NodeStatus]
 LedgerSource = Callable[[], Sequence[CardLedger]]

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from onecard.engines.api import EngineError
-from onecard.gateway.auth import authorise
 from onecard.gateway.context import GATEWAY, REQUEST_ID
-from onecard.gateway.cors import preflight
-from onecard.gateway.errors import GatewayError, error_response, from_http
+from onecard.gateway.http.auth import authorise
+from onecard.gateway.http.cors import preflight
+from onecard.gateway.http.errors import GatewayError, error_response, from_http
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from onecard.gateway.version import SYSTEM_FINGERPRINT
+from onecard.gateway import SYSTEM_FINGERPRINT
 
 
 @dataclass(frozen=True)

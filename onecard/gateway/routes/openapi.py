@@ -1,0 +1,105 @@
+"""`/openapi.json`, generated from the table of routes and the pydantic models of requests and answers."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from typing import Any, Literal
+
+from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
+
+from onecard.gateway import VERSION
+from onecard.gateway.http.body import PRIORITY_HEADER
+from onecard.gateway.routes.route import Route, Routes
+from onecard.gateway.schemas.responses import ErrorAnswer
+
+Mode = Literal["validation", "serialization"]
+References = dict[type[BaseModel], dict[str, str]]
+REFS = "#/components/schemas/{model}"
+PRIORITY_PARAMETER: dict[str, Any] = {
+    "name": PRIORITY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "The request's `priority` where the body has none; lower goes first.",
+    "schema": {"type": "integer"},
+}
+
+
+@cache
+def openapi_document(routes: Routes) -> dict[str, Any]:
+    """The whole document, as OpenAPI 3.1."""
+    rows = [row for row in routes.rows if row.summary is not None]
+    references, schemas = _schemas(rows)
+    paths: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        path = published_path(row)
+        paths.setdefault(path, {})[row.method.lower()] = _describe(row, path, references)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "onecard", "version": VERSION},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"bearer": []}],
+    }
+
+
+def published_path(row: Route) -> str:
+    """`/models/{name:.+}/sleep` as OpenAPI writes it."""
+    return re.sub(r"{(\w+):[^}]+}", r"{\1}", row.path)
+
+
+def _schemas(rows: Sequence[Route]) -> tuple[References, dict[str, Any]]:
+    wanted: dict[type[BaseModel], Mode] = {ErrorAnswer: "serialization"}
+    for row in rows:
+        if row.request is not None:
+            wanted[row.request] = "validation"
+        wanted |= {answer: "serialization" for answer in (row.answer, row.chunk) if answer is not None}
+    refs, definitions = models_json_schema(list(wanted.items()), ref_template=REFS)
+    return {model: refs[(model, mode)] for model, mode in wanted.items()}, definitions["$defs"]
+
+
+def _describe(row: Route, path: str, references: References) -> dict[str, Any]:
+    content: dict[str, Any] = {"text/plain": {}} if path == "/metrics" else {"application/json": {}}
+    if row.answer is not None:
+        content = {"application/json": {"schema": references[row.answer]}}
+    if row.chunk is not None:
+        content["text/event-stream"] = {"schema": references[row.chunk]}
+    described: dict[str, Any] = {
+        "summary": row.summary,
+        "operationId": row.method.lower() + path.translate(str.maketrans("/{}.", "_   ")).replace(" ", ""),
+        "responses": {
+            "200": {"description": row.summary, "content": content},
+            "default": {
+                "description": "An error",
+                "content": {"application/json": {"schema": references[ErrorAnswer]}},
+            },
+        },
+    }
+    if row.request is not None:
+        body = _body(references[row.request], row.file)
+        described["requestBody"] = {"required": row.needs_body, "content": body}
+    if parameters := [
+        *(_parameter(name, "path", True) for name in re.findall(r"{(\w+)}", path)),
+        *(_parameter(name, "query", False) for name in row.query),
+        *([PRIORITY_PARAMETER] if row.request and "priority" in row.request.model_fields else []),
+    ]:
+        described["parameters"] = parameters
+    return described
+
+
+def _body(fields: dict[str, str], file: str | None) -> dict[str, Any]:
+    if file is None:
+        return {"application/json": {"schema": fields}}
+    beside = {
+        "type": "object",
+        "properties": {file: {"type": "string", "format": "binary"}},
+        "required": [file],
+    }
+    return {"multipart/form-data": {"schema": {"allOf": [fields, beside]}}}
+
+
+def _parameter(name: str, place: str, required: bool) -> dict[str, Any]:
+    return {"name": name, "in": place, "required": required, "schema": {"type": "string"}}
