@@ -182,7 +182,8 @@ def test_plain_linears_give_the_same_logits(
     monkeypatch.setattr(linear_methods, "works", lambda _: False)
     model = save_random(*CASES[case], tmp_path)
     runner = paged_runner(tmp_path)
-    assert (runner.model.lm_head is None) == model.config.tie_word_embeddings
+    table = runner.model.embed_tokens.weight
+    assert (runner.model.lm_head.weight is table) == model.config.tie_word_embeddings
     tokens = prompt(30, 1)
     runner.add("a", tokens)
     got = torch.cat([runner.step({"a": count})["a"] for count in (20, 9, 1)])

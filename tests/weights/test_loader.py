@@ -230,7 +230,7 @@ def test_shards_load_as_one(folder: Path) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(parts.compute_logits(x), whole.compute_logits(x), rtol=0, atol=0)
         for a, b in zip(parts.layers, whole.layers):
-            torch.testing.assert_close(a.mlp.forward(x), b.mlp.forward(x), rtol=0, atol=0)
+            torch.testing.assert_close(a.mlp.forward(x, None), b.mlp.forward(x, None), rtol=0, atol=0)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
@@ -261,8 +261,8 @@ def test_values_beyond_float16(folder: Path) -> None:
     exact, narrow = load(folder).model, load(folder, dtype="float16").model
     x = torch.randn(2, 48)
     with torch.inference_mode():
-        expected = exact.layers[0].mlp.down_proj.forward(x)
-        torch.testing.assert_close(narrow.layers[0].mlp.down_proj.forward(x), expected)
+        expected = exact.layers[0].mlp.down_proj.forward(x, None)
+        torch.testing.assert_close(narrow.layers[0].mlp.down_proj.forward(x, None), expected)
     edit(folder, lambda tensors: tensors["model.embed_tokens.weight"].mul_(1e7))
     with pytest.raises(
         LoadError, match=r"embed_tokens\.weight holds values beyond float16.*bfloat16 or float32"

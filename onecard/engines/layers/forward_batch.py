@@ -37,3 +37,6 @@ class EncodeBatch:
     cu_seqlens: torch.Tensor
     max_seqlen: int
     token_type_ids: torch.Tensor | None = None
+
+
+Batch = ForwardBatch | EncodeBatch

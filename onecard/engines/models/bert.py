@@ -70,10 +70,11 @@ class BertLayer(nn.Module):
         self.output_norm = LayerNorm(hidden, config.layer_norm_eps, precision)
 
     def forward(self, x: torch.Tensor, batch: EncodeBatch) -> torch.Tensor:
-        q, k, v = self.qkv.forward(x).view(self.qkv_shape).split(self.heads, dim=1)
+        q, k, v = self.qkv.forward(x, batch).view(self.qkv_shape).split(self.heads, dim=1)
         attended = self.attention.forward(q, k, v, batch).view(self.out_shape)
-        x = self.attention_norm.forward(self.attention_output.forward(attended), x)
-        return self.output_norm.forward(self.output.forward(self.intermediate.forward(x)), x)
+        x = self.attention_norm.forward(self.attention_output.forward(attended, batch), x)
+        wide = self.intermediate.forward(x, batch)
+        return self.output_norm.forward(self.output.forward(wide, batch), x)
 
 
 class BertModel(ServedModule):
@@ -117,7 +118,7 @@ class ClassificationHead(nn.Module):
         self.out = Linear(config.hidden_size, config.num_labels, precision, bias=True)
 
     def forward(self, first: torch.Tensor, batch: EncodeBatch) -> torch.Tensor:
-        return self.out.forward(self.dense.forward(first).tanh_())
+        return self.out.forward(self.dense.forward(first, batch).tanh_(), batch)
 
 
 class BertForSequenceClassification(BertModel):
