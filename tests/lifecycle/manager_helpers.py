@@ -81,7 +81,7 @@ class EngineHooks:
 
 
 class Engine:
-    name = "engine"
+    name, blocks = "engine", None
 
     def give_up(self, error: BaseException) -> list[Any]:
         return []
@@ -114,4 +114,4 @@ class SmallCard:
         gate, weights = Gate(name), Weights(home)
         gate.state, gate.timeout = "unloaded", self.timeout
         weights.may_load.set()
-        return CardModel(name, gate, weights, Engine(), None, EngineHooks(), Policy(), 0, 4)  # type: ignore[arg-type]
+        return CardModel(name, gate, weights, Engine(), EngineHooks(), Policy(), 0, 4)  # type: ignore[arg-type]
