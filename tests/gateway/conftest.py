@@ -35,6 +35,8 @@ from onecard.engines.api import (
 from onecard.engines.paged.stream import TokenStream
 from onecard.engines.text.parts import text_only
 from onecard.gateway.app import create_app
+from onecard.gateway.routes.route import Routes
+from onecard.gateway.routes.table import ROUTES
 from onecard.gateway.schemas import responses
 from onecard.registry.spec import Registry, ServerSpec
 
@@ -416,9 +418,17 @@ async def serve(node: FakeNode, metrics: FakeMetrics, contract: Contract) -> Asy
     """Starts a server on a free port: `serve(max_queued_requests=1, keep_alive=0.1, ...)`."""
     async with AsyncExitStack() as stack:
 
-        async def start(*, keep_alive: float = 10.0, body_timeout: float = 60.0, **server: Any) -> Client:
+        async def start(
+            *,
+            keep_alive: float = 10.0,
+            body_timeout: float = 60.0,
+            routes: Routes = ROUTES,
+            **server: Any,
+        ) -> Client:
             registry = Registry(server=replace(ServerSpec(), **server))
-            app = create_app(node, registry, metrics, keep_alive=keep_alive, body_timeout=body_timeout)
+            app = create_app(
+                node, registry, metrics, keep_alive=keep_alive, body_timeout=body_timeout, routes=routes
+            )
             runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)

@@ -1,7 +1,9 @@
-"""Request bodies in, JSON answers out."""
+"""JSON bodies in, JSON answers out."""
 
 import asyncio
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import orjson
@@ -25,7 +27,11 @@ async def parse(request: web.Request, schema: type[Parsed]) -> Parsed:
 
     Raises `EngineError` with status 400, 408, 413 or 415.
     """
-    data = await read_object(request)
+    return validated(request, await read_object(request), schema)
+
+
+def validated(request: web.Request, data: dict[str, Any], schema: type[Parsed]) -> Parsed:
+    """`data` as a `schema`, with the request's headers in it."""
     if data.get("priority") is None and PRIORITY_HEADER in request.headers:
         data["priority"] = _header_priority(request.headers[PRIORITY_HEADER])
     try:
@@ -72,15 +78,22 @@ def _check_content_type(request: web.Request) -> None:
 
 
 async def _read(request: web.Request) -> bytes:
+    with arriving(request) as timeout:
+        if request.content.is_eof():  # all of it came with the headers, as it mostly does
+            return await request.read()
+        async with timeout:
+            return await request.read()
+
+
+@contextmanager
+def arriving(request: web.Request) -> Iterator[asyncio.Timeout]:
+    """Around whatever reads a body: with the timeout for it, and its failures as errors to be answered."""
     gateway = request.app[GATEWAY]
     limit = gateway.server.max_body_bytes
     if (request.content_length or 0) > limit:
         raise too_large(limit)
     try:
-        if request.content.is_eof():  # all of it came with the headers, as it mostly does
-            return await request.read()
-        async with asyncio.timeout(gateway.body_timeout):
-            return await request.read()
+        yield asyncio.timeout(gateway.body_timeout)
     except TimeoutError:
         raise GatewayError(408, f"The body did not arrive within {gateway.body_timeout:g} seconds.") from None
     except web.HTTPRequestEntityTooLarge:

@@ -101,9 +101,9 @@ def from_http(error: web.HTTPException, method: str, path: str) -> GatewayError:
     return GatewayError(error.status, f"{where}: {error.reason}.")
 
 
-def too_large(limit: int | None) -> GatewayError:
+def too_large(limit: int | None, of: str = "bytes") -> GatewayError:
     """413, naming the limit where it is known."""
-    size = f" The limit is {limit} bytes." if limit is not None else ""
+    size = f" The limit is {limit} {of}." if limit is not None else ""
     return GatewayError(413, f"The request body is too large.{size}", code="request_too_large")
 
 

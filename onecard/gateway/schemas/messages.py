@@ -63,7 +63,7 @@ def _part(part: Any) -> Part:
 
 
 def _media(part: dict[str, Any], kind: str) -> Part:
-    """From `{"image_url": {"url": ..., "detail": ...}}`, or with the URL in that place, the rest beside it."""
+    """From `{"image_url": {"url": ..., "detail": ...}}`, or with the URL there and the rest beside it."""
     key, needed, made = MEDIA_PARTS[kind]
     given = part.get(key)
     holder = given if isinstance(given, dict) else {**part, "url": given}

@@ -1,0 +1,191 @@
+"""Bodies that are forms (multipart/form-data, RFC 7578): fields for a schema, and one file.
+
+A form is read part by part, so of a large file only the spool's share is ever in memory.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from tempfile import SpooledTemporaryFile
+from threading import Lock
+from typing import Any
+
+import orjson
+from aiohttp import BodyPartReader, web
+from pydantic import BaseModel
+
+from onecard.engines.api import InvalidRequestError
+from onecard.gateway.context import GATEWAY
+from onecard.gateway.http.body import Parsed, arriving, validated
+from onecard.gateway.http.errors import GatewayError, shorten, too_large
+
+SPOOL_BYTES = 1 << 20
+"""What of a file is held in memory; a larger one goes to the disk."""
+PIECE_BYTES = 64 << 10
+MAX_TEXT_BYTES = 1 << 20
+"""For all fields of a form together."""
+MAX_PARTS = 256
+PLAIN_ENCODINGS = frozenset({"binary", "8bit", "7bit"})
+
+
+Fields = dict[str, str | list[str]]
+
+
+class Upload:
+    """A file as the client sent it. `content` stands at its beginning; its type is what the client says."""
+
+    def __init__(self) -> None:
+        self.filename: str | None = None
+        self.content_type: str | None = None
+        self.size = 0
+        self.content = SpooledTemporaryFile[bytes](SPOOL_BYTES)
+        self._lock = Lock()  # a thread may still write when the client has hung up already
+
+    async def append(self, piece: bytes) -> None:
+        self.size += len(piece)
+        await self._do(self.content.write, piece)
+
+    async def rewind(self) -> None:
+        await self._do(self.content.seek, 0)
+
+    async def close(self) -> None:
+        await self._do(self.content.close)
+
+    async def _do(self, call: Callable[..., Any], *args: Any) -> None:
+        """On a thread where it may touch the disk; then it is done whether or not it is waited for."""
+        if self.size <= SPOOL_BYTES:
+            call(*args)
+        else:
+            loop = asyncio.get_running_loop()
+            await asyncio.shield(loop.run_in_executor(None, self._locked, call, *args))
+
+    def _locked(self, call: Callable[..., Any], *args: Any) -> None:
+        with self._lock:
+            call(*args)
+
+
+@asynccontextmanager
+async def parse_form(
+    request: web.Request, schema: type[Parsed], file: str = "file"
+) -> AsyncIterator[tuple[Parsed, Upload]]:
+    """The form's fields as a `schema`, and the file in the field `file`, which is gone after the block.
+
+    Fields named `x[]` become the list `x`; where the schema takes an object, JSON is read. Raises
+    `EngineError` with status 400, 408, 413 or 415.
+    """
+    if request.content_type != "multipart/form-data":
+        kind = shorten(request.content_type)
+        raise GatewayError(415, f"Send the body as multipart/form-data, not as {kind}.")
+    form = _Form(request, file)
+    try:
+        with arriving(request) as timeout:
+            async with timeout:
+                await form.read()
+        yield validated(request, _with_objects(form.fields, schema), schema), form.upload
+    finally:
+        await form.upload.close()
+
+
+class _Form:
+    """Reads one form: its fields and its file."""
+
+    def __init__(self, request: web.Request, file: str) -> None:
+        self._request, self._file = request, file
+        self.fields: Fields = {}
+        self.upload = Upload()
+        self._has_file = False
+        self._text_bytes = 0
+
+    async def read(self) -> None:
+        try:
+            parts = await self._request.multipart()
+            for _ in range(MAX_PARTS + 1):
+                if (part := await parts.next()) is None:
+                    break
+                await self._part(part)
+            else:
+                raise too_large(MAX_PARTS, "parts")
+        except (ValueError, RuntimeError, AssertionError) as error:  # aiohttp's, for what is no form
+            raise InvalidRequestError(f"The form could not be read: {shorten(str(error))}.") from None
+        if not self._has_file:
+            raise InvalidRequestError(f"`{self._file}` is required", param=self._file)
+        await self.upload.rewind()
+
+    async def _part(self, part: object) -> None:
+        if not isinstance(part, BodyPartReader) or not part.name:
+            raise InvalidRequestError("Each part of the form needs a name.")
+        if part.headers.get("Content-Transfer-Encoding", "binary").lower() not in PLAIN_ENCODINGS:
+            raise InvalidRequestError("Parts of the form must be sent as they are, in no transfer encoding.")
+        if part.name == self._file:
+            await self._take_file(part)
+        elif part.filename is not None:
+            raise InvalidRequestError(f"The file goes into `{self._file}`.", param=shorten(part.name))
+        else:
+            self._add(part.name, await self._text(part))
+
+    async def _take_file(self, part: BodyPartReader) -> None:
+        if self._has_file:
+            raise InvalidRequestError(f"`{self._file}` may be given once only.", param=self._file)
+        self._has_file = True
+        self.upload.filename, self.upload.content_type = part.filename, part.headers.get("Content-Type")
+        async for piece in self._pieces(part):
+            await self.upload.append(piece)
+
+    async def _text(self, part: BodyPartReader) -> str:
+        text = bytearray()
+        async for piece in self._pieces(part):
+            text += piece
+            self._text_bytes += len(piece)
+            if self._text_bytes > MAX_TEXT_BYTES:
+                raise too_large(MAX_TEXT_BYTES, "bytes without the file")
+        return text.decode()
+
+    async def _pieces(self, part: BodyPartReader) -> AsyncIterator[bytes]:
+        limit = self._request.app[GATEWAY].server.max_body_bytes
+        while not part.at_eof():
+            piece = await part.read_chunk(PIECE_BYTES)
+            if self._request.content.total_bytes > limit:
+                raise too_large(limit)
+            yield piece
+
+    def _add(self, name: str, text: str) -> None:
+        key, is_item = name.removesuffix("[]"), name.endswith("[]")
+        values = self.fields.get(key)
+        if is_item and isinstance(values, list):
+            values.append(text)
+        elif values is None:
+            self.fields[key] = [text] if is_item else text
+        else:
+            raise InvalidRequestError(f"`{shorten(name)}` may be given once only.", param=shorten(name))
+
+
+def _with_objects(fields: Fields, schema: type[BaseModel]) -> dict[str, Any]:
+    names = _fields_of_objects(schema)
+    return {name: _objects(name, value) if name in names else value for name, value in fields.items()}
+
+
+def _objects(name: str, value: str | list[str]) -> Any:
+    if isinstance(value, list):
+        return [_objects(name, each) for each in value]
+    if not value.lstrip().startswith(("{", "[")):
+        return value
+    try:
+        return orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        message = f"`{name}` is not valid JSON: {shorten(str(error))}."
+        raise InvalidRequestError(message, param=name, code="invalid_json") from None
+
+
+@cache
+def _fields_of_objects(schema: type[BaseModel]) -> frozenset[str]:
+    """The fields that take an object, or a list of such."""
+    whole = schema.model_json_schema()
+
+    def takes_objects(field: Any) -> bool:
+        if "$ref" in field:
+            field = whole["$defs"][field["$ref"].rpartition("/")[2]]
+        inner = [*field.get("anyOf", ()), *field.get("allOf", ()), field.get("items")]
+        return field.get("type") == "object" or any(takes_objects(each) for each in inner if each)
+
+    return frozenset(name for name, field in whole["properties"].items() if takes_objects(field))
