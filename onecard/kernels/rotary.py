@@ -5,7 +5,7 @@ import torch
 from onecard.kernels.dispatch import op
 
 
-@op
+@op(triton="onecard.kernels.triton.rotary:launch")
 def rotary(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
     """Turn pairs `(x[i], x[i + R/2])` of each head by its position's angle, in place.
 
@@ -14,11 +14,6 @@ def rotary(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: t
     angles each. Only the first R <= D dimensions are turned. Arithmetic in the wider of x's and cos_sin's
     dtypes.
     """
-    raise NotImplementedError
-
-
-@rotary.reference
-def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
     cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
     half = cos.shape[-1]
     for heads in (q, k):
@@ -49,10 +44,3 @@ def neighbours(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
     if adjacent and q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr():
         return (q.as_strided((q.shape[0], heads + k.shape[1], dim), q.stride(), q.storage_offset()),)
     return q, k
-
-
-@rotary.triton
-def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
-    from onecard.kernels.triton.rotary import launch
-
-    launch(q, k, positions, cos_sin)

@@ -10,7 +10,7 @@ from onecard.kernels.paged_attention.metadata import PagedBatch
 from onecard.kernels.rotary import neighbours, rotary
 
 
-@op
+@op(triton="onecard.kernels.triton.rotary_kv_store:launch")
 def rotary_kv_store(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -28,20 +28,6 @@ def rotary_kv_store(
     batch; cos_sin `[P, R]`, R <= D, see `rotary`. k_cache, v_cache `[n, block_size, Hk, D]`, strided views of
     the arena, written in place; slot -1: store nothing.
     """
-    raise NotImplementedError
-
-
-@rotary_kv_store.reference
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    positions: torch.Tensor,
-    cos_sin: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    batch: PagedBatch,
-) -> None:
     rotary.run_reference(q, k, positions, cos_sin)
     kv_store.run_reference(k, v, k_cache, v_cache, batch.slot_mapping)
 
@@ -97,19 +83,3 @@ def _plan(positions: torch.Tensor, cos_sin: torch.Tensor, slots: torch.Tensor, b
         where=(slots // block_size, slots % block_size),
         kept=None if len(kept) == len(positions) else kept,
     )
-
-
-@rotary_kv_store.triton
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    positions: torch.Tensor,
-    cos_sin: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    batch: PagedBatch,
-) -> None:
-    from onecard.kernels.triton.rotary_kv_store import launch
-
-    launch(q, k, v, positions, cos_sin, k_cache, v_cache, batch.slot_mapping)

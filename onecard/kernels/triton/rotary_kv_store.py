@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from onecard.kernels.paged_attention.metadata import PagedBatch
+
 
 @triton.jit
 def _turn(
@@ -103,7 +105,7 @@ def launch(
     cos_sin: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    slot_mapping: torch.Tensor,
+    batch: PagedBatch,
 ) -> None:
     tokens, q_heads, dim = q.shape
     k_heads, half = k.shape[1], cos_sin.shape[1] // 2
@@ -117,7 +119,7 @@ def launch(
         cos_sin,
         k_cache,
         v_cache,
-        slot_mapping,
+        batch.slot_mapping,
         q.stride(0),
         k.stride(0),
         v.stride(0),
