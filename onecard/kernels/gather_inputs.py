@@ -23,7 +23,8 @@ def gather_decode_inputs(
     row_ids `[B]` int32 (-1: padding) and starts `[B]` int32, the position of each one's token; last_token
     `[R]` int64 and rows_tables `[R, W]` int32 are the rows. Written: input_ids, positions, slot_mapping `[B]`
     int64, seq_lens `[B]` int32, block_tables `[B, W]` int32, of which the entries up to the sequence's length
-    count. Padding gets token 0 at position 0, slot -1 and length 0.
+    count. Padding gets token 0 at position 0, slot -1 and length 0. positions is the first row of a batch's:
+    a token's place in its sequence.
     """
     real = row_ids >= 0
     rows = row_ids.clamp(min=0).long()
