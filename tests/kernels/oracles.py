@@ -32,10 +32,10 @@ def layer_norm_oracle(
 
 
 def rotary_oracle(
-    q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor
+    q: torch.Tensor, k: torch.Tensor, cos_sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Complex numbers: the pair (x[i], x[i + R/2]) times cos + i sin."""
-    cos, sin = cos_sin[positions].double().unsqueeze(1).chunk(2, dim=-1)
+    cos, sin = cos_sin.double().unsqueeze(1).chunk(2, dim=-1)
     half = cos.shape[-1]
 
     def turn(x: torch.Tensor) -> torch.Tensor:

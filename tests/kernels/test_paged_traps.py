@@ -112,9 +112,9 @@ def test_addresses_have_64_bits(implementation: str) -> None:
     assert torch.equal(paged.k_cache[7, 2], k[0])
     assert torch.equal(paged.v_cache[7, 2], k[0] * 2)
     batch = replace(paged.batch, slot_mapping=slot)
-    table, zero = torch.tensor([[1.0] * 8 + [0.0] * 8], device=DEVICE), torch.zeros_like(slot)
+    cos_sin = torch.tensor([[1.0] * 8 + [0.0] * 8], device=DEVICE)
     caches = paged.k_cache, paged.v_cache
-    getattr(rotary_kv_store, f"run_{implementation}")(k.clone(), k + 1, k - 1, zero, table, *caches, batch)
+    getattr(rotary_kv_store, f"run_{implementation}")(k.clone(), k + 1, k - 1, cos_sin, *caches, batch)
     assert torch.equal(paged.k_cache[7, 2], k[0] + 1)
     assert torch.equal(paged.v_cache[7, 2], k[0] - 1)
 
@@ -196,16 +196,16 @@ def test_layers_of_a_step_share_one_plan() -> None:
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the plan is the CPU path's")
 def test_layers_of_a_step_share_the_indices_of_their_stores() -> None:
-    """Also models with two tables of angles (local and global layers): one plan a table."""
+    """Also models with two tables of angles (local and global layers): one plan for each one's rows."""
     paged = build_paged([1, 1, 3], [9, 0, 3], 2, 16)
     positions = torch.tensor([8, 0, 0, 1, 2])
-    tables = [torch.rand(9, 16), torch.rand(9, 16)]
-    for table in (tables[0], tables[1], tables[0]):
+    rows = [torch.rand(9, 16)[positions], torch.rand(9, 16)[positions]]
+    for cos_sin in (rows[0], rows[1], rows[0]):
         q, k, v = torch.randn(5, 4, 16), torch.randn(5, 2, 16), torch.randn(5, 2, 16)
         got, expected = ([x.clone() for x in (paged.k_cache, paged.v_cache)] for _ in range(2))
         turned = q.clone()
-        rotary_kv_store.run_reference(turned, k.clone(), v, positions, table, *expected, paged.batch)
-        rotary_kv_store(q, k, v, positions, table, *got, paged.batch)
+        rotary_kv_store.run_reference(turned, k.clone(), v, cos_sin, *expected, paged.batch)
+        rotary_kv_store(q, k, v, cos_sin, *got, paged.batch)
         for a, b in zip((q, *got), (turned, *expected), strict=True):
             torch.testing.assert_close(a, b, equal_nan=True)
     assert len(paged.batch.plans) == 2

@@ -82,7 +82,7 @@ class PagedRunner:
             num_decodes=sum(plan[name] == 1 for name in order),
         )
         rows = torch.arange(len(input_ids), device=self.device)
-        return ForwardBatch(self._tensor(input_ids), self._tensor(positions), paged, self.kv_cache, rows)
+        return ForwardBatch(self._tensor(input_ids), self._tensor([positions]), paged, self.kv_cache, rows)
 
     def _tensor(self, values: Any, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self.device)

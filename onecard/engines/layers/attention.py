@@ -32,14 +32,14 @@ class PagedAttention:
     ) -> torch.Tensor:
         """q `[T, Hq, D]`, k, v `[T, Hk, D]` (rows may be strided) to `[T, Hq, D]`.
 
-        q and k are turned by `batch.positions` with the table cos_sin (see `kernels.rotary`), in place;
-        without one they are taken as they are.
+        q and k are turned by cos_sin `[T, R]` (see `layers.rotary.rotary_rows`), in place; without it they
+        are taken as they are.
         """
         k_cache, v_cache = self._layer_views(batch.kv_cache)
         if cos_sin is None:
             kv_store(k, v, k_cache, v_cache, batch.paged.slot_mapping)
         else:
-            rotary_kv_store(q, k, v, batch.positions, cos_sin, k_cache, v_cache, batch.paged)
+            rotary_kv_store(q, k, v, cos_sin, k_cache, v_cache, batch.paged)
         return paged_attention(q, k_cache, v_cache, batch.paged, self.scale, self.sliding_window)
 
     def _layer_views(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -11,7 +11,9 @@ from onecard.kernels.paged_attention import PagedBatch
 class ForwardBatch:
     """One step of a paged autoregressive model; T tokens of B sequences, packed, decodes first.
 
-    input_ids  `[T]` int64         positions `[T]` int64, of each token in its own sequence
+    input_ids  `[T]` int64
+    positions  `[R, T]` int64      of each token in its own sequence, by which it is turned: R = 1, or 3 where
+                                   images have a time, a height and a width
     paged      whose token is whose and where its K/V lie (block tables, slots, lengths)
     kv_cache   `[n, layers, 2, block_size, kv_heads, head_dim]`: the model's own view of the whole arena
     logits_rows `[N]` int64        the packed rows whose logits are wanted

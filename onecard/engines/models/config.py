@@ -188,6 +188,7 @@ def _parse_rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> Ro
     """transformers 5 has all of it in `rope_parameters`; 4 has `rope_theta` beside `rope_scaling`."""
     given = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     kind = given.get("rope_type") or given.get("type") or "default"
+    kind = "default" if kind == "mrope" else kind  # Qwen2-VL's first name for it; the sections say the rest
     if kind not in ROPE_TYPES:
         raise ConfigError(f"rope_type is {kind!r}; served are {', '.join(ROPE_TYPES)}")
     theta = given.get("rope_theta") or raw.get("rope_theta") or 10000.0
@@ -221,8 +222,13 @@ def _parse_rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> Ro
         short_factor=tuple(given.get("short_factor") or ()),
         long_factor=tuple(given.get("long_factor") or ()),
         freq_factors=tuple(given.get("freq_factors") or ()),
+        sections=tuple(given.get("mrope_section") or ()),
     )
     half = rope.rotary_dim // 2
+    if rope.sections and (sum(rope.sections) != half or given.get("mrope_interleaved")):
+        raise ConfigError(
+            f"mrope_section {list(rope.sections)} is served where it divides the {half} frequencies in order"
+        )
     if kind == "longrope" and not len(rope.short_factor) == len(rope.long_factor) == half:
         raise ConfigError(f"rope_type longrope needs short_factor and long_factor with {half} numbers each")
     return rope

@@ -13,7 +13,7 @@ from onecard.engines.layers.linear import Linear
 from onecard.engines.layers.mlp import GatedMLP
 from onecard.engines.layers.norm import RMSNorm
 from onecard.engines.layers.precision import Precision
-from onecard.engines.layers.rotary import cos_sin_table
+from onecard.engines.layers.rotary import cos_sin_table, rotary_rows
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.models.served_module import ServedModule
 
@@ -72,8 +72,10 @@ class DecoderForCausalLM(ServedModule):
     """
 
     checkpoint_prefix = "model."
-    # a tied head that was saved all the same
     ignored_weights = (r"lm_head\.weight", r".*rotary_emb\.inv_freq")
+    """A tied head may have been saved all the same."""
+
+    cos_sin: torch.Tensor
 
     def __init__(self, config: DecoderConfig, precision: Precision, qk_norm: bool = False):
         super().__init__()
@@ -102,8 +104,9 @@ class DecoderForCausalLM(ServedModule):
     def forward(self, batch: ForwardBatch) -> torch.Tensor:
         """Hidden states `[T, hidden]` of all tokens, normed; K and V of the step are stored on the way."""
         x, residual = self.embed_tokens.forward(batch.input_ids), None
+        cos_sin = rotary_rows(self.cos_sin, batch.positions, self.config.rope.sections)
         for layer in self.layers:
-            x, residual = layer.forward(x, residual, batch, self.cos_sin)
+            x, residual = layer.forward(x, residual, batch, cos_sin)
         return self.norm.forward(x) if residual is None else self.norm.add(x, residual)[0]
 
     def compute_logits(self, hidden: torch.Tensor, batch: ForwardBatch | None = None) -> torch.Tensor:

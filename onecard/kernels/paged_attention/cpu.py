@@ -26,7 +26,7 @@ def attend(
     v_cache: torch.Tensor,
     batch: PagedBatch,
     scale: float,
-    sliding_window: int,
+    sliding_window: int = 0,
 ) -> torch.Tensor:
     """See `paged_attention`."""
     out = torch.empty(q.shape, dtype=q.dtype)

@@ -7,7 +7,7 @@ without a mask, and the two are merged by their log-sum-exp (as in split-KV deco
 
 import torch
 
-from onecard.kernels.paged_attention.reference import visible
+from onecard.kernels.paged_attention.api import visible
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 WINDOW_TILE = 256

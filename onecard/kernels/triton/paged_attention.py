@@ -16,7 +16,7 @@ def launch(
     v_cache: torch.Tensor,
     batch: PagedBatch,
     scale: float,
-    sliding_window: int,
+    sliding_window: int = 0,
 ) -> torch.Tensor:
     """Two launches for a mixed batch. Grids depend on shapes only: a captured graph holds for any lengths."""
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
