@@ -7,6 +7,7 @@ from pathlib import Path
 from onecard.engines.kinds.embedding import EmbeddingKind
 from onecard.engines.kinds.kind import Blueprint, Kind
 from onecard.engines.kinds.llm import LanguageModelKind
+from onecard.engines.kinds.reranker import RerankerKind
 from onecard.engines.memory.card_plan import CardFacts
 from onecard.engines.step.step_size import StepSize
 from onecard.registry.spec import ModelSpec
@@ -14,6 +15,7 @@ from onecard.registry.spec import ModelSpec
 KINDS: Mapping[str, Kind] = {
     "llm": LanguageModelKind(),
     "embedding": EmbeddingKind(),
+    "reranker": RerankerKind(),
 }
 
 

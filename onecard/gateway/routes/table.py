@@ -6,13 +6,14 @@ does for it in a file of `engines.api`.
 
 from functools import partial
 
-from onecard.gateway.routes import admin, chat, completions, embeddings, health, models, tokenize
+from onecard.gateway.routes import admin, chat, completions, embeddings, health, models, rerank, tokenize
 from onecard.gateway.routes.route import Route, Routes
 from onecard.gateway.schemas import admin as orders
 from onecard.gateway.schemas import responses
 from onecard.gateway.schemas.chat import ChatRequest
 from onecard.gateway.schemas.completions import CompletionRequest
 from onecard.gateway.schemas.embeddings import EmbeddingRequest
+from onecard.gateway.schemas.rerank import RerankAnswer, RerankBody
 from onecard.gateway.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
 get, post = partial(Route, "GET"), partial(Route, "POST")
@@ -52,6 +53,19 @@ ROWS = (
         task="embed",
         example={"input": "Paris is the capital of France."},
     ),
+    post(
+        "/v1/rerank",
+        rerank.rerank,
+        "Sort documents by how well they answer a query",
+        RerankAnswer,
+        RerankBody,
+        task="rerank",
+        example={
+            "query": "What is the capital of France?",
+            "documents": ["Paris.", "Bananas are rich in potassium."],
+        },
+    ),
+    post("/rerank", rerank.rerank, "The same", RerankAnswer, RerankBody, task="rerank"),
     post(
         "/tokenize",
         tokenize.tokenize,
