@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.engines.kinds import KINDS
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.registry.spec import EngineSpec, ModelKind, ModelSpec
 
 

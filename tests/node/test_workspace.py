@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from onecard.engines.oneshot.practice import OneShotPractice
 from onecard.engines.paged.practice import PagedPractice
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.engines.step.warm_up import WarmUp
 
 pytestmark = pytest.mark.weights

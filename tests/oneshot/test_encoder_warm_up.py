@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from onecard.engines.oneshot.practice import OneShotPractice
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.engines.step.warm_up import WarmUp
 
 

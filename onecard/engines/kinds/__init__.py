@@ -9,7 +9,7 @@ from onecard.engines.kinds.kind import Blueprint, Kind
 from onecard.engines.kinds.llm import LanguageModelKind
 from onecard.engines.kinds.reranker import RerankerKind
 from onecard.engines.memory.card_plan import CardFacts
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.registry.spec import ModelSpec
 
 KINDS: Mapping[str, Kind] = {

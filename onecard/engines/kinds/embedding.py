@@ -16,7 +16,7 @@ from onecard.engines.oneshot.build import EncoderFiles, build_encoder, encoder_n
 from onecard.engines.oneshot.engine import InputTooLongError, OneShotEngine
 from onecard.engines.oneshot.heads.pool import cut_dimensions
 from onecard.engines.oneshot.sentence_config import SentenceConfig, load_sentence_config
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.engines.text.service import TextService
 from onecard.registry.spec import ModelSpec
 

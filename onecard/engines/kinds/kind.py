@@ -9,7 +9,7 @@ from onecard.engines.api import ModelInfo, Task, Tokenizing
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.registry.spec import ModelSpec
 
 

@@ -8,10 +8,9 @@ from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.models.registry import load_config
-from onecard.engines.paged.build import DecoderFiles, build_decoder
+from onecard.engines.paged.build import DecoderFiles, build_decoder, decoder_needs
 from onecard.engines.paged.engine import GenerationEngine
-from onecard.engines.paged.needs import decoder_needs
-from onecard.engines.step.step_size import ON_CPU, StepSize, step_size
+from onecard.engines.step.sizes import ON_CPU, StepSize, step_size
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer

@@ -15,7 +15,7 @@ from onecard.engines.models.registry import load_config
 from onecard.engines.oneshot.build import EncoderFiles, build_encoder, encoder_needs, encoder_step_size
 from onecard.engines.oneshot.engine import InputTooLongError, OneShotEngine
 from onecard.engines.oneshot.heads.classify import classify
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.engines.text.hf_tokenizer import model_max_length
 from onecard.engines.text.service import TextService
 from onecard.registry.spec import ModelSpec

@@ -117,7 +117,7 @@ class ClassificationHead(nn.Module):
         self.dense = Linear(config.hidden_size, config.hidden_size, precision, bias=True)
         self.out = Linear(config.hidden_size, config.num_labels, precision, bias=True)
 
-    def forward(self, first: torch.Tensor, batch: EncodeBatch) -> torch.Tensor:
+    def forward(self, first: torch.Tensor, batch: EncodeBatch | None) -> torch.Tensor:
         return self.out.forward(self.dense.forward(first, batch).tanh_(), batch)
 
 
@@ -135,7 +135,7 @@ class BertForSequenceClassification(BertModel):
         super().__init__(config, precision)
         self.head = ClassificationHead(config, precision)
 
-    def classify(self, first: torch.Tensor, batch: EncodeBatch) -> torch.Tensor:
+    def classify(self, first: torch.Tensor, batch: EncodeBatch | None) -> torch.Tensor:
         """Logits `[B, num_labels]` float32 of the hidden states `[B, hidden]` of each text's first token."""
         return self.head.forward(first, batch).float()
 

@@ -12,8 +12,7 @@ from onecard.engines.oneshot.core import Head, OneShotCore
 from onecard.engines.oneshot.practice import OneShotPractice
 from onecard.engines.oneshot.queue import TokenBudgetQueue
 from onecard.engines.step.hooks import EngineHooks
-from onecard.engines.step.needs import model_needs
-from onecard.engines.step.step_size import ON_CPU, StepSize, step_size
+from onecard.engines.step.sizes import ON_CPU, StepSize, model_needs, step_size
 from onecard.engines.step.warm_up import WarmUp
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
 from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs

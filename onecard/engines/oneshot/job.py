@@ -3,21 +3,10 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from onecard.engines.oneshot.queue import Queued
-
-
-class Waiting(Protocol):
-    """Whoever waits for a job: an `asyncio.Future`, or nobody."""
-
-    def done(self) -> bool: ...
-
-    def set_result(self, result: None, /) -> None: ...
-
-    def set_exception(self, error: Exception, /) -> None: ...
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -32,7 +21,8 @@ class Job(Queued):
     texts: list[list[int]]
     type_ids: Sequence[list[int] | None] | None = None
     results: np.ndarray
-    result: "asyncio.Future[None] | Waiting"
+    result: "asyncio.Future[None] | None" = None
+    """None: nobody waits for it."""
     num_missing: int
     arrived: float
     started: float | None = None
@@ -45,10 +35,10 @@ class Job(Queued):
 
     def deliver(self) -> None:
         """On the event loop's thread: `results` is whole."""
-        if not self.result.done():
+        if self.result is not None and not self.result.done():
             self.result.set_result(None)
 
     def deliver_error(self, error: Exception) -> None:
         """On the event loop's thread: the request is lost."""
-        if not self.result.done():
+        if self.result is not None and not self.result.done():
             self.result.set_exception(error)

@@ -6,19 +6,8 @@ import numpy as np
 
 from onecard.engines.oneshot.core import OneShotCore
 from onecard.engines.oneshot.job import Job
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.engines.step.warm_up import Waves
-
-
-class _Nobody:
-    """Waits for no result."""
-
-    def done(self) -> bool:
-        return True
-
-    def set_result(self, result: None, /) -> None: ...
-
-    def set_exception(self, error: Exception, /) -> None: ...
 
 
 class OneShotPractice:
@@ -44,4 +33,4 @@ class OneShotPractice:
     def _job(self, length: int, count: int) -> Job:
         texts = [[(7919 * i + 31 * j) % self._vocab_size for j in range(length)] for i in range(count)]
         results = np.empty((count, self._width), dtype=np.float32)
-        return Job(texts=texts, results=results, result=_Nobody(), num_missing=count, arrived=0.0)
+        return Job(texts=texts, results=results, num_missing=count, arrived=0.0)

@@ -1,4 +1,4 @@
-"""Puts the device-loop side of a paged decoder together: pools -> scheduler -> core; weights come later."""
+"""Paged decoders: what they need of a card, and their device-loop side; weights come later."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,20 +9,22 @@ from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.memory.block_pool import BlockPool
+from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.paged.core import PagedCore
 from onecard.engines.paged.decode_graphs import DecodeGraphs, default_sizes
+from onecard.engines.paged.graph_bytes import graph_bytes
 from onecard.engines.paged.practice import PagedPractice
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.runner import ModelRunner
 from onecard.engines.paged.scheduler import SchedulerLimits
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.step.hooks import EngineHooks
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize, model_needs
 from onecard.engines.step.warm_up import WarmUp
 from onecard.engines.text.tokenizer import Tokenizer
-from onecard.engines.weights.loader import activation_dtype, load_model
+from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs
 from onecard.registry.spec import ModelSpec
 
 
@@ -55,6 +57,34 @@ def graph_sizes(spec: ModelSpec, size: StepSize) -> list[int]:
         return []
     asked = [n for n in spec.engine.cudagraph_capture_sizes if n <= size.max_num_seqs]
     return asked or default_sizes(size.max_num_seqs)
+
+
+def decoder_needs(spec: ModelSpec, files: DecoderFiles, size: StepSize, facts: CardFacts) -> ModelNeeds:
+    device_type, config, longest = facts.device.split(":")[0], files.config, files.max_model_len
+    dtype = activation_dtype(files.path, spec.engine.dtype, device_type)
+    captured = graph_sizes(spec, size) if device_type == "cuda" else []
+    return model_needs(
+        spec,
+        facts,
+        weight_needs(files.path, config, spec.engine.dtype, device_type),
+        _workspace_bytes(size, config, dtype),
+        longest,
+        kv_layout(spec, config, dtype).block_bytes,
+        graph_bytes(captured, config, dtype, longest, spec.engine.block_size),
+    )
+
+
+def _workspace_bytes(size: StepSize, config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Peak activations of the largest step: two residual streams, q, k, v and output, gate-up and its
+    product.
+
+    Logits are float32, with a sorted copy and probabilities of each for sampling.
+    """
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    widths = 4 * config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
+    activations = size.max_num_batched_tokens * widths * dtype.itemsize
+    logits = size.max_num_seqs * config.vocab_size * 4 * 4
+    return activations + logits
 
 
 def build_decoder(

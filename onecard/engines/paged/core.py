@@ -30,7 +30,7 @@ from onecard.engines.runtime.cost_model import StepShape
 from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.step_clock import StepClock
 from onecard.engines.step.core import StepCore, StepCounts, distinct
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.engines.text.tokenizer import Tokenizer
 from onecard.registry.spec import ModelSpec
 

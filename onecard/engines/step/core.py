@@ -22,7 +22,7 @@ from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.step_budget import StepBudget
 from onecard.engines.runtime.step_clock import StepClock, StepMark
 from onecard.engines.runtime.step_limit import StepLimit
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.step.sizes import StepSize
 from onecard.registry.spec import ModelSpec
 
 
