@@ -21,11 +21,11 @@ def paged_attention(
 
     q `[T, Hq, D]` (rows may be strided); k_cache, v_cache `[n, block_size, Hk, D]`, strided views of the
     arena that are read in place and hold this step's tokens already; Hq is a multiple of Hk and heads share
-    in order (GQA: query head h reads K head h // (Hq / Hk)). Causal: the query at position p sees keys 0 .. p,
-    or p - w + 1 .. p with sliding_window w > 0. Else (cross-attention: the keys are not the queries' own) it
-    sees all keys, of which there may be fewer than queries, and there is no window. Bytes past a sequence's
-    length are never used: they may be another engine's, NaN among them. Returns a new contiguous `[T, Hq, D]`;
-    rows of sequences of length 0 are zeros.
+    in order (GQA: query head h reads K head h // (Hq / Hk)). Causal, the query at position p sees keys 0 ..
+    p, or p - w + 1 .. p with sliding_window w > 0. Else (cross-attention: the keys are not the queries' own)
+    it sees all keys, be they more or fewer than the queries, and there is no window. Bytes past a sequence's
+    length are never used: they may be another engine's, NaN among them. Returns a new contiguous
+    `[T, Hq, D]`; rows of sequences of length 0 are zeros.
     """
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     block_size, kv_heads = k_cache.shape[1], k_cache.shape[2]
