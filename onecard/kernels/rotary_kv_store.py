@@ -18,9 +18,9 @@ def rotary_kv_store(
     cos_sin: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
 ) -> None:
-    """`rotary(q, k, cos_sin)`, then `kv_store` of k and v to `batch.slot_mapping`, in one pass.
+    """`rotary(q, k, cos_sin)`, then `kv_store` of k and v to `paged.slot_mapping`, in one pass.
 
     q `[T, Hq, D]` is turned in place; k, v `[T, Hk, D]` (rows may be strided, heads and the last dimension
     are packed): k's content is undefined afterwards. cos_sin `[T, R]`, R <= D, see `rotary`: one tensor for
@@ -28,7 +28,7 @@ def rotary_kv_store(
     arena, written in place; slot -1: store nothing.
     """
     rotary.run_reference(q, k, cos_sin)
-    kv_store.run_reference(k, v, k_cache, v_cache, batch.slot_mapping)
+    kv_store.run_reference(k, v, k_cache, v_cache, paged.slot_mapping)
 
 
 @rotary_kv_store.cpu
@@ -39,12 +39,12 @@ def _(
     cos_sin: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
 ) -> None:
     key = ("rotary_kv_store", cos_sin.data_ptr(), k_cache.shape[1])
-    plan = batch.plans.get(key)
+    plan = paged.plans.get(key)
     if plan is None:
-        plan = batch.plans[key] = _plan(cos_sin, batch.slot_mapping, k_cache.shape[1])
+        plan = paged.plans[key] = _plan(cos_sin, paged.slot_mapping, k_cache.shape[1])
     if q.dtype == cos_sin.dtype and q.shape[2] == cos_sin.shape[1]:
         for heads in neighbours(q, k):
             swapped = heads.roll(heads.shape[2] // 2, -1)

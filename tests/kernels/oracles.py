@@ -93,11 +93,11 @@ def varlen_oracle(
     return torch.cat([attend_oracle(q[p], k[p], v[p], scale, causal) for p in parts])
 
 
-def paged_oracle(paged: Paged, q: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+def paged_oracle(paged: Paged, q: torch.Tensor, scale: float, window: int, causal: bool) -> torch.Tensor:
     starts = paged.batch.query_starts
     out = torch.zeros(q.shape, dtype=torch.float64, device=q.device)
     for i, (k, v) in enumerate(paged.tokens):
         rows = slice(starts[i], starts[i + 1])
         if len(k):
-            out[rows] = attend_oracle(q[rows], k, v, scale, True, window)
+            out[rows] = attend_oracle(q[rows], k, v, scale, causal, window)
     return out

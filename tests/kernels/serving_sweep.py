@@ -56,7 +56,8 @@ def decoder_step(decodes: int, prompts: list[int], width: int, shift: int) -> No
     rotary.run_triton(q, k, cos_sin)
     kv_store.run_triton(k, v, arena[:, 1, 0], arena[:, 1, 1], batch.slot_mapping)
     rotary_kv_store.run_triton(q, k, v, cos_sin, arena[:, 1, 0], arena[:, 1, 1], batch)
-    paged_attention.run_triton(q, arena[:, 1, 0], arena[:, 1, 1], batch, 0.125)
+    for causal in (True, False):
+        paged_attention.run_triton(q, arena[:, 1, 0], arena[:, 1, 1], batch, 0.125, causal=causal)
     silu_and_mul.run_triton(torch.zeros(tokens, 2 * HIDDEN, dtype=DTYPE))
     floats, integers = (staged(sequences, dtype, shift) for dtype in (torch.float32, torch.int32))
     numbers = staged(sequences, torch.int64, shift)

@@ -129,7 +129,13 @@ def varlen_case(dim: int, causal: bool, lengths: list[int]) -> Callable[[torch.d
 
 
 def paged_case(
-    queries: list[int], lengths: list[int], heads: int, kv_heads: int, dim: int, window: int = 0
+    queries: list[int],
+    lengths: list[int],
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    window: int = 0,
+    causal: bool = True,
 ) -> tuple[Callable[[torch.dtype], tuple[Any, ...]], Callable[..., torch.Tensor]]:
     made: list[Paged] = []
 
@@ -137,10 +143,10 @@ def paged_case(
         paged = build_paged(queries, lengths, kv_heads, dim, dtype)
         made.append(paged)
         q, _, _ = fused_qkv(sum(queries), heads, kv_heads, dim, dtype)
-        return q, paged.k_cache, paged.v_cache, paged.batch, dim**-0.5, window
+        return q, paged.k_cache, paged.v_cache, paged.batch, dim**-0.5, window, causal
 
     def oracle(q: torch.Tensor, *rest: Any) -> torch.Tensor:
-        return paged_oracle(made[-1], q, dim**-0.5, window)
+        return paged_oracle(made[-1], q, dim**-0.5, window, causal)
 
     return make, oracle
 
@@ -193,6 +199,10 @@ PAGED_CASES = {
     "prefill-window": paged_case([21, 5], [21, 30], 4, 2, 16, window=4),
     "mixed": paged_case([1, 1, 6, 17], [19, 3, 6, 33], 9, 3, 40),
     "mixed-padded": paged_case([1, 1, 4], [5, 0, 9], 4, 1, 16, window=6),
+    "all-keys-decode": paged_case([1, 1, 1], [37, 5, 20], 4, 2, 16, causal=False),
+    "all-keys-more-queries-than-keys": paged_case([4, 19, 1], [33, 3, 18], 4, 2, 16, causal=False),
+    "all-keys-mixed-odd-dim": paged_case([1, 1, 6, 17], [19, 3, 6, 33], 9, 3, 40, causal=False),
+    "all-keys-padded": paged_case([1, 1, 4, 3], [5, 0, 9, 0], 3, 3, 16, causal=False),
 }
 
 

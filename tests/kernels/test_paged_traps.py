@@ -44,8 +44,9 @@ def flat_tensors(tree: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("implementation", ["reference", "cpu"] if DEVICE == "cpu" else ["triton"])
 @pytest.mark.parametrize(("queries", "lengths"), [([1, 1], [90, 30]), ([40], [90]), ([1, 8], [20, 90])])
+@pytest.mark.parametrize("causal", [True, False])
 def test_cache_is_neither_copied_nor_expanded(
-    implementation: str, queries: list[int], lengths: list[int]
+    implementation: str, queries: list[int], lengths: list[int], causal: bool
 ) -> None:
     """Nothing as large as a sequence's K and V at the query heads' number, let alone a cache, is made.
 
@@ -57,7 +58,7 @@ def test_cache_is_neither_copied_nor_expanded(
     before = paged.k_cache.data_ptr(), paged.v_cache.data_ptr()
     attend = getattr(paged_attention, f"run_{implementation}")
     with LargestAllocation() as largest:
-        attend(q, paged.k_cache, paged.v_cache, paged.batch, 0.125)
+        attend(q, paged.k_cache, paged.v_cache, paged.batch, 0.125, 0, causal)
     assert (paged.k_cache.data_ptr(), paged.v_cache.data_ptr()) == before
     block = 2 * 2 * 4 * kv_heads * dim * 4
     widest = max(max(lengths) * dim * 4 + block, 3 * q.nbytes + block)
@@ -120,8 +121,8 @@ def test_addresses_have_64_bits(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("window", [0, 5])
-def test_stale_bytes_never_count(implementation: str, window: int) -> None:
+@pytest.mark.parametrize(("window", "causal"), [(0, True), (5, True), (0, False)])
+def test_stale_bytes_never_count(implementation: str, window: int, causal: bool) -> None:
     """The answer is the same whether unused slots hold NaN, infinity or zeros."""
     paged = build_paged([1, 1, 3, 9], [5, 18, 7, 9], 2, 16)
     q = torch.randn(14, 4, 16, device=DEVICE)
@@ -131,7 +132,7 @@ def test_stale_bytes_never_count(implementation: str, window: int) -> None:
     for junk in (float("nan"), float("inf"), 0.0):
         for cache, unused in zip((paged.k_cache, paged.v_cache), stale, strict=True):
             cache[unused] = junk
-        results.append(run(q, paged.k_cache, paged.v_cache, paged.batch, 0.25, window))
+        results.append(run(q, paged.k_cache, paged.v_cache, paged.batch, 0.25, window, causal))
     assert results[0].isfinite().all()
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -166,13 +167,14 @@ class HostBlind(PagedBatch):
         raise AssertionError("a launch read the query starts")
 
 
-def test_triton_launches_know_no_lengths() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_triton_launches_know_no_lengths(causal: bool) -> None:
     """The same launch holds for any lengths: a captured graph stays right, nothing is compiled for one."""
     paged = build_paged([1, 1, 4], [9, 21, 11], 2, 16)
     batch = HostBlind(**{name: getattr(paged.batch, name) for name in PagedBatch.__dataclass_fields__})
     q = torch.randn(6, 4, 16, device=DEVICE)
-    out = paged_attention.run_triton(q, paged.k_cache, paged.v_cache, batch, 0.25)
-    expected = paged_attention.run_reference(q, paged.k_cache, paged.v_cache, paged.batch, 0.25)
+    out = paged_attention.run_triton(q, paged.k_cache, paged.v_cache, batch, 0.25, 0, causal)
+    expected = paged_attention.run_reference(q, paged.k_cache, paged.v_cache, paged.batch, 0.25, 0, causal)
     torch.testing.assert_close(out, expected)
 
 

@@ -103,7 +103,7 @@ def launch(
     cos_sin: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
 ) -> None:
     tokens, q_heads, dim = q.shape
     k_heads, half = k.shape[1], cos_sin.shape[1] // 2
@@ -116,7 +116,7 @@ def launch(
         cos_sin,
         k_cache,
         v_cache,
-        batch.slot_mapping,
+        paged.slot_mapping,
         q.stride(0),
         k.stride(0),
         v.stride(0),
