@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from onecard.engines.api import QueueFullError
-from onecard.gateway.metrics.reporting import GatewayMetrics
+from onecard.gateway.metrics import Metrics
 
 
 class Ticket:
@@ -27,7 +27,7 @@ class Admission:
     `limit` holds for each model. Used on the event loop only: no locks.
     """
 
-    def __init__(self, limit: int, metrics: GatewayMetrics):
+    def __init__(self, limit: int, metrics: Metrics):
         self.limit, self._metrics = limit, metrics
         self.waiting: Counter[str] = Counter()
         """Only the models for which any waits."""

@@ -7,7 +7,7 @@ from onecard.gateway.admission import Admission
 from onecard.gateway.context import GATEWAY, Gateway
 from onecard.gateway.http.cors import add_cors_headers
 from onecard.gateway.http.middleware import add_request_id, answer_errors, observe
-from onecard.gateway.metrics.reporting import GatewayMetrics
+from onecard.gateway.metrics import Metrics
 from onecard.gateway.router import ModelRouter
 from onecard.gateway.routes.route import Routes
 from onecard.gateway.routes.table import ROUTES
@@ -20,7 +20,7 @@ BODY_TIMEOUT_SECONDS = 60.0
 def create_app(
     node: Node,
     registry: Registry,
-    metrics: GatewayMetrics,
+    metrics: Metrics,
     *,
     control: NodeControl | None = None,
     keep_alive: float = KEEP_ALIVE_SECONDS,

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from onecard.engines.api import Node, NodeControl
 from onecard.gateway.admission import Admission
-from onecard.gateway.metrics.reporting import GatewayMetrics
+from onecard.gateway.metrics import Metrics
 from onecard.gateway.router import ModelRouter
 from onecard.gateway.routes.route import Routes
 from onecard.registry.spec import ServerSpec
@@ -18,7 +18,7 @@ class Gateway:
 
     node: Node
     server: ServerSpec
-    metrics: GatewayMetrics
+    metrics: Metrics
     router: ModelRouter
     admission: Admission
     keep_alive: float

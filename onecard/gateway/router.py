@@ -14,7 +14,7 @@ from onecard.engines.api import (
     UnsupportedTaskError,
 )
 from onecard.gateway.http.errors import shorten
-from onecard.gateway.metrics.reporting import GatewayMetrics
+from onecard.gateway.metrics import Metrics
 
 IN_WORDS: dict[Task, str] = {"generate": "generate text"}
 """How a sentence says what a model doesn't do, where the task's name isn't enough."""
@@ -23,7 +23,7 @@ IN_WORDS: dict[Task, str] = {"generate": "generate text"}
 class ModelRouter:
     """Looks models up on the node at every request, so models that come and go are seen at once."""
 
-    def __init__(self, node: Node, metrics: GatewayMetrics):
+    def __init__(self, node: Node, metrics: Metrics):
         self._node, self._metrics = node, metrics
 
     def engine_for(self, task: Task | None, name: str | None) -> Any:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import threading
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from aiohttp import FormData, web
@@ -17,7 +17,7 @@ from onecard.gateway.http.body import json_response
 from onecard.gateway.http.form import MAX_PARTS, MAX_TEXT_BYTES, PIECE_BYTES, SPOOL_BYTES, Upload, parse_form
 from onecard.gateway.routes.route import Route, Routes
 from onecard.gateway.routes.table import ROWS
-from onecard.gateway.schemas.base import ModelRequest
+from onecard.gateway.schemas.base import JsonInForms, ModelRequest
 
 PATH = "/v1/audio/transcriptions"
 WITHIN = 5.0
@@ -32,9 +32,9 @@ class Listening(ModelRequest):
     temperature: float = Field(0.0, ge=0)
     stream: bool = False
     timestamp_granularities: list[str] = Field(default_factory=list)
-    chunking_strategy: str | dict[str, Any] = "auto"
-    options: Options | None = None
-    several: list[Options] = Field(default_factory=list)
+    chunking_strategy: Annotated[str | dict[str, Any], JsonInForms] = "auto"
+    options: Annotated[Options | None, JsonInForms] = None
+    several: list[Annotated[Options, JsonInForms]] = Field(default_factory=list)
 
 
 class Recorder(Upload):

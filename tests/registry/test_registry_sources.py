@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from package_index import sha256
 
-from onecard.registry.sources import NoProgress, fetch, is_fetched, parse_source
+from onecard.registry.sources import fetch, is_fetched, parse_source
+from onecard.registry.sources.base import NoProgress
 from onecard.registry.sources.hugging_face import HuggingFaceSource
 from onecard.registry.sources.local import LocalSource
 from onecard.registry.sources.modelscope import ModelScopeSource

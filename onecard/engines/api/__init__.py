@@ -6,7 +6,14 @@ status to answer with. What is imported here is what may be seen.
 """
 
 from onecard.engines.api.content import AudioPart, ChatPrompt, ImagePart, Part, TextPart, VideoPart
-from onecard.engines.api.control import CardLedger, ModelLedger, NodeControl, ReloadReport, SleepLevel
+from onecard.engines.api.control import (
+    CardLedger,
+    ModelControl,
+    ModelLedger,
+    NodeControl,
+    ReloadReport,
+    SleepLevel,
+)
 from onecard.engines.api.embedding import Embedder, EmbedRequest, EmbedResult
 from onecard.engines.api.errors import (
     ContextLengthError,

@@ -64,7 +64,7 @@ class ReloadReport:
     notes: tuple[str, ...] = ()
 
 
-class NodeControl(Protocol):
+class ModelControl(Protocol):
     """All of it runs on the event loop. Unknown names raise `ModelNotFoundError`.
 
     Names may be aliases. Calls for one model wait for each other.
@@ -91,6 +91,10 @@ class NodeControl(Protocol):
     def ledger(self) -> Sequence[CardLedger]:
         """A look from the event loop's thread: for people and metrics, not for decisions."""
         ...
+
+
+class NodeControl(ModelControl, Protocol):
+    """With the registry file behind it."""
 
     async def reload(self) -> ReloadReport:
         """Read the registry file again, check it, apply it without dropping a request.

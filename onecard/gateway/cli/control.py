@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from onecard.engines.api import CardLedger, ReloadReport, ShuttingDownError, SleepLevel
+from onecard.engines.api import CardLedger, ModelControl, ReloadReport, ShuttingDownError, SleepLevel
 from onecard.gateway.cli.reload import Load, Reloader
 from onecard.registry.spec import Registry, ServerSpec
 
@@ -13,16 +13,8 @@ Result = TypeVar("Result")
 
 
 @runtime_checkable
-class ModelControl(Protocol):
-    """What a node can be told; see `engines.api.NodeControl` for what the first four mean."""
-
-    async def sleep(self, name: str, level: SleepLevel = 1) -> SleepLevel: ...
-
-    async def wake(self, name: str) -> None: ...
-
-    def is_sleeping(self, name: str) -> bool: ...
-
-    def ledger(self) -> Sequence[CardLedger]: ...
+class ReloadableNode(ModelControl, Protocol):
+    """A node that takes orders."""
 
     async def apply(
         self, registry: Registry, paths: dict[str, Path], on_taken: Callable[[], None]
@@ -35,7 +27,7 @@ class ModelControl(Protocol):
 class ServerControl:
     """Implements `engines.api.NodeControl`. An order is carried out also when whoever gave it hangs up."""
 
-    def __init__(self, node: ModelControl, reloader: Reloader) -> None:
+    def __init__(self, node: ReloadableNode, reloader: Reloader) -> None:
         self._node, self._reloader = node, reloader
         self._orders: set[asyncio.Task[Any]] = set()
         self._draining = False
@@ -88,7 +80,7 @@ def server_control(
     `configure` gets what a reload says of the server itself, once the node has taken the rest: a key that was
     revoked opens nothing while models still finish what they were given.
     """
-    if not isinstance(node, ModelControl):
+    if not isinstance(node, ReloadableNode):
         return None
 
     async def apply(registry: Registry, paths: dict[str, Path]) -> ReloadReport:

@@ -6,14 +6,11 @@ A form is read part by part, so of a large file only the spool's share is ever i
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from functools import cache
 from tempfile import SpooledTemporaryFile
 from threading import Lock
 from typing import Any
 
-import orjson
 from aiohttp import BodyPartReader, web
-from pydantic import BaseModel
 
 from onecard.engines.api import InvalidRequestError
 from onecard.gateway.context import GATEWAY
@@ -27,9 +24,6 @@ MAX_TEXT_BYTES = 1 << 20
 """For all fields of a form together."""
 MAX_PARTS = 256
 PLAIN_ENCODINGS = frozenset({"binary", "8bit", "7bit"})
-
-
-Fields = dict[str, str | list[str]]
 
 
 class Upload:
@@ -71,8 +65,8 @@ async def parse_form(
 ) -> AsyncIterator[tuple[Parsed, Upload]]:
     """The form's fields as a `schema`, and the file in the field `file`, which is gone after the block.
 
-    Fields named `x[]` become the list `x`; where the schema takes an object, JSON is read. Raises
-    `EngineError` with status 400, 408, 413 or 415.
+    Fields named `x[]` become the list `x`; objects are JSON (`schemas.base.JsonInForms`). Raises `EngineError`
+    with status 400, 408, 413 or 415.
     """
     if request.content_type != "multipart/form-data":
         kind = shorten(request.content_type)
@@ -82,7 +76,7 @@ async def parse_form(
         with arriving(request) as timeout:
             async with timeout:
                 await form.read()
-        yield validated(request, _with_objects(form.fields, schema), schema), form.upload
+        yield validated(request, form.fields, schema), form.upload
     finally:
         await form.upload.close()
 
@@ -92,7 +86,7 @@ class _Form:
 
     def __init__(self, request: web.Request, file: str) -> None:
         self._request, self._file = request, file
-        self.fields: Fields = {}
+        self.fields: dict[str, Any] = {}
         self.upload = Upload()
         self._has_file = False
         self._text_bytes = 0
@@ -158,34 +152,3 @@ class _Form:
             self.fields[key] = [text] if is_item else text
         else:
             raise InvalidRequestError(f"`{shorten(name)}` may be given once only.", param=shorten(name))
-
-
-def _with_objects(fields: Fields, schema: type[BaseModel]) -> dict[str, Any]:
-    names = _fields_of_objects(schema)
-    return {name: _objects(name, value) if name in names else value for name, value in fields.items()}
-
-
-def _objects(name: str, value: str | list[str]) -> Any:
-    if isinstance(value, list):
-        return [_objects(name, each) for each in value]
-    if not value.lstrip().startswith(("{", "[")):
-        return value
-    try:
-        return orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        message = f"`{name}` is not valid JSON: {shorten(str(error))}."
-        raise InvalidRequestError(message, param=name, code="invalid_json") from None
-
-
-@cache
-def _fields_of_objects(schema: type[BaseModel]) -> frozenset[str]:
-    """The fields that take an object, or a list of such."""
-    whole = schema.model_json_schema()
-
-    def takes_objects(field: Any) -> bool:
-        if "$ref" in field:
-            field = whole["$defs"][field["$ref"].rpartition("/")[2]]
-        inner = [*field.get("anyOf", ()), *field.get("allOf", ()), field.get("items")]
-        return field.get("type") == "object" or any(takes_objects(each) for each in inner if each)
-
-    return frozenset(name for name, field in whole["properties"].items() if takes_objects(field))

@@ -1,13 +1,15 @@
-"""Every counter, gauge and histogram that the engines feed: names, labels and buckets.
+"""Every counter, gauge and histogram that the engines feed, and how families are made that are read on demand.
 
 Names, labels and buckets of the `vllm:` families are vLLM's (`vllm/v1/metrics/loggers.py`), so boards, alerts
 and routers made for it read this server unchanged.
 Times are seconds. prometheus-client appends `_total` to counters.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 MODEL_LABELS = ("model_name", "engine")
 ENGINE_LABEL = "0"
@@ -41,12 +43,29 @@ def one_two_five(maximum: int) -> tuple[int, ...]:
     return tuple(value for value in series if value <= maximum)
 
 
+Samples = Iterable[tuple[Sequence[str], float]]
+"""The values of a family's labels, and the number."""
+
+
+def gauge_of(name: str, doc: str, labels: Sequence[str], samples: Samples) -> Metric:
+    return _filled(GaugeMetricFamily(name, doc, labels=labels), samples)
+
+
+def counter_of(name: str, doc: str, labels: Sequence[str], samples: Samples) -> Metric:
+    return _filled(CounterMetricFamily(name, doc, labels=labels), samples)
+
+
+def _filled(family: GaugeMetricFamily | CounterMetricFamily, samples: Samples) -> Metric:
+    for labels, value in samples:
+        family.add_metric(labels, value)
+    return family
+
+
 class EngineFamilies:
-    """The families with labels `model_name` and `engine`; children are made by `metrics.ModelMetrics`."""
+    """The families with labels `model_name` and `engine`; `ModelMetrics` has a model's children."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, doc: str) -> Gauge:
-            return Gauge(name, doc, MODEL_LABELS, registry=registry)
+        gauge = partial(Gauge, labelnames=MODEL_LABELS, registry=registry)
 
         def counter(name: str, doc: str, *labels: str) -> Counter:
             return Counter(name, doc, (*MODEL_LABELS, *labels), registry=registry)
@@ -57,12 +76,11 @@ class EngineFamilies:
         tokens = one_two_five(TOKENS_BUCKETS_UP_TO)
         self.running = gauge("vllm:num_requests_running", "Requests in the batches that run now.")
         self.waiting = gauge("vllm:num_requests_waiting", "Requests that wait to be scheduled.")
-        self.waiting_by_reason = Gauge(
+        self.waiting_by_reason = gauge(
             "vllm:num_requests_waiting_by_reason",
             "Requests that wait: for memory or a place in the batch (capacity), or for something else first, "
             "such as a prefix that is being computed (deferred).",
-            (*MODEL_LABELS, "reason"),
-            registry=registry,
+            labelnames=(*MODEL_LABELS, "reason"),
         )
         self.kv_usage = gauge(
             "vllm:kv_cache_usage_perc", "KV cache in use by requests; 1 is all it may hold."
@@ -132,3 +150,8 @@ class EngineFamilies:
             "Kernels compiled while serving; each holds every model up, and there should be none.",
             registry=registry,
         )
+
+    def of_models(self) -> Iterator[tuple[str, Gauge | Counter | Histogram]]:
+        """Those with no labels but a model's, by their names here."""
+        further = {"waiting_by_reason", "prompt_tokens_by_source", "success", "rejections", "compilations"}
+        return ((name, family) for name, family in vars(self).items() if name not in further)

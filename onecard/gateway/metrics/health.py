@@ -6,9 +6,10 @@ The names say gpu for CPU cards too (theirs are the operating system's figures),
 from collections.abc import Callable, Iterable
 from typing import get_args
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import Metric
 
 from onecard.engines.api import CardHealth, CardStatus, ThrottleReason
+from onecard.gateway.metrics.families import Samples, counter_of, gauge_of
 
 Seen = list[tuple[str, CardHealth]]
 
@@ -29,60 +30,51 @@ READINGS: tuple[tuple[str, str, Callable[[CardHealth], float | None]], ...] = (
 def health_families(cards: Iterable[CardStatus]) -> list[Metric]:
     seen = [(card.name, card.health) for card in cards if card.health is not None]
     return [
-        *(_gauge(*of, seen) for of in READINGS),
-        _clocks(seen),
-        _throttled(seen),
-        _ecc(seen),
-        _processes(seen),
+        *(_reading(*of, seen) for of in READINGS),
+        gauge_of("onecard_gpu_clock_mhz", "Clock of the SMs, of memory.", ("card", "clock"), _clocks(seen)),
+        gauge_of(
+            "onecard_gpu_throttled",
+            "1 for what keeps the card's clocks down.",
+            ("card", "reason"),
+            (
+                ((card, reason), float(reason in health.throttle_reasons))
+                for card, health in seen
+                if health.throttle_reasons is not None
+                for reason in get_args(ThrottleReason)
+            ),
+        ),
+        counter_of(
+            "onecard_gpu_ecc_errors",
+            "Uncorrected memory errors since the driver was loaded.",
+            ("card",),
+            (
+                ((card,), health.ecc_uncorrected)
+                for card, health in seen
+                if health.ecc_uncorrected is not None
+            ),
+        ),
+        gauge_of(
+            "onecard_gpu_process_bytes",
+            "Memory of the card by process.",
+            ("card", "pid", "name"),
+            (
+                ((card, str(process.pid), process.name or ""), process.used_bytes)
+                for card, health in seen
+                for process in health.processes or ()
+                if process.used_bytes is not None
+            ),
+        ),
     ]
 
 
-def _gauge(name: str, text: str, read: Callable[[CardHealth], float | None], seen: Seen) -> Metric:
-    family = GaugeMetricFamily(f"onecard_gpu_{name}", text, labels=["card"])
-    for card, health in seen:
-        if (value := read(health)) is not None:
-            family.add_metric([card], value)
-    return family
+def _reading(name: str, text: str, read: Callable[[CardHealth], float | None], seen: Seen) -> Metric:
+    values = ((card, read(health)) for card, health in seen)
+    samples = (((card,), value) for card, value in values if value is not None)
+    return gauge_of(f"onecard_gpu_{name}", text, ("card",), samples)
 
 
-def _clocks(seen: Seen) -> Metric:
-    family = GaugeMetricFamily(
-        "onecard_gpu_clock_mhz", "Clock of the SMs, of memory.", labels=["card", "clock"]
-    )
+def _clocks(seen: Seen) -> Samples:
     for card, health in seen:
         for clock, mhz in (("sm", health.sm_clock_mhz), ("memory", health.memory_clock_mhz)):
             if mhz is not None:
-                family.add_metric([card, clock], mhz)
-    return family
-
-
-def _throttled(seen: Seen) -> Metric:
-    family = GaugeMetricFamily(
-        "onecard_gpu_throttled", "1 for what keeps the card's clocks down.", labels=["card", "reason"]
-    )
-    for card, health in seen:
-        if health.throttle_reasons is not None:
-            for reason in get_args(ThrottleReason):
-                family.add_metric([card, reason], float(reason in health.throttle_reasons))
-    return family
-
-
-def _ecc(seen: Seen) -> Metric:
-    family = CounterMetricFamily(
-        "onecard_gpu_ecc_errors", "Uncorrected memory errors since the driver was loaded.", labels=["card"]
-    )
-    for card, health in seen:
-        if health.ecc_uncorrected is not None:
-            family.add_metric([card], health.ecc_uncorrected)
-    return family
-
-
-def _processes(seen: Seen) -> Metric:
-    family = GaugeMetricFamily(
-        "onecard_gpu_process_bytes", "Memory of the card by process.", labels=["card", "pid", "name"]
-    )
-    for card, health in seen:
-        for process in health.processes or ():
-            if process.used_bytes is not None:
-                family.add_metric([card, str(process.pid), process.name or ""], process.used_bytes)
-    return family
+                yield (card, clock), mhz

@@ -1,7 +1,5 @@
 """What `/metrics` says of HTTP requests: names, labels and buckets of prometheus-fastapi-instrumentator."""
 
-from dataclasses import dataclass
-
 from prometheus_client import CollectorRegistry, Counter, Histogram, Summary
 
 # fmt: off
@@ -18,14 +16,8 @@ UNCOUNTED_HANDLERS = frozenset(
 """Probes: they would drown the requests that somebody waits for."""
 
 
-@dataclass(frozen=True)
-class RouteMetrics:
-    """The children of one route, method and class of status, made once."""
-
-    requests: Counter
-    duration: Histogram
-    request_size: Summary
-    response_size: Summary
+Children = tuple[Counter, Histogram, Summary, Summary]
+"""Those of one route, method and class of status, made once."""
 
 
 class HttpMetrics:
@@ -54,7 +46,7 @@ class HttpMetrics:
         self.response_size = Summary(
             "http_response_size_bytes", "Bytes of answer bodies, by route.", ("handler",), registry=registry
         )
-        self._routes: dict[tuple[str, str, int], RouteMetrics] = {}
+        self._routes: dict[tuple[str, str, int], Children] = {}
 
     def answered(
         self,
@@ -72,18 +64,19 @@ class HttpMetrics:
         if handler in UNCOUNTED_HANDLERS:
             return
         key = (handler, method, status // 100)
-        if (route := self._routes.get(key)) is None:
-            route = self._routes[key] = self._children(*key)
-        route.requests.inc()
-        route.duration.observe(seconds)
+        if (children := self._routes.get(key)) is None:
+            children = self._routes[key] = self._children(*key)
+        requests, duration, request_size, response_size = children
+        requests.inc()
+        duration.observe(seconds)
         self.duration_highr.observe(seconds)
         if request_bytes is not None:
-            route.request_size.observe(request_bytes)
+            request_size.observe(request_bytes)
         if response_bytes is not None:
-            route.response_size.observe(response_bytes)
+            response_size.observe(response_bytes)
 
-    def _children(self, handler: str, method: str, hundreds: int) -> RouteMetrics:
-        return RouteMetrics(
+    def _children(self, handler: str, method: str, hundreds: int) -> Children:
+        return (
             self.requests.labels(handler, method, f"{hundreds}xx"),
             self.duration.labels(handler, method),
             self.request_size.labels(handler),

@@ -7,7 +7,7 @@ because `record_step` runs once a step and `labels()` costs more than the update
 
 import logging
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 
 from onecard.engines.api import FinishReason, ModelStatus, RequestStats, StepStats
 from onecard.gateway.metrics.families import ENGINE_LABEL, EngineFamilies
@@ -21,48 +21,19 @@ TOKEN_SOURCES = ("local_compute", "local_cache_hit", "external_kv_transfer")
 """vLLM's; the last is a cache outside the server, which this one doesn't have."""
 
 
-class ModelMetrics:
-    """The children of one model's series, made once."""
+class ModelMetrics(EngineFamilies):
+    """The children of one model's series, made once, each under the name of its family."""
 
     def __init__(self, families: EngineFamilies, model: str) -> None:
         of = (model, ENGINE_LABEL)
-        self.running = families.running.labels(*of)
-        self.waiting = families.waiting.labels(*of)
+        vars(self).update({name: family.labels(*of) for name, family in families.of_models()})
         self.waiting_for_capacity = families.waiting_by_reason.labels(*of, "capacity")
         self.waiting_deferred = families.waiting_by_reason.labels(*of, "deferred")
         self.deferred = 0
-        self.kv_usage = families.kv_usage.labels(*of)
-        self.prompt_tokens = families.prompt_tokens.labels(*of)
         self.computed, self.from_cache, _ = (
             families.prompt_tokens_by_source.labels(*of, source) for source in TOKEN_SOURCES
         )
-        self.generation_tokens = families.generation_tokens.labels(*of)
-        self.prompt_tokens_cached = families.prompt_tokens_cached.labels(*of)
-        self.prefix_queries = families.prefix_queries.labels(*of)
-        self.prefix_hits = families.prefix_hits.labels(*of)
-        self.preemptions = families.preemptions.labels(*of)
-        self.success: dict[FinishReason, Counter] = {
-            reason: families.success.labels(*of, reason) for reason in FINISH_REASONS
-        }
-        self.ttft = families.ttft.labels(*of)
-        self.itl = families.itl.labels(*of)
-        self.tpot = families.tpot.labels(*of)
-        self.e2e = families.e2e.labels(*of)
-        self.queue = families.queue.labels(*of)
-        self.inference = families.inference.labels(*of)
-        self.prefill = families.prefill.labels(*of)
-        self.decode = families.decode.labels(*of)
-        self.request_prompt = families.request_prompt.labels(*of)
-        self.request_generation = families.request_generation.labels(*of)
-        self.request_max_generation = families.request_max_generation.labels(*of)
-        self.request_computed = families.request_computed.labels(*of)
-        self.request_preemptions = families.request_preemptions.labels(*of)
-        self.params_n = families.params_n.labels(*of)
-        self.params_max_tokens = families.params_max_tokens.labels(*of)
-        self.iteration = families.iteration.labels(*of)
-        self.host = families.host.labels(*of)
-        self.device = families.device.labels(*of)
-        self.gap = families.gap.labels(*of)
+        self.finished = {reason: families.success.labels(*of, reason) for reason in FINISH_REASONS}
 
     def step(self, stats: StepStats) -> None:
         self.running.set(stats.num_running)
@@ -109,7 +80,7 @@ class ModelMetrics:
         self.waiting_for_capacity.set(waiting - deferred)
 
     def request(self, stats: RequestStats) -> None:
-        self.success[stats.finish_reason].inc()
+        self.finished[stats.finish_reason].inc()
         self.e2e.observe(stats.e2e_seconds)
         self.request_prompt.observe(stats.prompt_tokens)
         self.request_generation.observe(stats.generation_tokens)

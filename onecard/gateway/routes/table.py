@@ -21,61 +21,24 @@ probe = partial(Route, "GET", access="open")
 look, order = partial(Route, "GET", access="admin"), partial(Route, "POST", access="admin")
 
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+RANKING = {"query": "What is the capital of France?", "documents": ["Bananas.", "Paris."]}
 HEALTH = responses.HealthAnswer
 
+# fmt: off
 ROWS = (
-    post(
-        "/v1/chat/completions",
-        chat.chat_completions,
-        "Continue a conversation",
-        responses.ChatAnswer,
-        ChatRequest,
-        responses.ChatChunk,
-        task="generate",
-        example=QUESTION,
-    ),
-    post(
-        "/v1/completions",
-        completions.completions,
-        "Continue prompts",
-        responses.CompletionAnswer,
-        CompletionRequest,
-        responses.CompletionChunk,
-        task="generate",
-        example={"prompt": "Paris is"},
-    ),
-    post(
-        "/v1/embeddings",
-        embeddings.embeddings,
-        "Embed texts",
-        responses.EmbeddingAnswer,
-        EmbeddingRequest,
-        task="embed",
-        example={"input": "Paris is the capital of France."},
-    ),
-    post(
-        "/v1/rerank",
-        rerank.rerank,
-        "Sort documents by how well they answer a query",
-        RerankAnswer,
-        RerankBody,
-        task="rerank",
-        example={
-            "query": "What is the capital of France?",
-            "documents": ["Paris.", "Bananas are rich in potassium."],
-        },
-    ),
+    post("/v1/chat/completions", chat.chat_completions, "Continue a conversation", responses.ChatAnswer,
+         ChatRequest, responses.ChatChunk, task="generate", example=QUESTION),
+    post("/v1/completions", completions.completions, "Continue prompts", responses.CompletionAnswer,
+         CompletionRequest, responses.CompletionChunk, task="generate", example={"prompt": "Paris is"}),
+    post("/v1/embeddings", embeddings.embeddings, "Embed texts", responses.EmbeddingAnswer, EmbeddingRequest,
+         task="embed", example={"input": "Paris is the capital of France."}),
+    post("/v1/rerank", rerank.rerank, "Sort documents by how well they answer a query", RerankAnswer, RerankBody,
+         task="rerank", example=RANKING),
     post("/rerank", rerank.rerank, "The same", RerankAnswer, RerankBody, task="rerank"),
-    post(
-        "/tokenize",
-        tokenize.tokenize,
-        "Text or messages to token ids",
-        responses.TokenizeAnswer,
-        TokenizeRequest,
-    ),
-    post(
-        "/detokenize", tokenize.detokenize, "Token ids to text", responses.DetokenizeAnswer, DetokenizeRequest
-    ),
+    post("/tokenize", tokenize.tokenize, "Text or messages to token ids", responses.TokenizeAnswer,
+         TokenizeRequest),
+    post("/detokenize", tokenize.detokenize, "Token ids to text", responses.DetokenizeAnswer,
+         DetokenizeRequest),
     get("/v1/models", models.list_models, "What is served", responses.ModelList),
     get("/v1/models/{id:.+}", models.get_model, "One model, by name or alias", responses.ModelCard),
     probe("/health", health.ready, "200 while new requests are served, else 503", HEALTH),
@@ -92,36 +55,19 @@ ROWS = (
     post("/ping", health.ping, access="open"),
     look("/admin/status", admin.status, "Cards, models and their memory", responses.StatusAnswer),
     look("/admin/pool", admin.pool, "The live ledger of each card's memory", orders.PoolAnswer),
-    order(
-        "/models/{name:.+}/sleep",
-        admin.sleep_model,
-        "Give a model's memory to the others; a request wakes it",
-        orders.ModelSleepAnswer,
-        orders.SleepRequest,
-        needs_body=False,
-        query=("level",),
-    ),
+    order("/models/{name:.+}/sleep", admin.sleep_model,
+          "Give a model's memory to the others; a request wakes it", orders.ModelSleepAnswer,
+          orders.SleepRequest, needs_body=False, query=("level",)),
     order("/models/{name:.+}/unload", admin.unload_model, "Sleep at level 2", orders.ModelSleepAnswer),
     order("/models/{name:.+}/wake_up", admin.wake_model, "Wake a model", orders.ModelWakeAnswer),
     order("/models/{name:.+}/load", admin.wake_model, "The same", orders.ModelWakeAnswer),
-    order(
-        "/sleep",
-        admin.sleep,
-        "vLLM's: one model, or all that aren't pinned",
-        orders.SleepAnswer,
-        orders.SleepRequest,
-        needs_body=False,
-        query=("level", "model", "mode"),
-    ),
+    order("/sleep", admin.sleep, "vLLM's: one model, or all that aren't pinned", orders.SleepAnswer,
+          orders.SleepRequest, needs_body=False, query=("level", "model", "mode")),
     order("/wake_up", admin.wake_up, "vLLM's: one model, or all", orders.WakeAnswer, query=("model", "tags")),
-    look(
-        "/is_sleeping",
-        admin.is_sleeping,
-        "vLLM's: one model, or any",
-        orders.IsSleepingAnswer,
-        query=("model",),
-    ),
+    look("/is_sleeping", admin.is_sleeping, "vLLM's: one model, or any", orders.IsSleepingAnswer,
+         query=("model",)),
     order("/-/reload", admin.reload, "Read the registry again and apply it", orders.ReloadAnswer),
 )
+# fmt: on
 
 ROUTES = Routes(ROWS)

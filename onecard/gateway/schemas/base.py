@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any
 
+import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 MAX_INT32 = 2**31 - 1
@@ -27,6 +28,14 @@ class ModelRequest(RequestModel):
     model: str | None = Field(None, description="May be left out where only one served model does this.")
     user: str | None = Field(None, description="Accepted, not used.")
     priority: int = Field(0, ge=-MAX_INT32, le=MAX_INT32, description="Lower goes first.")
+
+
+def _json_of_text(value: Any) -> Any:
+    return orjson.loads(value) if isinstance(value, str) and value.lstrip().startswith(("{", "[")) else value
+
+
+JsonInForms = BeforeValidator(_json_of_text)
+"""Marks what is an object: a form has it as text."""
 
 
 def token_ids(value: Sequence[Any]) -> TokenIds:

@@ -17,13 +17,8 @@ from onecard.engines.api import (
 )
 from onecard.gateway.schemas.base import RequestModel
 
-TEXT_PARTS = {
-    "text": "text",
-    "input_text": "text",
-    "output_text": "text",
-    "refusal": "refusal",
-    "thinking": "thinking",
-}
+TEXT_PARTS = dict.fromkeys(("text", "input_text", "output_text"), "text")
+TEXT_PARTS |= {name: name for name in ("refusal", "thinking")}
 MEDIA_PARTS: dict[str, tuple[str, str, type[ImagePart | AudioPart | VideoPart]]] = {
     "image_url": ("image_url", "url", ImagePart),
     "input_image": ("image_url", "url", ImagePart),
@@ -74,27 +69,15 @@ def _media(part: dict[str, Any], kind: str) -> Part:
     return made(**values, type=kind)
 
 
+_PART = {
+    "type": "object",
+    "properties": {"type": {"enum": sorted({*TEXT_PARTS, *MEDIA_PARTS})}, "text": {"type": "string"}},
+    "required": ["type"],
+}
 Content = Annotated[
-    str | tuple[Part, ...],
+    Any,  # str | tuple[Part, ...]
     PlainValidator(_content),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "string"},
-                {
-                    "type": "array",
-                    "items": {
-                        "type": "object",
-                        "properties": {
-                            "type": {"enum": sorted({*TEXT_PARTS, *MEDIA_PARTS})},
-                            "text": {"type": "string"},
-                        },
-                        "required": ["type"],
-                    },
-                },
-            ]
-        }
-    ),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]}),
 ]
 
 

@@ -11,6 +11,12 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+class Identified(Answer):
+    id: str
+    created: int
+    model: str
+
+
 class ErrorDetail(Answer):
     message: str
     type: str
@@ -26,10 +32,13 @@ class PromptTokensDetails(Answer):
     cached_tokens: int
 
 
-class Usage(Answer):
+class EmbeddingUsage(Answer):
     prompt_tokens: int
-    completion_tokens: int
     total_tokens: int
+
+
+class Usage(EmbeddingUsage):
+    completion_tokens: int
     prompt_tokens_details: PromptTokensDetails
 
 
@@ -72,11 +81,8 @@ class ChatChoice(Answer):
     stop_reason: int | str | None
 
 
-class ChatAnswer(Answer):
-    id: str
+class ChatAnswer(Identified):
     object: Literal["chat.completion"]
-    created: int
-    model: str
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
@@ -96,11 +102,8 @@ class ChatChunkChoice(Answer):
     stop_reason: int | str | None = None
 
 
-class ChatChunk(Answer):
-    id: str
+class ChatChunk(Identified):
     object: Literal["chat.completion.chunk"]
-    created: int
-    model: str
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
@@ -122,11 +125,8 @@ class CompletionChoice(Answer):
     prompt_logprobs: PromptLogprobs | None
 
 
-class CompletionAnswer(Answer):
-    id: str
+class CompletionAnswer(Identified):
     object: Literal["text_completion"]
-    created: int
-    model: str
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage
@@ -140,19 +140,11 @@ class CompletionChunkChoice(Answer):
     stop_reason: int | str | None = None
 
 
-class CompletionChunk(Answer):
-    id: str
+class CompletionChunk(Identified):
     object: Literal["text_completion"]
-    created: int
-    model: str
     system_fingerprint: str
     choices: list[CompletionChunkChoice]
     usage: Usage | None = None
-
-
-class EmbeddingUsage(Answer):
-    prompt_tokens: int
-    total_tokens: int
 
 
 class EmbeddingItem(Answer):
@@ -162,11 +154,8 @@ class EmbeddingItem(Answer):
     """A string is base64 of little-endian float32."""
 
 
-class EmbeddingAnswer(Answer):
-    id: str
+class EmbeddingAnswer(Identified):
     object: Literal["list"]
-    created: int
-    model: str
     data: list[EmbeddingItem]
     usage: EmbeddingUsage
 

@@ -23,17 +23,6 @@ OPENAI_DEFAULTS: dict[str, Any] = {
     "frequency_penalty": 0.0,
 }
 
-# Each would change what the model may say: better refused than silently not done.
-NOT_OFFERED = (
-    "structured_outputs",
-    "guided_json",
-    "guided_regex",
-    "guided_choice",
-    "guided_grammar",
-    "allowed_token_ids",
-    "bad_words",
-)
-
 
 def _stop_strings(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
@@ -72,6 +61,8 @@ LogitBias = Annotated[
 ]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
+NotOffered = Annotated[Any, Field(description="Not offered yet: 400.")]
+"""Would change what the model may say: better refused than silently not done."""
 
 
 class StreamOptions(RequestModel):
@@ -105,13 +96,13 @@ class SamplingRequest(ModelRequest):
     cache_salt: str | None = Field(None, min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")
     use_beam_search: bool = False
     response_format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} is offered.')
-    structured_outputs: Any = Field(None, description="Not offered yet: 400.")
-    guided_json: Any = Field(None, description="Not offered yet: 400.")
-    guided_regex: Any = Field(None, description="Not offered yet: 400.")
-    guided_choice: Any = Field(None, description="Not offered yet: 400.")
-    guided_grammar: Any = Field(None, description="Not offered yet: 400.")
-    allowed_token_ids: Any = Field(None, description="Not offered yet: 400.")
-    bad_words: Any = Field(None, description="Not offered yet: 400.")
+    structured_outputs: NotOffered = None
+    guided_json: NotOffered = None
+    guided_regex: NotOffered = None
+    guided_choice: NotOffered = None
+    guided_grammar: NotOffered = None
+    allowed_token_ids: NotOffered = None
+    bad_words: NotOffered = None
 
     @model_validator(mode="after")
     def _shared_rules(self) -> "SamplingRequest":
@@ -185,3 +176,6 @@ class SamplingRequest(ModelRequest):
         else:
             message = "`response_format` needs a `type`; only text is offered yet."
         raise InvalidRequestError(message, param="response_format")
+
+
+NOT_OFFERED = [name for name, hint in SamplingRequest.__annotations__.items() if hint is NotOffered]

@@ -12,8 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from onecard.registry.sources.base import check_sha256, file_sha256
-from onecard.registry.sources.progress import Progress
+from onecard.registry.sources.base import Progress, check_sha256, file_sha256
 from onecard.registry.spec import SourceError
 
 if TYPE_CHECKING:
