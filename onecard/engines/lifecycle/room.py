@@ -22,7 +22,7 @@ class Tenant:
 
     @property
     def resident(self) -> Resident:
-        return Resident(self.home, self.floor_pages, self.longest_pages)
+        return Resident(self.name, self.home, floor_pages=self.floor_pages, longest_pages=self.longest_pages)
 
 
 @dataclass(frozen=True)

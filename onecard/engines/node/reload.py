@@ -19,9 +19,10 @@ from onecard.engines.api import EngineError, InvalidRegistryError, ModelUnavaila
 from onecard.engines.api.errors import explain
 from onecard.engines.lifecycle.attach import policy_of
 from onecard.engines.lifecycle.reload_moves import resize, set_share
-from onecard.engines.memory.card_plan import CardPlan
+from onecard.engines.memory.card_plan import CardPlan, ModelNeeds
+from onecard.engines.memory.homes import Resident
+from onecard.engines.memory.plan import replan_card
 from onecard.engines.node.build import NodeContext, build_model, read_model, retuned, steps_of
-from onecard.engines.node.reload_plan import Staying, plan_reload
 from onecard.engines.node.replacement import Move
 from onecard.engines.node.served import Blueprint, Card, ServedModel, quantum_of
 from onecard.engines.runtime.heap import collect_garbage
@@ -143,7 +144,8 @@ class Reload:
         for name in changes.removed:
             decision.moves[name] = Move(self._models[name])
         for card in self._cards.values():
-            staying, arriving = [], []
+            staying: list[Resident] = []
+            needs: list[ModelNeeds] = []
             for spec in wanted.models:
                 if self._card_of(spec) is not card:
                     continue
@@ -152,16 +154,16 @@ class Reload:
                     assert old is not None
                     blueprint = retuned(old.blueprint, spec, card.plan.facts())
                     decision.staying[spec.name] = blueprint
-                    staying.append(_staying(old, blueprint))
+                    staying.append(_resident(old))
+                    needs.append(blueprint.needs)
                     continue
                 effect, blueprint = read[spec.name]
                 move = _move(old, effect, blueprint)
                 decision.moves[spec.name], decision.blueprints[spec.name] = move, blueprint
                 if move.keeps_weights and old is not None:
-                    staying.append(_staying(old, blueprint))
-                else:
-                    arriving.append(blueprint.needs)
-            decision.plans[card.plan.card] = plan_reload(card.plan, staying, arriving)
+                    staying.append(_resident(old))
+                needs.append(blueprint.needs)
+            decision.plans[card.plan.card] = replan_card(card.plan, staying, needs)
         return decision
 
     def _build(self, decision: _Decision) -> None:
@@ -235,8 +237,8 @@ class Reload:
         return first if spec.card is None else self._cards.get(spec.card, first)
 
 
-def _staying(model: ServedModel, blueprint: Blueprint) -> Staying:
-    return Staying(blueprint.needs, model.card_model.weights.home, model.card_model.awake)
+def _resident(model: ServedModel) -> Resident:
+    return Resident(model.info.name, model.card_model.weights.home, model.card_model.awake)
 
 
 def _move(old: ServedModel | None, effect: Effect, blueprint: Blueprint) -> Move:
