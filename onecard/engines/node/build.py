@@ -8,7 +8,7 @@ from pathlib import Path
 from onecard.engines.api import LoadProgress, StatsSink
 from onecard.engines.kinds.needs import model_needs, read_config
 from onecard.engines.lifecycle.attach import Placement
-from onecard.engines.lifecycle.gate import WakeTimeout
+from onecard.engines.lifecycle.gate import Gate, WakeTimeout
 from onecard.engines.memory.card_plan import CardFacts, ModelPlan
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.node.reports import encoder_status, llm_status
@@ -63,7 +63,7 @@ def build_model(blueprint: Blueprint, share: ModelPlan, card: Card, context: Nod
     place = Placement(
         card.handle,
         share,
-        context.wake_timeout,
+        Gate(spec.name, card.manager, context.wake_timeout, "loading"),
         context.warm_up,
         on_load=partial(context.progress, spec.name),
         on_capture=partial(_captured, context.progress, spec.name),

@@ -9,7 +9,6 @@ import torch
 from onecard.engines.api import ModelInfo
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.oneshot.core import OneShotCore
 from onecard.engines.oneshot.engine import EmbeddingEngine
@@ -56,7 +55,6 @@ def build_encoder(
         spec.weight,
         spec.priority,
     )
-    gate = Gate(spec.name)
     warm_up = WarmUp(core, size, config.vocab_size, longest, config.hidden_size, card.device.type == "cpu")
     hooks = OneShotHooks(core, card.device, place.share.workspace_bytes, warm_up if place.warm_up else None)
     engine = EmbeddingEngine(
@@ -74,11 +72,11 @@ def build_encoder(
         text=TextService(tokenizer, card.executor),
         config=sentences,
         dimensions=config.hidden_size,
-        gate=gate,
+        gate=place.gate,
         stats=card.stats,
     )
     load = partial(_load, spec, config, folder, card.device)
-    return engine, place.card_model(spec, gate, load, core, hooks)
+    return engine, place.card_model(spec, load, core, hooks)
 
 
 def _load(

@@ -10,7 +10,6 @@ import torch
 from onecard.engines.api import ModelInfo
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.models.config import DecoderConfig
@@ -93,7 +92,6 @@ def build_llm(
     )
     blocks.waiting_blocks, blocks.preempt_newest = core.waiting_blocks, core.preempt_newest
     blocks.move_blocks = core.move_blocks
-    gate = Gate(spec.name)
     hooks = PagedHooks(
         core,
         runner,
@@ -121,11 +119,11 @@ def build_llm(
         vocab_size=config.vocab_size,
         eos_token_ids=frozenset((*tokenizer.eos_token_ids, *defaults.eos_token_ids)),
         device=card.device,
-        gate=gate,
+        gate=place.gate,
         seed=spec.engine.seed,
     )
     load = partial(_load, spec, config, path, card.device)
-    return engine, place.card_model(spec, gate, load, core, hooks, blocks)
+    return engine, place.card_model(spec, load, core, hooks, blocks)
 
 
 def _runner(
