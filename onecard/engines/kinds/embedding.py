@@ -54,7 +54,7 @@ class EmbeddingKind:
         core, model = build_encoder(spec, files.encoder, blueprint.size, sentences.pooling, dimensions, place)
         info = blueprint.info(self.tasks)
         return EmbeddingEngine(
-            info, core, place.card.loop, text, model.gate, dimensions, sentences=sentences
+            info, core, place.card.loop, text, place.gate, dimensions, sentences=sentences
         ), model
 
 

@@ -42,7 +42,7 @@ class LanguageModelKind:
             core=core,
             loop=place.card.loop,
             text=TextService(tokenizer, place.card.executor),
-            gate=model.gate,
+            gate=place.gate,
             vocab_size=blueprint.headers.config.vocab_size,
             eos_token_ids=frozenset((*tokenizer.eos_token_ids, *defaults.eos_token_ids)),
             device=place.card.device,

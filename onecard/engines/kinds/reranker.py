@@ -44,7 +44,7 @@ class RerankerKind:
         text = TextService(files.tokenizer(spec), place.card.executor)
         core, model = build_encoder(spec, files, blueprint.size, classify, 1, place)
         info = blueprint.info(self.tasks)
-        return RerankingEngine(info, core, place.card.loop, text, model.gate, 1), model
+        return RerankingEngine(info, core, place.card.loop, text, place.gate, 1), model
 
 
 class RerankingEngine(OneShotEngine):

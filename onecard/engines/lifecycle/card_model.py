@@ -7,6 +7,8 @@ from typing import Any
 from onecard.engines.api import SleepLevel
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.lifecycle.home_weights import HomeWeights
+from onecard.engines.memory.homes import Resident
+from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.reclaim import Reclaimer
 from onecard.engines.step.core import StepCore
 from onecard.engines.step.hooks import EngineHooks
@@ -54,3 +56,19 @@ class CardModel:
     def busy(self) -> bool:
         """Something of it runs or waits, or is on its way."""
         return self.hooks.has_requests() or self.gate.num_waiting > 0
+
+    def seen(self, pool: PagePool, quiet: bool = False) -> Resident:
+        """As decisions see it. It has its place for as long as its home is claimed, whatever its state: also
+        while its last requests finish, or once it has failed and isn't cleared away yet."""
+        return Resident(
+            self.name,
+            self.weights.home,
+            awake=pool.has_home(self.name),
+            pinned=self.policy.pinned and self.gate.state != "failed",
+            floor_pages=self.floor_pages,
+            longest_pages=self.longest_pages,
+            idle=not self.busy,
+            quiet=quiet,
+            last_used=self.gate.last_used,
+            failed=self.gate.refusal is not None,
+        )

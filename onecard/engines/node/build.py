@@ -8,7 +8,7 @@ from onecard.engines.api import LoadProgress, StatsSink
 from onecard.engines.kinds import KINDS
 from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.attach import Placement
-from onecard.engines.lifecycle.gate import WakeTimeout
+from onecard.engines.lifecycle.gate import Gate, WakeTimeout
 from onecard.engines.memory.card_plan import ModelPlan
 from onecard.engines.node.served import Card, ServedModel
 
@@ -34,7 +34,7 @@ def build_served(blueprint: Blueprint, share: ModelPlan, card: Card, context: No
     place = Placement(
         card.handle,
         share,
-        context.wake_timeout,
+        Gate(spec.name, card.manager, context.wake_timeout, "loading"),
         context.warm_up,
         on_load=partial(context.progress, spec.name),
         on_capture=partial(_captured, context.progress, spec.name),

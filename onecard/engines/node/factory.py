@@ -14,7 +14,6 @@ import torch
 from onecard.engines.api import LoadProgress, StatsSink
 from onecard.engines.kinds import read_model
 from onecard.engines.kinds.kind import Blueprint
-from onecard.engines.lifecycle.attach import join, move_in
 from onecard.engines.lifecycle.gate import WakeTimeout
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
@@ -104,10 +103,10 @@ def _build_all(
         for blueprint in blueprints:
             share = plan.model(blueprint.spec.name)
             model = build_served(blueprint, share, card, context)
-            join(model.card_model, card.pool, card.loop)
-            card.manager.add(model.card_model)
+            card.manager.mover.join(model.card_model)
             if share.awake_at_start:
-                move_in(model.card_model, card.handle)
+                card.manager.mover.load_at_start(model.card_model)
+            card.manager.add(model.card_model, "ready" if share.awake_at_start else "unloaded")
             models.append(model)
     return cards, models
 
@@ -126,13 +125,18 @@ def _open_card(plan: CardPlan, spec: CardSpec, outbox: Outbox, context: NodeCont
     clock = step_clock(device)
     turns = FairShare(quantum_of(spec, device.type))
     prepare = partial(_prepare_thread, device)
-    loop = DeviceLoop(plan.card, outbox, clock, turns, prepare, on_idle=pool.check_integrity)
+
+    def failed(engine: str, error: BaseException) -> None:
+        manager.engine_failed(engine, error)
+
+    loop = DeviceLoop(plan.card, outbox, clock, turns, prepare, failed, on_idle=pool.check_integrity)
+    manager = LifecycleManager(plan.card, arena, pool, loop)
     planned = plan.arena_bytes + plan.workspace_bytes + plan.graph_bytes
     watch = CardWatch(plan.card, open_monitor(device, logger), planned)
     handle = CardHandle(
         device, arena, pool, loop, clock, graph_backend(device), context.executor, context.stats
     )
-    return Card(plan, handle, turns, watch, LifecycleManager(plan.card, arena, pool, loop))
+    return Card(plan, handle, turns, watch, manager)
 
 
 def _prepare_thread(device: torch.device) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.oneshot.core import Head, OneShotCore
@@ -81,7 +80,6 @@ def build_encoder(
     hooks = EngineHooks(core, card.device, place.share.workspace_bytes, warm_up, place.on_capture)
     return core, place.card_model(
         spec,
-        Gate(spec.name),
         lambda memory, progress: load_model(
             files.path, config, card.device, spec.engine.dtype, memory, progress
         ),

@@ -7,7 +7,6 @@ import torch
 
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.memory.kv_layout import KVLayout
@@ -120,7 +119,6 @@ def build_decoder(
     hooks = EngineHooks(core, card.device, place.share.workspace_bytes, warm_up, place.on_capture)
     return core, place.card_model(
         spec,
-        Gate(spec.name),
         lambda memory, progress: load_model(
             files.path, config, card.device, spec.engine.dtype, memory, progress
         ),
