@@ -123,9 +123,8 @@ def elementwise(shapes: Shapes, device: torch.device, dtype: torch.dtype) -> Ite
 def cache_writes(shapes: Shapes, tokens: int, device: torch.device, dtype: torch.dtype) -> Iterator[Run]:
     heads = [shapes.heads, shapes.kv_heads, shapes.kv_heads]
     q, k, v = torch.randn(tokens, sum(heads), shapes.dim, device=device).to(dtype).split(heads, dim=1)
-    angles = torch.rand(4096, shapes.dim // 2, device=device)
+    angles = torch.rand(tokens, shapes.dim // 2, device=device)
     cos_sin = torch.cat([angles.cos(), angles.sin()], dim=-1)
-    positions = torch.randint(0, 4096, (tokens,), device=device)
     blocks = max(64, tokens // BLOCK_SIZE)
     arena = torch.zeros(blocks, 2, 2, BLOCK_SIZE, shapes.kv_heads, shapes.dim, device=device, dtype=dtype)
     caches = arena[:, 1, 0], arena[:, 1, 1]
@@ -134,14 +133,14 @@ def cache_writes(shapes: Shapes, tokens: int, device: torch.device, dtype: torch
     batch = PagedBatch(counts, counts[1:], counts[:, None], slots, 1, tokens, tokens)
 
     def apart() -> None:
-        rotary(q, k, positions, cos_sin)
+        rotary(q, k, cos_sin)
         kv_store(k, v, *caches, slots)
 
     turned, stored = 2 * (q.nbytes + k.nbytes), 2 * (k.nbytes + v.nbytes)
     name = f"{tokens} tokens"
-    yield Run("rotary", name, partial(rotary, q, k, positions, cos_sin), bytes=turned)
+    yield Run("rotary", name, partial(rotary, q, k, cos_sin), bytes=turned)
     yield Run("kv_store", name, partial(kv_store, k, v, *caches, slots), bytes=stored)
-    fused = partial(rotary_kv_store, q, k, v, positions, cos_sin, *caches, batch)
+    fused = partial(rotary_kv_store, q, k, v, cos_sin, *caches, batch)
     yield Run("rotary_kv_store", name, fused, bytes=2 * q.nbytes + stored, peers={"apart": apart})
 
 

@@ -149,7 +149,7 @@ def reading(path: Path) -> float:
 
 def loading(path: Path) -> float:
     """Seconds to make the weights from the file, with nothing else running."""
-    config = load_config(path)
+    config = load_config(path, "llm")
     assert isinstance(config, DecoderConfig)
     config = replace(config, max_position_embeddings=1024)
     return best(lambda: load_model(path, config, torch.device("cpu"), "bfloat16"))

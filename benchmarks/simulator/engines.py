@@ -43,6 +43,8 @@ class SimulatedEngine(Protocol):
     served: list[Served]
     preempted_tokens: int
 
+    move_blocks = None
+
     def add(self, arrival: Arrival) -> None: ...
 
     def has_work(self) -> bool: ...
@@ -97,8 +99,7 @@ class SimulatedLLM:
             pages,
             lambda page: blocks_in_page(page, pages.page_bytes, block_bytes),
             caching,
-            waiting_blocks=self._waiting_blocks,
-            preempt_newest=self._preempt_newest,
+            requests=self,
         )
         pages.add_engine(name, share.floor_pages, share.ceiling_pages, blocks)
         limits = replace(limits, resume_headroom=blocks.blocks_per_page)
@@ -169,10 +170,10 @@ class SimulatedLLM:
         prompts = self._budget.tokens(seconds, beside, self._scheduler.kv.block_size)
         return None if prompts is None else len(decodes) + prompts
 
-    def _waiting_blocks(self) -> int:
+    def waiting_blocks(self) -> int:
         return sum(self._scheduler.kv.blocks_for(s.num_tokens) for s in self._scheduler.waiting)
 
-    def _preempt_newest(self) -> bool:
+    def preempt_newest(self) -> bool:
         if not self._scheduler.running:
             return False
         sequence = self._scheduler.running[-1]

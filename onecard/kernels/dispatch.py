@@ -1,63 +1,50 @@
 """One operation, several implementations: the reference, and Triton where it can run.
 
-An operation file reads as a specification:
+An operation's file is its specification. The decorated function's docstring is the contract (shapes, dtypes,
+source of the method), its body, plain torch, the reference; implementations take the same arguments:
 
-    @op
+    @op(triton="onecard.kernels.triton.rms_norm:launch")
     def rms_norm(x, weight, eps):
-        '''contract: shapes, dtypes, source of the method'''
+        '''contract'''
+        return ...
 
-    @rms_norm.reference
-    def _(x, weight, eps): ...          # plain torch; this is the specification
+    @rms_norm.cpu
+    def _(x, weight, eps): ...          # only where the plain formulation is not the fast one
 
-    @rms_norm.triton
-    def _(x, weight, eps):              # imports its kernel inside: Triton is not needed to import this file
-        from onecard.kernels.triton.rms_norm import launch
-        return launch(x, weight, eps)
+A name `module:function` is imported when it is first called: Triton is not needed to import an operation.
 
-The implementation is chosen by the device of the first argument: CUDA runs Triton, or `@rms_norm.cuda` where
-torch has something better and it takes the arguments; a CPU runs the reference, or `@rms_norm.cpu` where the
-plain formulation is not the fast one; everything else the reference. `KERNELS=reference` in the environment
-forces the reference everywhere, `KERNELS=triton` Triton on CUDA (for bisecting and comparing); tests call
-`rms_norm.run_triton(...)` under `TRITON_INTERPRET=1` to check the kernel without a GPU.
+The implementation is chosen by the device of the first argument: CUDA runs Triton, or what `cuda` names where
+torch has something better and it takes the arguments; a CPU its own or else the reference, and so does
+everything else. `KERNELS=reference` in the environment forces the reference everywhere, `KERNELS=triton`
+Triton on CUDA (for bisecting and comparing); tests call `rms_norm.run_triton(...)` under `TRITON_INTERPRET=1`
+to check the kernel without a GPU.
 """
 
 import functools
 import os
 from collections.abc import Callable
-from types import NotImplementedType
+from importlib import import_module
 from typing import Any, Generic, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Named = str | Callable[..., Any]
+"""`module:function`, or the function itself."""
 
 
 class Op(Generic[P, R]):
     """A named operation. Calling it runs the implementation for the device of its first tensor argument."""
 
-    def __init__(self, contract: Callable[P, R]):
-        functools.update_wrapper(self, contract)
-        self.name = contract.__name__
-        self._reference: Callable[P, R] | None = None
-        self._cpu: Callable[P, R] | None = None
-        self._triton: Callable[P, R] | None = None
-        self._cuda: Callable[P, R | NotImplementedType] | None = None
+    def __init__(self, reference: Callable[P, R], triton: Named, cuda: Named | None, cpu: Named | None):
+        functools.update_wrapper(self, reference)
+        self.name = reference.__name__
+        self.run_reference = reference
+        self._triton, self._cuda, self._cpu = triton, cuda, cpu
         self._forced = os.environ.get("KERNELS")
 
-    def reference(self, function: Callable[P, R]) -> Callable[P, R]:
-        self._reference = function
-        return function
-
     def cpu(self, function: Callable[P, R]) -> Callable[P, R]:
+        """What a CPU runs; to be given before the first call."""
         self._cpu = function
-        return function
-
-    def triton(self, function: Callable[P, R]) -> Callable[P, R]:
-        self._triton = function
-        return function
-
-    def cuda(self, function: Callable[P, R | NotImplementedType]) -> Callable[P, R | NotImplementedType]:
-        """What CUDA tries before Triton; it returns NotImplemented for arguments that it can't take."""
-        self._cuda = function
         return function
 
     @property
@@ -65,35 +52,54 @@ class Op(Generic[P, R]):
         """On CUDA, for some arguments at least."""
         return self._cuda is not None
 
-    def run_reference(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        assert self._reference is not None, f"{self.name} has no reference"
-        return self._reference(*args, **kwargs)
+    @functools.cached_property
+    def run_triton(self) -> Callable[P, R]:
+        return _imported(self._triton)
 
-    def run_triton(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        assert self._triton is not None, f"{self.name} has no Triton kernel"
-        return self._triton(*args, **kwargs)
+    @functools.cached_property
+    def run_cpu(self) -> Callable[P, R]:
+        return self.run_reference if self._cpu is None else _imported(self._cpu)
 
-    def run_cpu(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        return (self._cpu or self.run_reference)(*args, **kwargs)
+    @functools.cached_property
+    def run_cuda(self) -> Callable[P, R]:
+        if self._cuda is None or self._forced == "triton":
+            return self.run_triton
+        first_choice = _imported(self._cuda)
 
-    def run_cuda(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if self._cuda is not None and self._forced != "triton":
-            result = self._cuda(*args, **kwargs)
-            if not isinstance(result, NotImplementedType):
-                return result
-        return self.run_triton(*args, **kwargs)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            result = first_choice(*args, **kwargs)
+            return self.run_triton(*args, **kwargs) if result is NotImplemented else result
+
+        return run
+
+    @functools.cached_property
+    def _on_cpu(self) -> Callable[P, R]:
+        return self.run_reference if self._forced == "reference" else self.run_cpu
+
+    @functools.cached_property
+    def _on_cuda(self) -> Callable[P, R]:
+        return self.run_reference if self._forced == "reference" else self.run_cuda
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         first: Any = args[0]
-        if self._forced == "reference":
-            return self.run_reference(*args, **kwargs)
-        if first.is_cuda and self._triton is not None:
-            return self.run_cuda(*args, **kwargs)
         if first.is_cpu:
-            return self.run_cpu(*args, **kwargs)
+            return self._on_cpu(*args, **kwargs)
+        if first.is_cuda:
+            return self._on_cuda(*args, **kwargs)
         return self.run_reference(*args, **kwargs)
 
 
-def op(contract: Callable[P, R]) -> Op[P, R]:
-    """Declare an operation; the decorated function's signature and docstring are its contract."""
-    return Op(contract)
+def _imported(named: Named) -> Callable[..., Any]:
+    if not isinstance(named, str):
+        return named
+    module, _, function = named.partition(":")
+    return getattr(import_module(module), function)
+
+
+def op(
+    *, triton: Named, cuda: Named | None = None, cpu: Named | None = None
+) -> Callable[[Callable[P, R]], Op[P, R]]:
+    """Declare an operation by its reference. What `cuda` names returns NotImplemented for arguments that it
+    can't take.
+    """
+    return lambda reference: Op(reference, triton, cuda, cpu)

@@ -5,7 +5,7 @@ import torch
 from onecard.kernels.dispatch import op
 
 
-@op
+@op(triton="onecard.kernels.triton.kv_store:launch")
 def kv_store(
     k: torch.Tensor,
     v: torch.Tensor,
@@ -18,17 +18,6 @@ def kv_store(
     k, v `[T, Hk, D]` (rows may be strided); k_cache, v_cache `[n, block_size, Hk, D]`, strided views of the
     arena, written in place; slot_mapping `[T]` int64, -1: store nothing. Slots of one call are distinct.
     """
-    raise NotImplementedError
-
-
-@kv_store.reference
-def _(
-    k: torch.Tensor,
-    v: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    slot_mapping: torch.Tensor,
-) -> None:
     if slot_mapping.numel() == 0:
         return
     if int(slot_mapping.min()) < 0:
@@ -38,16 +27,3 @@ def _(
     where = (slot_mapping // block_size, slot_mapping % block_size)
     k_cache.index_put_(where, k)
     v_cache.index_put_(where, v)
-
-
-@kv_store.triton
-def _(
-    k: torch.Tensor,
-    v: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    slot_mapping: torch.Tensor,
-) -> None:
-    from onecard.kernels.triton.kv_store import launch
-
-    launch(k, v, k_cache, v_cache, slot_mapping)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from onecard.kernels.dispatch import op
 
 
-@op
+@op(triton="onecard.kernels.triton.layer_norm:launch")
 def layer_norm(
     x: torch.Tensor,
     weight: torch.Tensor,
@@ -18,29 +18,5 @@ def layer_norm(
 
     x, residual `[T, D]`, weight, bias `[D]`; statistics in float32. Returns a new `[T, D]` of x's dtype.
     """
-    raise NotImplementedError
-
-
-@layer_norm.reference
-def _(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
     total = x if residual is None else x + residual
     return F.layer_norm(total, weight.shape, weight, bias, eps)
-
-
-@layer_norm.triton
-def _(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
-    from onecard.kernels.triton.layer_norm import launch
-
-    return launch(x, weight, bias, eps, residual)

@@ -5,18 +5,13 @@ import torch
 from onecard.kernels.dispatch import op
 
 
-@op
+@op(triton="onecard.kernels.triton.rms_norm:launch")
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """`x / sqrt(mean(x^2) + eps) * weight` over the last dimension (Zhang & Sennrich 2019).
 
     x `[..., D]`: rows may be strided, the last dimension is contiguous; weight `[D]`. Squares are summed in
     float32 whatever the dtype. Returns a new contiguous tensor of x's shape and dtype.
     """
-    raise NotImplementedError
-
-
-@rms_norm.reference
-def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     if x.dtype == torch.float32:
         return torch.rms_norm(x, weight.shape, weight, eps)
     wide = x.float()
@@ -34,14 +29,7 @@ def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     return (x * mean.rsqrt_()).mul_(weight)
 
 
-@rms_norm.triton
-def _(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    from onecard.kernels.triton.rms_norm import launch
-
-    return launch(x, weight, eps)
-
-
-@op
+@op(triton="onecard.kernels.triton.rms_norm:launch_add")
 def add_rms_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,13 +38,6 @@ def add_rms_norm(
     x, residual `[T, D]`, weight `[D]`. Neither input is written to. The sum is rounded to x's dtype before
     the norm reads it, so that both results belong to the same numbers.
     """
-    raise NotImplementedError
-
-
-@add_rms_norm.reference
-def _(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
     total = x + residual
     return rms_norm.run_reference(total, weight, eps), total
 
@@ -67,12 +48,3 @@ def _(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     total = x + residual
     return rms_norm.run_cpu(total, weight, eps), total
-
-
-@add_rms_norm.triton
-def _(
-    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    from onecard.kernels.triton.rms_norm import launch_add
-
-    return launch_add(x, residual, weight, eps)

@@ -5,21 +5,15 @@ import torch
 from onecard.kernels.dispatch import op
 
 
-@op
-def rotary(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
-    """Turn pairs `(x[i], x[i + R/2])` of each head by its position's angle, in place.
+@op(triton="onecard.kernels.triton.rotary:launch")
+def rotary(q: torch.Tensor, k: torch.Tensor, cos_sin: torch.Tensor) -> None:
+    """Turn pairs `(x[i], x[i + R/2])` of each head by its token's angles, in place.
 
     Su et al. 2021, in GPT-NeoX's order of halves. q `[T, Hq, D]`, k `[T, Hk, D]`: rows may be strided, heads
-    and last dimension are packed; positions `[T]` int64; cos_sin `[P, R]` with row p = cat(cos, sin) of R/2
-    angles each. Only the first R <= D dimensions are turned. Arithmetic in the wider of x's and cos_sin's
-    dtypes.
+    and last dimension are packed; cos_sin `[T, R]`: each token's cosines of R/2 angles, then their sines.
+    Only the first R <= D dimensions are turned. Arithmetic in the wider of x's and cos_sin's dtypes.
     """
-    raise NotImplementedError
-
-
-@rotary.reference
-def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
-    cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
+    cos, sin = cos_sin.unsqueeze(1).chunk(2, dim=-1)
     half = cos.shape[-1]
     for heads in (q, k):
         first, second = heads[..., :half], heads[..., half : 2 * half]
@@ -29,11 +23,11 @@ def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.
 
 
 @rotary.cpu
-def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
+def _(q: torch.Tensor, k: torch.Tensor, cos_sin: torch.Tensor) -> None:
     if q.dtype != cos_sin.dtype:
-        rotary.run_reference(q, k, positions, cos_sin)
+        rotary.run_reference(q, k, cos_sin)
         return
-    cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
+    cos, sin = cos_sin.unsqueeze(1).chunk(2, dim=-1)
     half = cos.shape[-1]
     for heads in neighbours(q, k):
         first, second = heads[..., :half], heads[..., half : 2 * half]
@@ -49,10 +43,3 @@ def neighbours(q: torch.Tensor, k: torch.Tensor) -> tuple[torch.Tensor, ...]:
     if adjacent and q.untyped_storage().data_ptr() == k.untyped_storage().data_ptr():
         return (q.as_strided((q.shape[0], heads + k.shape[1], dim), q.stride(), q.storage_offset()),)
     return q, k
-
-
-@rotary.triton
-def _(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
-    from onecard.kernels.triton.rotary import launch
-
-    launch(q, k, positions, cos_sin)

@@ -10,40 +10,25 @@ from onecard.kernels.paged_attention.metadata import PagedBatch
 from onecard.kernels.rotary import neighbours, rotary
 
 
-@op
+@op(triton="onecard.kernels.triton.rotary_kv_store:launch")
 def rotary_kv_store(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    positions: torch.Tensor,
     cos_sin: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
 ) -> None:
-    """`rotary(q, k, positions, cos_sin)`, then `kv_store` of k and v to `batch.slot_mapping`, in one pass.
+    """`rotary(q, k, cos_sin)`, then `kv_store` of k and v to `paged.slot_mapping`, in one pass.
 
     q `[T, Hq, D]` is turned in place; k, v `[T, Hk, D]` (rows may be strided, heads and the last dimension
-    are packed): k's content is undefined afterwards. positions `[T]` int64, one tensor for all layers of a
-    batch; cos_sin `[P, R]`, R <= D, see `rotary`. k_cache, v_cache `[n, block_size, Hk, D]`, strided views of
-    the arena, written in place; slot -1: store nothing.
+    are packed): k's content is undefined afterwards. cos_sin `[T, R]`, R <= D, see `rotary`: one tensor for
+    all layers of a batch that turn alike. k_cache, v_cache `[n, block_size, Hk, D]`, strided views of the
+    arena, written in place; slot -1: store nothing.
     """
-    raise NotImplementedError
-
-
-@rotary_kv_store.reference
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    positions: torch.Tensor,
-    cos_sin: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    batch: PagedBatch,
-) -> None:
-    rotary.run_reference(q, k, positions, cos_sin)
-    kv_store.run_reference(k, v, k_cache, v_cache, batch.slot_mapping)
+    rotary.run_reference(q, k, cos_sin)
+    kv_store.run_reference(k, v, k_cache, v_cache, paged.slot_mapping)
 
 
 @rotary_kv_store.cpu
@@ -51,22 +36,21 @@ def _(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    positions: torch.Tensor,
     cos_sin: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
 ) -> None:
-    key = ("rotary_kv_store", positions.data_ptr(), cos_sin.data_ptr(), k_cache.shape[1])
-    plan = batch.plans.get(key)
+    key = ("rotary_kv_store", cos_sin.data_ptr(), k_cache.shape[1])
+    plan = paged.plans.get(key)
     if plan is None:
-        plan = batch.plans[key] = _plan(positions, cos_sin, batch.slot_mapping, k_cache.shape[1])
+        plan = paged.plans[key] = _plan(cos_sin, paged.slot_mapping, k_cache.shape[1])
     if q.dtype == cos_sin.dtype and q.shape[2] == cos_sin.shape[1]:
         for heads in neighbours(q, k):
             swapped = heads.roll(heads.shape[2] // 2, -1)
             heads.mul_(plan.cos).addcmul_(swapped, plan.sin)
     else:
-        rotary.run_cpu(q, k, positions, cos_sin)
+        rotary.run_cpu(q, k, cos_sin)
     if plan.kept is not None:
         k, v = k[plan.kept], v[plan.kept]
     k_cache.index_put_(plan.where, k)
@@ -78,38 +62,25 @@ class _Plan:
     """What all layers of a step share.
 
     cos, sin `[T, 1, R]`: `x * cos + roll(x, R / 2) * sin` is x turned. where: block and offset, `[S]` each,
-    of the S tokens that are stored; kept `[S]`: which ones those are, None if all.
+    of the S tokens that are stored; kept `[S]`: which ones those are, None if all. key: the tensor by whose
+    address the plan is found, held so that no other one gets it.
     """
 
+    key: torch.Tensor
     cos: torch.Tensor
     sin: torch.Tensor
     where: tuple[torch.Tensor, torch.Tensor]
     kept: torch.Tensor | None
 
 
-def _plan(positions: torch.Tensor, cos_sin: torch.Tensor, slots: torch.Tensor, block_size: int) -> _Plan:
-    cos, sin = cos_sin.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
+def _plan(cos_sin: torch.Tensor, slots: torch.Tensor, block_size: int) -> _Plan:
+    cos, sin = cos_sin.unsqueeze(1).chunk(2, dim=-1)
     kept = (slots >= 0).nonzero().squeeze(1)
     slots = slots[kept]
     return _Plan(
+        key=cos_sin,
         cos=torch.cat([cos, cos], dim=-1),
         sin=torch.cat([-sin, sin], dim=-1),
         where=(slots // block_size, slots % block_size),
-        kept=None if len(kept) == len(positions) else kept,
+        kept=None if len(kept) == len(cos_sin) else kept,
     )
-
-
-@rotary_kv_store.triton
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    positions: torch.Tensor,
-    cos_sin: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    batch: PagedBatch,
-) -> None:
-    from onecard.kernels.triton.rotary_kv_store import launch
-
-    launch(q, k, v, positions, cos_sin, k_cache, v_cache, batch.slot_mapping)

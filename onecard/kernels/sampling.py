@@ -7,7 +7,7 @@ from onecard.kernels.dispatch import op
 from onecard.kernels.gumbel import gumbel, step_keys
 
 
-@op
+@op(triton="onecard.kernels.triton.sampling:launch")
 def sample(
     logits: torch.Tensor,
     temperature: torch.Tensor,
@@ -28,19 +28,6 @@ def sample(
     else in the batch, and logits that are off by e change it only where the two largest sums are within 2 e
     (or where e moves a token over a threshold). Rows of NaN or infinities give some token of the vocabulary.
     """
-    raise NotImplementedError
-
-
-@sample.reference
-def _(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    min_p: torch.Tensor,
-    seeds: torch.Tensor,
-    steps: torch.Tensor,
-) -> torch.Tensor:
     tokens = logits.argmax(-1)
     rows = (temperature > 0).nonzero().squeeze(1)
     if rows.numel() > 0:
@@ -108,18 +95,3 @@ def _cut(ranked: torch.Tensor, top_k: torch.Tensor, top_p: torch.Tensor) -> torc
     rank = torch.searchsorted(running, top_p.unsqueeze(1).double() * running[:, -1:])
     bound = torch.where(top_p.unsqueeze(1) < 1, ranked.gather(1, rank.clamp_(max=vocab - 1)), least)
     return torch.maximum(bound, least)
-
-
-@sample.triton
-def _(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    min_p: torch.Tensor,
-    seeds: torch.Tensor,
-    steps: torch.Tensor,
-) -> torch.Tensor:
-    from onecard.kernels.triton.sampling import launch
-
-    return launch(logits, temperature, top_k, top_p, min_p, seeds, steps)

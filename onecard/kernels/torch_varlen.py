@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from types import NotImplementedType
 from typing import Any
 
 import torch
@@ -41,10 +42,15 @@ def attend(
     cu_seqlens: torch.Tensor,
     max_seqlen: int,
     scale: float,
-    causal: bool,
+    causal: bool = False,
 ) -> torch.Tensor:
     """See `varlen_attention`."""
     assert VARLEN_ATTN is not None
     window = (-1, 0) if causal else (-1, -1)
     lengths = cu_seqlens, cu_seqlens, max_seqlen, max_seqlen
     return VARLEN_ATTN(q, k, v, *lengths, scale=scale, window_size=window).contiguous()
+
+
+def launch(q: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor | NotImplementedType:
+    """`attend`, if it takes q."""
+    return attend(q, *args, **kwargs) if takes(q) else NotImplemented

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from itertools import pairwise
-from types import NotImplementedType
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from onecard.kernels.dispatch import op
 
 
-@op
+@op(triton="onecard.kernels.triton.varlen_attention:launch", cuda="onecard.kernels.torch_varlen:launch")
 def varlen_attention(
     q: torch.Tensor,
     k: torch.Tensor,
@@ -25,19 +24,6 @@ def varlen_attention(
     q, k, v `[T, H, D]` (rows may be strided), cu_seqlens `[B + 1]` int32, max_seqlen the longest sequence.
     Returns a new contiguous `[T, H, D]`.
     """
-    raise NotImplementedError
-
-
-@varlen_attention.reference
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_seqlen: int,
-    scale: float,
-    causal: bool = False,
-) -> torch.Tensor:
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     starts = cu_seqlens.tolist()
@@ -78,35 +64,3 @@ def _equal_runs(starts: list[int]) -> Iterator[tuple[slice, int]]:
             yield slice(starts[first], end), length
         if last:
             first = i + 1
-
-
-@varlen_attention.triton
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_seqlen: int,
-    scale: float,
-    causal: bool = False,
-) -> torch.Tensor:
-    from onecard.kernels.triton.varlen_attention import launch
-
-    return launch(q, k, v, cu_seqlens, max_seqlen, scale, causal)
-
-
-@varlen_attention.cuda
-def _(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_seqlen: int,
-    scale: float,
-    causal: bool = False,
-) -> torch.Tensor | NotImplementedType:
-    from onecard.kernels import torch_varlen
-
-    if not torch_varlen.takes(q):
-        return NotImplemented
-    return torch_varlen.attend(q, k, v, cu_seqlens, max_seqlen, scale, causal)

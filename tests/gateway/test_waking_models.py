@@ -18,16 +18,29 @@ TOO_LATE = (
 )
 
 
+class NoRoom:
+    """A `Waker` for whom nobody makes room."""
+
+    async def wake_up(self, gate: Gate) -> None:
+        while not gate.is_open:
+            await asyncio.sleep(0.001)
+
+    def reason(self, gate: Gate) -> str:
+        return "`other` is still busy with requests it has accepted"
+
+    def arrived(self, gate: Gate) -> None: ...
+
+
+@pytest.fixture
+def timeout() -> WakeTimeout:
+    return WakeTimeout(0.05)
+
+
 @pytest.fixture(autouse=True)
-def gate(node: Any, monkeypatch: pytest.MonkeyPatch) -> Gate:
+def gate(node: Any, monkeypatch: pytest.MonkeyPatch, timeout: WakeTimeout) -> Gate:
     """Closed: both models are asleep, and nobody makes room for them."""
 
-    async def never() -> None:
-        await asyncio.Event().wait()
-
-    gate = Gate("talker", never)
-    gate.state, gate.timeout = "waking", WakeTimeout(0.05)
-    gate.waits_for = lambda: "`other` is still busy with requests it has accepted"
+    gate = Gate("talker", NoRoom(), timeout, "waking")
     generate, embed = node.chat.generate, node.embed.embed
 
     async def told(request: GenerateRequest) -> Any:
@@ -75,12 +88,14 @@ async def test_a_stream_that_was_told_to_wait_ends_with_the_error(client, path, 
     assert (error["type"], error["message"]) == ("ServiceUnavailableError", TOO_LATE)
 
 
-async def test_one_that_wakes_in_time_answers(client, gate):
-    async def soon() -> None:
-        await asyncio.sleep(0.01)
+async def test_one_that_wakes_in_time_answers(client, gate, timeout):
+    async def asked_for() -> None:
+        while not gate.num_waiting:
+            await asyncio.sleep(0.001)
         gate.state = "ready"
 
-    gate.wake, gate.timeout = soon, WakeTimeout(10)
-    assert (await client.post("/v1/chat/completions", CHAT)).status == 200
-    gate.state = "waking"
-    assert (await client.post("/v1/embeddings", EMBEDDING)).status == 200
+    timeout.seconds = 10
+    for path, body in (("/v1/chat/completions", CHAT), ("/v1/embeddings", EMBEDDING)):
+        gate.state = "waking"
+        reply, _ = await asyncio.gather(client.post(path, body), asked_for())
+        assert reply.status == 200

@@ -71,8 +71,9 @@ def attention_shapes() -> dict[str, tuple[Callable[..., object], tuple[Any, ...]
     for heads, kv_heads in ((16, 8), (28, 4)):
         paged = build_paged([1, 1, 20], [5, 18, 20], kv_heads, 128, torch.bfloat16, block_size=16)
         q = torch.randn(22, heads, 128).bfloat16()
-        args = (q, paged.k_cache, paged.v_cache, paged.batch, 0.1, 0)
-        shapes[f"paged {heads}/{kv_heads}"] = (paged_attention.run_triton, args)
+        for causal in (True, False):
+            args = (q, paged.k_cache, paged.v_cache, paged.batch, 0.1, 0, causal)
+            shapes[f"paged {heads}/{kv_heads} {causal}"] = (paged_attention.run_triton, args)
     q = torch.randn(20, 16, 64).bfloat16()
     ends = torch.tensor([0, 20], dtype=torch.int32)
     shapes["varlen 16"] = (varlen_attention.run_triton, (q, q, q, ends, 20, 0.1))

@@ -32,10 +32,10 @@ def layer_norm_oracle(
 
 
 def rotary_oracle(
-    q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor
+    q: torch.Tensor, k: torch.Tensor, cos_sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Complex numbers: the pair (x[i], x[i + R/2]) times cos + i sin."""
-    cos, sin = cos_sin[positions].double().unsqueeze(1).chunk(2, dim=-1)
+    cos, sin = cos_sin.double().unsqueeze(1).chunk(2, dim=-1)
     half = cos.shape[-1]
 
     def turn(x: torch.Tensor) -> torch.Tensor:
@@ -93,11 +93,11 @@ def varlen_oracle(
     return torch.cat([attend_oracle(q[p], k[p], v[p], scale, causal) for p in parts])
 
 
-def paged_oracle(paged: Paged, q: torch.Tensor, scale: float, window: int) -> torch.Tensor:
+def paged_oracle(paged: Paged, q: torch.Tensor, scale: float, window: int, causal: bool) -> torch.Tensor:
     starts = paged.batch.query_starts
     out = torch.zeros(q.shape, dtype=torch.float64, device=q.device)
     for i, (k, v) in enumerate(paged.tokens):
         rows = slice(starts[i], starts[i + 1])
         if len(k):
-            out[rows] = attend_oracle(q[rows], k, v, scale, True, window)
+            out[rows] = attend_oracle(q[rows], k, v, scale, causal, window)
     return out

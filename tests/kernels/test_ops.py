@@ -79,15 +79,15 @@ def rotary_case(dim: int, turned: int) -> Callable[[torch.dtype], tuple[Any, ...
         q, k, _ = fused_qkv(5, 6, 2, dim, dtype)
         angles = torch.rand(9, turned // 2, device=DEVICE) * 6
         positions = torch.tensor([3, 0, 8, 8, 1], device=DEVICE)
-        return q, k, positions, torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return q, k, torch.cat([angles.cos(), angles.sin()], dim=-1)[positions]
 
     return make
 
 
 def apart_rotary(dtype: torch.dtype) -> tuple[Any, ...]:
     """q and k that are no neighbours."""
-    q, k, positions, cos_sin = rotary_case(16, 16)(dtype)
-    return q.clone(), k.clone(), positions, cos_sin
+    q, k, cos_sin = rotary_case(16, 16)(dtype)
+    return q.clone(), k.clone(), cos_sin
 
 
 def kv_store_case(dtype: torch.dtype) -> tuple[Any, ...]:
@@ -101,9 +101,9 @@ def rotary_kv_store_case(turned: int, apart: bool = False) -> Callable[[torch.dt
     def make(dtype: torch.dtype) -> tuple[Any, ...]:
         paged = build_paged([1] * 5, [3, 0, 9, 4, 1], 2, 16, dtype)
         q, k, v = fused_qkv(5, 6, 2, 16, dtype)
-        _, _, positions, cos_sin = rotary_case(16, turned)(dtype)
+        _, _, cos_sin = rotary_case(16, turned)(dtype)
         q = q.clone() if apart else q
-        return q, k, v, positions, cos_sin, paged.k_cache, paged.v_cache, paged.batch
+        return q, k, v, cos_sin, paged.k_cache, paged.v_cache, paged.batch
 
     return make
 
@@ -112,11 +112,10 @@ def rotary_kv_store_oracle(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    positions: torch.Tensor,
     cos_sin: torch.Tensor,
     *to: Any,
 ) -> tuple[torch.Tensor, ...]:
-    q, k = rotary_oracle(q, k, positions, cos_sin)
+    q, k = rotary_oracle(q, k, cos_sin)
     return q, *kv_store_oracle(k.to(v.dtype), v, to[0], to[1], to[2].slot_mapping)
 
 
@@ -130,7 +129,13 @@ def varlen_case(dim: int, causal: bool, lengths: list[int]) -> Callable[[torch.d
 
 
 def paged_case(
-    queries: list[int], lengths: list[int], heads: int, kv_heads: int, dim: int, window: int = 0
+    queries: list[int],
+    lengths: list[int],
+    heads: int,
+    kv_heads: int,
+    dim: int,
+    window: int = 0,
+    causal: bool = True,
 ) -> tuple[Callable[[torch.dtype], tuple[Any, ...]], Callable[..., torch.Tensor]]:
     made: list[Paged] = []
 
@@ -138,10 +143,10 @@ def paged_case(
         paged = build_paged(queries, lengths, kv_heads, dim, dtype)
         made.append(paged)
         q, _, _ = fused_qkv(sum(queries), heads, kv_heads, dim, dtype)
-        return q, paged.k_cache, paged.v_cache, paged.batch, dim**-0.5, window
+        return q, paged.k_cache, paged.v_cache, paged.batch, dim**-0.5, window, causal
 
     def oracle(q: torch.Tensor, *rest: Any) -> torch.Tensor:
-        return paged_oracle(made[-1], q, dim**-0.5, window)
+        return paged_oracle(made[-1], q, dim**-0.5, window, causal)
 
     return make, oracle
 
@@ -194,6 +199,10 @@ PAGED_CASES = {
     "prefill-window": paged_case([21, 5], [21, 30], 4, 2, 16, window=4),
     "mixed": paged_case([1, 1, 6, 17], [19, 3, 6, 33], 9, 3, 40),
     "mixed-padded": paged_case([1, 1, 4], [5, 0, 9], 4, 1, 16, window=6),
+    "all-keys-decode": paged_case([1, 1, 1], [37, 5, 20], 4, 2, 16, causal=False),
+    "all-keys-more-queries-than-keys": paged_case([4, 19, 1], [33, 3, 18], 4, 2, 16, causal=False),
+    "all-keys-mixed-odd-dim": paged_case([1, 1, 6, 17], [19, 3, 6, 33], 9, 3, 40, causal=False),
+    "all-keys-padded": paged_case([1, 1, 4, 3], [5, 0, 9, 0], 3, 3, 16, causal=False),
 }
 
 
@@ -237,7 +246,7 @@ CASES = [
     Case(silu_and_mul, "odd", lambda dtype: (rand(2, 74, dtype=dtype),), silu_and_mul_oracle),
     Case(kv_store, "skips", kv_store_case, kv_store_oracle, written=(2, 3)),
     *(
-        Case(rotary_kv_store, name, make, rotary_kv_store_oracle, written=(0, 5, 6))
+        Case(rotary_kv_store, name, make, rotary_kv_store_oracle, written=(0, 4, 5))
         for name, make in ROTARY_KV_STORE_CASES.items()
     ),
     Case(varlen_attention, "ragged", varlen_case(16, False, [3, 19, 1]), varlen_oracle),

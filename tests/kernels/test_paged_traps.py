@@ -44,8 +44,9 @@ def flat_tensors(tree: Any) -> list[torch.Tensor]:
 
 @pytest.mark.parametrize("implementation", ["reference", "cpu"] if DEVICE == "cpu" else ["triton"])
 @pytest.mark.parametrize(("queries", "lengths"), [([1, 1], [90, 30]), ([40], [90]), ([1, 8], [20, 90])])
+@pytest.mark.parametrize("causal", [True, False])
 def test_cache_is_neither_copied_nor_expanded(
-    implementation: str, queries: list[int], lengths: list[int]
+    implementation: str, queries: list[int], lengths: list[int], causal: bool
 ) -> None:
     """Nothing as large as a sequence's K and V at the query heads' number, let alone a cache, is made.
 
@@ -57,7 +58,7 @@ def test_cache_is_neither_copied_nor_expanded(
     before = paged.k_cache.data_ptr(), paged.v_cache.data_ptr()
     attend = getattr(paged_attention, f"run_{implementation}")
     with LargestAllocation() as largest:
-        attend(q, paged.k_cache, paged.v_cache, paged.batch, 0.125)
+        attend(q, paged.k_cache, paged.v_cache, paged.batch, 0.125, 0, causal)
     assert (paged.k_cache.data_ptr(), paged.v_cache.data_ptr()) == before
     block = 2 * 2 * 4 * kv_heads * dim * 4
     widest = max(max(lengths) * dim * 4 + block, 3 * q.nbytes + block)
@@ -112,16 +113,16 @@ def test_addresses_have_64_bits(implementation: str) -> None:
     assert torch.equal(paged.k_cache[7, 2], k[0])
     assert torch.equal(paged.v_cache[7, 2], k[0] * 2)
     batch = replace(paged.batch, slot_mapping=slot)
-    table, zero = torch.tensor([[1.0] * 8 + [0.0] * 8], device=DEVICE), torch.zeros_like(slot)
+    cos_sin = torch.tensor([[1.0] * 8 + [0.0] * 8], device=DEVICE)
     caches = paged.k_cache, paged.v_cache
-    getattr(rotary_kv_store, f"run_{implementation}")(k.clone(), k + 1, k - 1, zero, table, *caches, batch)
+    getattr(rotary_kv_store, f"run_{implementation}")(k.clone(), k + 1, k - 1, cos_sin, *caches, batch)
     assert torch.equal(paged.k_cache[7, 2], k[0] + 1)
     assert torch.equal(paged.v_cache[7, 2], k[0] - 1)
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("window", [0, 5])
-def test_stale_bytes_never_count(implementation: str, window: int) -> None:
+@pytest.mark.parametrize(("window", "causal"), [(0, True), (5, True), (0, False)])
+def test_stale_bytes_never_count(implementation: str, window: int, causal: bool) -> None:
     """The answer is the same whether unused slots hold NaN, infinity or zeros."""
     paged = build_paged([1, 1, 3, 9], [5, 18, 7, 9], 2, 16)
     q = torch.randn(14, 4, 16, device=DEVICE)
@@ -131,7 +132,7 @@ def test_stale_bytes_never_count(implementation: str, window: int) -> None:
     for junk in (float("nan"), float("inf"), 0.0):
         for cache, unused in zip((paged.k_cache, paged.v_cache), stale, strict=True):
             cache[unused] = junk
-        results.append(run(q, paged.k_cache, paged.v_cache, paged.batch, 0.25, window))
+        results.append(run(q, paged.k_cache, paged.v_cache, paged.batch, 0.25, window, causal))
     assert results[0].isfinite().all()
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
@@ -166,13 +167,14 @@ class HostBlind(PagedBatch):
         raise AssertionError("a launch read the query starts")
 
 
-def test_triton_launches_know_no_lengths() -> None:
+@pytest.mark.parametrize("causal", [True, False])
+def test_triton_launches_know_no_lengths(causal: bool) -> None:
     """The same launch holds for any lengths: a captured graph stays right, nothing is compiled for one."""
     paged = build_paged([1, 1, 4], [9, 21, 11], 2, 16)
     batch = HostBlind(**{name: getattr(paged.batch, name) for name in PagedBatch.__dataclass_fields__})
     q = torch.randn(6, 4, 16, device=DEVICE)
-    out = paged_attention.run_triton(q, paged.k_cache, paged.v_cache, batch, 0.25)
-    expected = paged_attention.run_reference(q, paged.k_cache, paged.v_cache, paged.batch, 0.25)
+    out = paged_attention.run_triton(q, paged.k_cache, paged.v_cache, batch, 0.25, 0, causal)
+    expected = paged_attention.run_reference(q, paged.k_cache, paged.v_cache, paged.batch, 0.25, 0, causal)
     torch.testing.assert_close(out, expected)
 
 
@@ -196,16 +198,16 @@ def test_layers_of_a_step_share_one_plan() -> None:
 
 @pytest.mark.skipif(DEVICE != "cpu", reason="the plan is the CPU path's")
 def test_layers_of_a_step_share_the_indices_of_their_stores() -> None:
-    """Also models with two tables of angles (local and global layers): one plan a table."""
+    """Also models with two tables of angles (local and global layers): one plan for each one's rows."""
     paged = build_paged([1, 1, 3], [9, 0, 3], 2, 16)
     positions = torch.tensor([8, 0, 0, 1, 2])
-    tables = [torch.rand(9, 16), torch.rand(9, 16)]
-    for table in (tables[0], tables[1], tables[0]):
+    rows = [torch.rand(9, 16)[positions], torch.rand(9, 16)[positions]]
+    for cos_sin in (rows[0], rows[1], rows[0]):
         q, k, v = torch.randn(5, 4, 16), torch.randn(5, 2, 16), torch.randn(5, 2, 16)
         got, expected = ([x.clone() for x in (paged.k_cache, paged.v_cache)] for _ in range(2))
         turned = q.clone()
-        rotary_kv_store.run_reference(turned, k.clone(), v, positions, table, *expected, paged.batch)
-        rotary_kv_store(q, k, v, positions, table, *got, paged.batch)
+        rotary_kv_store.run_reference(turned, k.clone(), v, cos_sin, *expected, paged.batch)
+        rotary_kv_store(q, k, v, cos_sin, *got, paged.batch)
         for a, b in zip((q, *got), (turned, *expected), strict=True):
             torch.testing.assert_close(a, b, equal_nan=True)
     assert len(paged.batch.plans) == 2

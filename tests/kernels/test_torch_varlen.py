@@ -89,10 +89,8 @@ def test_the_environment_can_force_triton(
     if kernels is not None:
         monkeypatch.setenv("KERNELS", kernels)
 
-    @op
+    @op(triton=lambda x: "triton", cuda=lambda x: "torch" if x % 2 == 0 else NotImplemented)
     def half(x: int) -> str:
         raise NotImplementedError
 
-    half.triton(lambda x: "triton")
-    half.cuda(lambda x: "torch" if x % 2 == 0 else NotImplemented)
     assert [half.run_cuda(4), half.run_cuda(3)] == expected

@@ -51,7 +51,7 @@ def test_methods_agree_with_f_linear(name: str, bias: bool, activation: str | No
     held = layer.finalize()
     x = torch.randn(rows, 40)
     with torch.inference_mode():
-        got = layer.forward(x)
+        got = layer.forward(x, None)
         expected = F.linear(x, weight, expected_bias)
     if activation is not None:
         expected = ACTIVATIONS[activation](expected)
@@ -68,7 +68,7 @@ def test_float16_keeps_what_it_cannot_hold_in_float32() -> None:
     assert layer.finalize() in (0, 4 * 24 * 40)
     x = torch.randn(3, 40)
     with torch.inference_mode():
-        torch.testing.assert_close(layer.forward(x), F.linear(x, weight), rtol=1e-5, atol=1e-2)
+        torch.testing.assert_close(layer.forward(x, None), F.linear(x, weight), rtol=1e-5, atol=1e-2)
 
 
 def test_a_method_that_fails_or_lies_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_a_method_that_fails_or_lies_is_not_used(monkeypatch: pytest.MonkeyPatch
 
     class Lies(OneDnnFloat32Linear):
         def bind(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None) -> Any:
-            return (lambda x: F.linear(x, weight, bias) * 1.5), 0
+            return (lambda x, batch: F.linear(x, weight, bias) * 1.5), 0
 
     assert not linear_methods.works(Fails)
     assert not linear_methods.works(Lies)
@@ -107,9 +107,9 @@ def test_ragged_batches_of_every_size_do_not_eat_memory() -> None:
     if not linear_methods.works(OneDnnFloat32Linear):
         pytest.skip("this build or processor has no onednn")
     apply, _ = OneDnnFloat32Linear().bind(torch.randn(88, 72), torch.randn(88), "gelu")
-    apply(torch.randn(3, 72))
+    apply(torch.randn(3, 72), None)
     process = psutil.Process()
     before = process.memory_info().rss
     for rows in range(200, 440):
-        assert apply(torch.randn(rows, 72)).shape == (rows, 88)
+        assert apply(torch.randn(rows, 72), None).shape == (rows, 88)
     assert process.memory_info().rss - before < 60 << 20

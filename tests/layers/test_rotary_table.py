@@ -1,10 +1,20 @@
 """The rotary table against the formulas written out, and the properties of each variant."""
 
 import math
+from importlib import import_module
 
+import pytest
 import torch
 
-from onecard.engines.layers.rotary import RopeParameters, cos_sin_table, inverse_frequencies
+from onecard.engines.layers.rotary import (
+    RopeParameters,
+    cos_sin_table,
+    inverse_frequencies,
+    rotary_rows,
+)
+from onecard.engines.models.config import SIZES, ConfigError, DecoderConfig
+from onecard.engines.models.registry import parse_config
+from onecard.kernels.rotary import rotary
 
 
 def test_rows_are_cosines_then_sines_of_the_position() -> None:
@@ -44,3 +54,40 @@ def test_dynamic_stretches_only_beyond_the_pretraining_length() -> None:
     longer, _ = inverse_frequencies(rope, 64)
     base = 10000.0 * 3.0 ** (8 / 6)
     torch.testing.assert_close(longer, torch.tensor([base ** (-2 * i / 8) for i in range(4)]))
+
+
+def test_a_tokens_row_is_the_tables_at_its_position() -> None:
+    table = cos_sin_table(RopeParameters(rotary_dim=8), length=12)
+    positions = torch.tensor([3, 0, 11, 11])
+    assert torch.equal(rotary_rows(table, positions.unsqueeze(0), (1, 2, 1)), table[positions])
+    assert torch.equal(rotary_rows(table, positions.expand(3, -1), (1, 2, 1)), table[positions])
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])
+def test_sections_turn_as_transformers_do(name: str) -> None:
+    """Images: every token has a time, a height and a width, and a third of the frequencies reads each."""
+    theirs = import_module(f"transformers.models.{name}.modeling_{name}")
+    prefix = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL"}[name]
+    parameters = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
+    sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 10}
+    config = getattr(theirs, f"{prefix}TextConfig")(**sizes, rope_parameters=parameters)
+    embedding = getattr(theirs, f"{prefix}RotaryEmbedding")(config)
+    torch.manual_seed(0)
+    q, k = torch.randn(7, 4, 16), torch.randn(7, 2, 16)
+    positions = torch.randint(0, 50, (3, 7))
+    cos, sin = embedding(q, positions.unsqueeze(1))
+    expected = theirs.apply_rotary_pos_emb(q.transpose(0, 1)[None], k.transpose(0, 1)[None], cos, sin)
+    raw = {**config.to_dict(), "architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu"}
+    ours = parse_config(raw, "llm")
+    assert isinstance(ours, DecoderConfig)
+    rows = rotary_rows(cos_sin_table(ours.rope, 50), positions, ours.rope.sections)
+    rotary(q, k, rows)
+    torch.testing.assert_close(q, expected[0][0].transpose(0, 1))
+    torch.testing.assert_close(k, expected[1][0].transpose(0, 1))
+
+
+def test_sections_must_divide_the_frequencies_in_order() -> None:
+    raw = dict.fromkeys(SIZES, 8) | {"architectures": ["Qwen2ForCausalLM"], "num_key_value_heads": 8}
+    for more in ({"mrope_section": [1, 1, 1]}, {"mrope_section": [2, 1, 1], "mrope_interleaved": True}):
+        with pytest.raises(ConfigError, match="divides the 4 frequencies in order"):
+            parse_config({**raw, "head_dim": 8, "rope_scaling": {"type": "mrope", **more}}, "llm")

@@ -1,5 +1,6 @@
 """A manager on its own: a card of a few pages, with models none of which computes anything."""
 
+import asyncio
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -24,6 +25,16 @@ class Loop:
         self.is_running = True
         call()
         self.is_running = False
+
+    def when_idle(self, has_requests: Callable[[], bool], tell: Callable[[], None]) -> None:
+        """Goes round and round, as a loop with requests does."""
+
+        def look() -> None:
+            idle = not has_requests()
+            event_loop = asyncio.get_running_loop()
+            event_loop.call_soon(tell) if idle else event_loop.call_later(0.001, self.post, look)
+
+        self.post(look)
 
     def deliver(self, deliveries: list[Any]) -> None: ...
 
@@ -81,7 +92,7 @@ class EngineHooks:
 
 
 class Engine:
-    name = "engine"
+    name, blocks = "engine", None
 
     def give_up(self, error: BaseException) -> list[Any]:
         return []
@@ -91,11 +102,11 @@ class SmallCard:
     """The first of its models is awake, and has room for itself alone if `homes` doesn't say where the models
     belong, in `NUM_PAGES` pages. `timeout` is that of all gates."""
 
-    def __init__(self, *names: str, timeout: float = 60.0, **homes: range):
+    def __init__(self, *names: str, timeout: float = 60.0, loop: Any = None, **homes: range):
         self.timeout = WakeTimeout(timeout)
-        self.loop, pool = Loop(), PagePool(NUM_PAGES, PAGE)
+        self.loop, pool = loop or Loop(), PagePool(NUM_PAGES, PAGE)
         arena = DeviceArena(NUM_PAGES * PAGE, PAGE)
-        self.manager = LifecycleManager("card0", arena, pool, self.loop)  # type: ignore[arg-type]
+        self.manager = LifecycleManager("card0", arena, pool, self.loop)
         for name in (*names, *homes):
             self.manager.add(self.another(name, homes.get(name, HOME)))
         first = next(iter(self.manager.card_models.values()))
@@ -111,7 +122,6 @@ class SmallCard:
 
     def another(self, name: str, home: range = HOME) -> Any:
         """A card_model that the manager doesn't know."""
-        gate, weights = Gate(name), Weights(home)
-        gate.state, gate.timeout = "unloaded", self.timeout
+        gate, weights = Gate(name, self.manager, self.timeout, "unloaded"), Weights(home)
         weights.may_load.set()
-        return CardModel(name, gate, weights, Engine(), None, EngineHooks(), Policy(), 0, 4)  # type: ignore[arg-type]
+        return CardModel(name, gate, weights, Engine(), EngineHooks(), Policy(), 0, 4)  # type: ignore[arg-type]

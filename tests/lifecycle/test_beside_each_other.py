@@ -10,7 +10,7 @@ from manager_helpers import Loop, SmallCard
 from onecard.engines.api import ModelUnavailableError
 from onecard.engines.lifecycle import manager
 from onecard.engines.lifecycle.manager import BrokenModelError
-from onecard.engines.lifecycle.reload_moves import discard, renew, resize, retire
+from onecard.engines.node.replacement import renew, resize, retire
 
 
 @pytest.fixture
@@ -87,24 +87,6 @@ async def test_who_would_be_in_the_way_of_whose_turn_it_is_waits_for_its_own():
     await settle(card)
 
 
-@pytest.mark.usefixtures("impatient")
-async def test_a_place_that_somebody_else_has_got_meanwhile_is_not_taken_for_free():
-    card = SmallCard("a", "b", "c")
-    card["a"].hooks.busy = True
-    waiting = wants(card, "b")
-    await until(lambda: not card["a"].awake)
-    card["a"].hooks.busy = False
-    await until(lambda: not card.manager.pool.has_home("a"))
-    async with card.manager.moving:
-        await asyncio.sleep(0.03)  # `b` has found the place free, and waits for the lock
-        card.manager.pool.claim_home("c", card["c"].weights.home)
-        card["c"].gate.state, card["c"].weights.model = "ready", object()
-    async with asyncio.timeout(5):
-        await waiting
-    assert card.states == {"a": "asleep", "b": "ready", "c": "asleep"}
-    await settle(card)
-
-
 async def test_two_that_fit_alone_but_not_together_dont_come_together():
     card = SmallCard(a=range(0), b=range(3), c=range(1, 4))
     together = False
@@ -172,7 +154,7 @@ async def test_a_larger_floor_makes_room_beside_whatever_else_goes_on():
 
 async def test_a_larger_floor_finds_the_model_awake_that_slept_when_it_was_asked_for():
     card = SmallCard(a=range(1), b=range(1, 2))
-    async with card.manager.moving:
+    async with card.manager.still():
         growing = asyncio.create_task(resize(card.manager, card["b"], 3, 4))
         await asyncio.sleep(0.01)
         assert card.manager.pool.claim_home("b", card["b"].weights.home)  # its wake came first
@@ -219,7 +201,7 @@ async def test_a_model_that_fails_keeps_its_place_until_it_is_buried(card_with_b
     a.hooks.busy = False
     await asyncio.sleep(0.05)
     assert not waiting.done()
-    await discard(card.manager, a, RuntimeError("injected"))
+    await card.manager.discard(a, RuntimeError("injected"))
     async with asyncio.timeout(5):
         await waiting
     assert card.states == {"b": "ready"}
@@ -244,7 +226,7 @@ async def test_an_engine_that_fails_on_its_way_in_does_not_open_its_gate():
     with pytest.raises(ModelUnavailableError, match="b has failed"):
         await waiting
     assert (b.gate.state, b.gate.refusal) == ("failed", refusal)
-    await discard(card.manager, b, refusal)
+    await card.manager.discard(b, refusal)
     assert not card.manager.pool.has_home("b")
     await settle(card)
 
@@ -311,20 +293,34 @@ class SlowLoop(Loop):
             self._then()
 
 
-@pytest.mark.parametrize("asked", [1, 2], ids=["while others may move", "while nothing else moves"])
-async def test_a_request_that_is_let_in_while_the_loop_is_asked_is_not_missed(asked):
+async def test_a_request_that_is_let_in_while_the_loop_is_asked_is_not_missed():
     """It isn't with its engine yet when its model is found idle: one that leaves for good leaves after it."""
-    card = SmallCard("a")
-    a = card["a"]
 
     def let_in() -> None:
         with a.gate.arriving():
             loop.post(lambda: setattr(a.hooks, "busy", True))
 
-    loop = SlowLoop(asked, let_in)
-    card.manager.loop = card.manager.mover._loop = loop  # type: ignore[assignment]
+    loop = SlowLoop(1, let_in)
+    card = SmallCard("a", loop=loop)
+    a = card["a"]
     leaving = asyncio.create_task(retire(card.manager, a, ModelUnavailableError("gone")))
     await until(lambda: a.hooks.busy)
+    await leaves_after_its_requests(card, a, leaving)
+
+
+async def test_a_request_that_is_let_in_once_the_loop_has_answered_is_not_missed():
+    """Somebody else has the card when the model that is to leave is found idle."""
+    card = SmallCard("a")
+    a = card["a"]
+    async with card.manager.still():
+        leaving = asyncio.create_task(retire(card.manager, a, ModelUnavailableError("gone")))
+        await until(lambda: card.manager._quiet.is_quiet(a))
+        await a.gate.enter()
+    a.hooks.busy = True
+    await leaves_after_its_requests(card, a, leaving)
+
+
+async def leaves_after_its_requests(card: SmallCard, a: Any, leaving: "asyncio.Task[None]") -> None:
     await asyncio.sleep(0.1)
     assert "a" in card.manager.card_models
     assert card.manager.pool.has_home("a")

@@ -399,7 +399,7 @@ def test_an_engine_that_fails_on_and_on_is_out_of_service_until_it_is_woken(
 
 @pytest.mark.parametrize("engine", [{"seed": 5}, {"max_model_len": 200}], ids=["made anew", "replaced"])
 def test_an_engine_that_leaves_is_freed_whenever_the_collector_runs(served: Served, engine: dict[str, int]):
-    left = weakref.ref(served.node.engine("a")._tokenizer)
+    left = weakref.ref(served.node.engine("a")._text.tokenizer)
     gc.disable()
     try:
         served.apply(served.with_model("a", engine=engine))

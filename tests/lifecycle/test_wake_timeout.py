@@ -102,8 +102,7 @@ async def test_weights_that_take_long_are_named(card):
 
 
 async def test_a_model_that_a_reload_brings_is_waited_for_no_longer():
-    gate = Gate("new", wake=asyncio.Event().wait)
-    gate.state, gate.timeout = "loading", WakeTimeout(0.02)
+    gate = Gate("new", SmallCard("a").manager, WakeTimeout(0.02), "loading")
     with pytest.raises(ModelUnavailableError, match="a change of the registry is still being carried out"):
         await gate.enter()
 
@@ -191,7 +190,7 @@ async def test_who_leaves_while_the_other_may_still_take_requests_changes_nothin
 
 async def test_a_turn_that_nobody_waits_for_is_not_taken(card):
     card["a"].hooks.busy = False
-    async with card.manager.moving:
+    async with card.manager.still():
         left = wants(card, "b")
         await asyncio.sleep(0.01)
         left.cancel()

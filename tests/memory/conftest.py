@@ -43,11 +43,12 @@ class FakeEngine:
             self.page_pool,
             lambda page: blocks_in_page(page, self.page_pool.page_bytes, self.block_bytes),
             cost_per_block=self.cost,
-            waiting_blocks=lambda: sum(self.waiting),
-            preempt_newest=self.preempt_newest,
-            move_blocks=self.move_blocks,
+            requests=self,
         )
         self.page_pool.add_engine(self.name, self.floor, self.ceiling, self.pool)
+
+    def waiting_blocks(self) -> int:
+        return sum(self.waiting)
 
     def start(self, blocks: int, prefix: bytes | None = None) -> list[int] | None:
         """A request of new blocks; with a `prefix` its blocks are cached as `prefix` 0, 1, 2, ..."""

@@ -1,5 +1,7 @@
 """The blocks of one engine, and what two engines do to each other through the page pool."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from onecard.engines.memory.block_pool import BlockPool
@@ -227,13 +229,14 @@ def test_what_a_preempted_request_had_cached_is_evicted_for_the_recall(engine, p
 
 def test_a_failed_recall_leaves_everything_as_it_was(page_pool):
     """An engine that can free nothing now (a step in flight): shortage, and the next step tries again."""
-    stubborn = BlockPool("stubborn", page_pool, lambda page: range(4 * page, 4 * page + 4))
+    requests = SimpleNamespace(waiting_blocks=lambda: 0, preempt_newest=lambda: False, move_blocks=None)
+    stubborn = BlockPool("stubborn", page_pool, lambda page: range(4 * page, 4 * page + 4), requests=requests)
     page_pool.add_engine("stubborn", 0, 8, stubborn)
     asker = BlockPool("asker", page_pool, lambda page: range(4 * page, 4 * page + 4))
     page_pool.add_engine("asker", 2, 8, asker)
     held = stubborn.get_new_blocks(32)
     assert asker.get_new_blocks(1) is None
-    stubborn.preempt_newest = lambda: held and (stubborn.free([held.pop()]) or True)
+    requests.preempt_newest = lambda: held and (stubborn.free([held.pop()]) or True)
     assert asker.get_new_blocks(1) is not None
     page_pool.check_integrity()
     stubborn.check_integrity()

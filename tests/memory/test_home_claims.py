@@ -108,7 +108,7 @@ def test_a_claim_in_vain_leaves_what_has_moved_where_it_is(engine, page_pool):
 
 def test_an_engine_that_cannot_move_preempts(engine, page_pool):
     a = engine("a")
-    a.pool.move_blocks = None
+    a.move_blocks = None
     a.start(4)
     a.start(8)
     assert page_pool.claim_home("m", range(1))
@@ -120,7 +120,7 @@ def test_an_engine_that_cannot_move_preempts(engine, page_pool):
 
 def test_a_step_in_flight_keeps_its_page_and_the_claim_changes_nothing(engine, page_pool):
     a, other = engine("a"), engine("other", ceiling=4)
-    a.pool.move_blocks, a.stepping = None, True
+    a.move_blocks, a.stepping = None, True
     request = a.start(4)
     other.end(other.start(8, b"x"))
     assert not page_pool.claim_home("m", range(8))
@@ -134,13 +134,13 @@ def test_a_step_in_flight_keeps_its_page_and_the_claim_changes_nothing(engine, p
 def test_a_copy_that_finds_no_memory_leaves_everything_as_it_was(engine, page_pool):
     a = engine("a")
     request = a.start(8)
-    before, a.pool.move_blocks = list(request), out_of_memory
+    before, a.move_blocks = list(request), out_of_memory
     with pytest.raises(MemoryError):
         page_pool.claim_home("m", range(2))
     assert not page_pool.has_home("m")
     assert (a.requests, page_pool.home_pages) == ([before], 0)
     a.check()
-    a.pool.move_blocks = a.move_blocks
+    del a.move_blocks
     assert page_pool.claim_home("m", range(2))
     assert a.pages(request).isdisjoint(range(2))
     a.check()
@@ -150,7 +150,7 @@ def test_a_copy_that_fails_after_others_worked_keeps_those_where_they_are(engine
     a, b = engine("a"), engine("b")
     a.start(4)
     request = b.start(4)
-    b.pool.move_blocks = out_of_memory
+    b.move_blocks = out_of_memory
     with pytest.raises(MemoryError):
         page_pool.claim_home("m", range(2))
     assert len(a.moves) == 4

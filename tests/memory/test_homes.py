@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from onecard.engines.memory.homes import (
     ALIGNMENT,
-    HomeNeed,
     PlanError,
     Resident,
     can_be_awake,
@@ -18,12 +17,12 @@ from onecard.engines.memory.homes import (
 )
 
 
-def asleep(name: str, pages: int) -> HomeNeed:
-    return HomeNeed(name, pages, awake_at_start=False)
+def asleep(name: str, pages: int) -> Resident:
+    return Resident(name, range(pages), awake=False)
 
 
-def awake(name: str, pages: int, pinned: bool = False) -> HomeNeed:
-    return HomeNeed(name, pages, awake_at_start=True, pinned=pinned)
+def awake(name: str, pages: int, pinned: bool = False) -> Resident:
+    return Resident(name, range(pages), pinned=pinned)
 
 
 def test_pinned_then_awake_then_sleeping_from_page_0_up():
@@ -55,19 +54,19 @@ def test_what_is_awake_at_start_must_fit_together():
 
 def test_pinned_means_awake():
     with pytest.raises(PlanError, match="the homes of p, a take 5 pages of 4"):
-        place_homes([awake("a", 2), HomeNeed("p", 3, awake_at_start=False, pinned=True)], 4)
+        place_homes([awake("a", 2), Resident("p", range(3), awake=False, pinned=True)], 4)
 
 
 needs = st.lists(
     st.tuples(st.integers(0, 12), st.booleans(), st.sampled_from([True, False, False, False])), max_size=8
-).map(lambda specs: [HomeNeed(f"m{i}", *spec) for i, spec in enumerate(specs)])
+).map(lambda specs: [Resident(f"m{i}", range(pages), *spec) for i, (pages, *spec) in enumerate(specs)])
 
 
 @given(needs, st.integers(1, 40))
-def test_placement(wanted: list[HomeNeed], num_pages: int) -> None:
-    pinned = sum(need.pages for need in wanted if need.pinned)
-    possible = sum(need.pages for need in wanted if need.first) <= num_pages and all(
-        need.pages <= num_pages - pinned for need in wanted if not need.first
+def test_placement(wanted: list[Resident], num_pages: int) -> None:
+    pinned = sum(len(need.home) for need in wanted if need.pinned)
+    possible = sum(len(need.home) for need in wanted if (need.pinned or need.awake)) <= num_pages and all(
+        len(need.home) <= num_pages - pinned for need in wanted if not (need.pinned or need.awake)
     )
     if not possible:
         with pytest.raises(PlanError):
@@ -75,12 +74,12 @@ def test_placement(wanted: list[HomeNeed], num_pages: int) -> None:
         return
     homes = place_homes(wanted, num_pages)
     assert homes.keys() == {need.name for need in wanted}
-    assert all(len(homes[need.name]) == need.pages for need in wanted)
+    assert all(len(homes[need.name]) == len(need.home) for need in wanted)
     assert all(0 <= home.start <= home.stop <= num_pages for home in homes.values())
     for a, b in combinations(wanted, 2):
-        if a.pinned or b.pinned or (a.first and b.first):
+        if a.pinned or b.pinned or (a.awake and b.awake):
             assert not overlaps(homes[a.name], homes[b.name])
-    if sum(need.pages for need in wanted) <= num_pages:
+    if sum(len(need.home) for need in wanted) <= num_pages:
         assert not any(overlaps(a, b) for a, b in combinations(homes.values(), 2)), "there was room for all"
 
 
@@ -91,7 +90,10 @@ def test_placement(wanted: list[HomeNeed], num_pages: int) -> None:
 )
 def test_who_can_be_awake(specs: list[tuple[int, int, int, int]]) -> None:
     """Beside the homes all floors have room, and, at another time, each one's longest request."""
-    residents = [Resident(range(first, first + pages), *kv) for first, pages, *kv in specs]
+    residents = [
+        Resident(str(i), range(first, first + pages), floor_pages=floor, longest_pages=longest)
+        for i, (first, pages, floor, longest) in enumerate(specs)
+    ]
     pages = [page for resident in residents for page in resident.home]
     left = 13 - len(pages)
     fits = len(set(pages)) == len(pages) and sum(r.floor_pages for r in residents) <= left

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecard.engines.memory.homes import Resident, can_be_awake
+from onecard.engines.memory.homes import can_be_awake
 from onecard.engines.memory.plan import CardFacts, ModelNeeds, PlanError, at_least, plan_card
 
 MIB = 1 << 20
@@ -140,7 +140,7 @@ def test_a_plan_that_stands_can_be_kept(specs, page_bytes):
     except PlanError:
         return
     assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
-    residents = {m.name: Resident(m.home, m.floor_pages, m.longest_pages) for m in plan.models}
+    residents = {m.name: m for m in plan.models}
     assert can_be_awake([residents[m.name] for m in plan.models if m.awake_at_start], plan.num_pages)
     for model, need in zip(plan.models, needs, strict=True):
         assert model.home_pages * plan.page_bytes >= need.weight_bytes

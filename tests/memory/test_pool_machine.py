@@ -30,7 +30,7 @@ class Request:
 
 
 @dataclass
-class Tenant:
+class Borrower:
     """A scheduler in small. `contents` is the model of the memory: what was last written to each block.
 
     `floor` and `ceiling` are its share while it is awake; while `stepping`, nothing can be preempted.
@@ -59,6 +59,9 @@ class Tenant:
         for request in self.running:
             request.blocks = [moves.get(block, block) for block in request.blocks]
 
+    def waiting_blocks(self):
+        return sum(-(-len(request.tokens) // BLOCK_SIZE) for request in self.waiting)
+
     def preempt_newest(self) -> bool:
         if not self.running or self.stepping:
             return False
@@ -70,7 +73,7 @@ class Tenant:
 
     @property
     def resident(self) -> Resident:
-        return Resident(self.home, self.floor)
+        return Resident(self.name, self.home, floor_pages=self.floor)
 
     def chain(self, tokens: list[int]) -> list[bytes]:
         hashes, parent = [], chain_root(self.name)
@@ -152,7 +155,7 @@ class Tenant:
         self.pool.free(request.blocks[::-1])
 
 
-tenants = st.sampled_from(sorted(BLOCK_BYTES))
+names = st.sampled_from(sorted(BLOCK_BYTES))
 # Prompts of two families, so that prefixes are often shared, and of lengths that soon fill the pool.
 tokens = st.builds(
     lambda family, n: [(i % 5) * family for i in range(n)], st.integers(1, 2), st.integers(1, 40)
@@ -173,182 +176,182 @@ class PoolMachine(RuleBasedStateMachine):
     def open(self, floors, extra, reserve, homes, kept_for_last):
         self.time = 0.0
         self.page_pool = PagePool(NUM_PAGES, PAGE_BYTES, self.clock)
-        self.tenants = {}
+        self.borrowers = {}
         for (name, block_bytes), floor, more, home in zip(BLOCK_BYTES.items(), floors, extra, homes):
             ceiling = min(NUM_PAGES, max(1, floor + more))
-            tenant = Tenant(name, floor, ceiling, range(home[0], sum(home)), None)
-            tenant.pool = BlockPool(
+            borrower = Borrower(name, floor, ceiling, range(home[0], sum(home)), None)
+            borrower.pool = BlockPool(
                 name,
                 self.page_pool,
                 lambda page, block_bytes=block_bytes: blocks_in_page(page, PAGE_BYTES, block_bytes),
                 cost_per_block=COSTS[name],
                 reserve_pages=reserve,
-                waiting_blocks=lambda t=tenant: sum(-(-len(r.tokens) // BLOCK_SIZE) for r in t.waiting),
-                preempt_newest=tenant.preempt_newest,
-                move_blocks=tenant.move_blocks,
+                requests=borrower,
             )
-            self.page_pool.add_engine(name, 0, 0, tenant.pool)
-            self.tenants[name] = tenant
+            self.page_pool.add_engine(name, 0, 0, borrower.pool)
+            self.borrowers[name] = borrower
         if kept_for_last:
-            self.page_pool.keep_for_last({page for t in self.tenants.values() for page in t.home})
-        for name in self.tenants:
+            self.page_pool.keep_for_last({page for t in self.borrowers.values() for page in t.home})
+        for name in self.borrowers:
             self.wake(name, set())
 
     def clock(self):
         self.time += 1.0
         return self.time
 
-    @rule(name=tenants, tokens=tokens)
+    @rule(name=names, tokens=tokens)
     def start(self, name, tokens):
-        self.tenants[name].start(tokens)
+        self.borrowers[name].start(tokens)
 
-    @rule(name=tenants, base=index, keep=st.integers(1, 50), more=tokens)
+    @rule(name=names, base=index, keep=st.integers(1, 50), more=tokens)
     def start_with_shared_prefix(self, name, base, keep, more):
-        tenant = self.tenants[name]
-        if tenant.running:
-            shared = tenant.running[base % len(tenant.running)].tokens[:keep]
-            tenant.start([*shared, *more])
+        borrower = self.borrowers[name]
+        if borrower.running:
+            shared = borrower.running[base % len(borrower.running)].tokens[:keep]
+            borrower.start([*shared, *more])
 
-    @rule(name=tenants, which=index, token=st.integers(0, 1), times=st.integers(1, 5))
+    @rule(name=names, which=index, token=st.integers(0, 1), times=st.integers(1, 5))
     def decode(self, name, which, token, times):
-        tenant = self.tenants[name]
-        if tenant.running:
-            request = tenant.running[which % len(tenant.running)]
+        borrower = self.borrowers[name]
+        if borrower.running:
+            request = borrower.running[which % len(borrower.running)]
             for _ in range(times):
-                while request in tenant.running and not tenant.grow(request, token):
-                    tenant.preempt_newest()
+                while request in borrower.running and not borrower.grow(request, token):
+                    borrower.preempt_newest()
 
-    @rule(name=tenants, which=index, all_of_them=st.booleans())
+    @rule(name=names, which=index, all_of_them=st.booleans())
     def finish(self, name, which, all_of_them):
-        tenant = self.tenants[name]
-        for _ in range(len(tenant.running) if all_of_them else min(1, len(tenant.running))):
-            tenant.end(tenant.running[which % len(tenant.running)])
+        borrower = self.borrowers[name]
+        for _ in range(len(borrower.running) if all_of_them else min(1, len(borrower.running))):
+            borrower.end(borrower.running[which % len(borrower.running)])
 
-    @rule(name=tenants)
+    @rule(name=names)
     def resume(self, name):
-        tenant = self.tenants[name]
-        if tenant.waiting and tenant.start(tenant.waiting[-1].tokens):
-            tenant.waiting.pop()
+        borrower = self.borrowers[name]
+        if borrower.waiting and borrower.start(borrower.waiting[-1].tokens):
+            borrower.waiting.pop()
 
-    @rule(name=tenants, what=st.sampled_from(["cancel", "idle", "reset"]))
+    @rule(name=names, what=st.sampled_from(["cancel", "idle", "reset"]))
     def keep_house(self, name, what):
-        tenant = self.tenants[name]
+        borrower = self.borrowers[name]
         if what == "cancel":
-            tenant.waiting.clear()
+            borrower.waiting.clear()
         elif what == "idle":
-            tenant.pool.release_idle_pages()
+            borrower.pool.release_idle_pages()
         else:
-            tenant.pool.reset_prefix_cache()
-            first = [(r.hashes[0], r.tokens[:BLOCK_SIZE]) for r in tenant.running if r.hashes]
-            assert not any(tenant.pool.lookup(*known) for known in first)
+            borrower.pool.reset_prefix_cache()
+            first = [(r.hashes[0], r.tokens[:BLOCK_SIZE]) for r in borrower.running if r.hashes]
+            assert not any(borrower.pool.lookup(*known) for known in first)
 
-    @rule(name=tenants)
+    @rule(name=names)
     def sleep(self, name):
-        tenant = self.tenants[name]
-        if not tenant.awake:
+        borrower = self.borrowers[name]
+        if not borrower.awake:
             return
-        self.empty(tenant)
+        self.empty(borrower)
         self.page_pool.set_share(name, 0, 0)
         self.page_pool.release_home(name)
-        tenant.awake = False
-        assert tenant.pool.num_free_blocks() == 0
-        assert not tenant.start([1, 2, 3]), "asleep it gets no block"
+        borrower.awake = False
+        assert borrower.pool.num_free_blocks() == 0
+        assert not borrower.start([1, 2, 3]), "asleep it gets no block"
 
-    @rule(name=tenants, stepping=st.sets(tenants, max_size=1))
+    @rule(name=names, stepping=st.sets(names, max_size=1))
     def wake(self, name, stepping):
         """The home is taken whatever lies in it, unless a step in flight holds a page."""
-        tenant = self.tenants[name]
-        residents = [t.resident for t in self.tenants.values() if t.awake]
-        if tenant.awake or not can_be_awake([*residents, tenant.resident], NUM_PAGES):
+        borrower = self.borrowers[name]
+        residents = [t.resident for t in self.borrowers.values() if t.awake]
+        if borrower.awake or not can_be_awake([*residents, borrower.resident], NUM_PAGES):
             return
-        running = {t.name: list(t.running) for t in self.tenants.values()}
+        running = {t.name: list(t.running) for t in self.borrowers.values()}
         for other in stepping:
-            self.tenants[other].stepping = True
-        claimed = self.page_pool.claim_home(name, tenant.home)
+            self.borrowers[other].stepping = True
+        claimed = self.page_pool.claim_home(name, borrower.home)
         for other in stepping:
-            self.tenants[other].stepping = False
+            self.borrowers[other].stepping = False
         assert claimed or stepping, "nothing stands in the way"
-        for other in self.tenants.values():
+        for other in self.borrowers.values():
             still = [r for r in other.running if r in running[other.name]]
             assert other.running == still == running[other.name][: len(still)], "the newest go first"
             other.owned_before = max(other.owned_before, self.page_pool.owned(other.name))
-        assert self.page_pool.home(name) == (frozenset(tenant.home) if claimed else frozenset())
+        assert self.page_pool.home(name) == (frozenset(borrower.home) if claimed else frozenset())
         if claimed:
-            self.page_pool.set_share(name, tenant.floor, tenant.ceiling)
-            tenant.awake = True
+            self.page_pool.set_share(name, borrower.floor, borrower.ceiling)
+            borrower.awake = True
 
-    @rule(name=tenants, floor=st.integers(0, 3), more=st.integers(0, 9))
+    @rule(name=names, floor=st.integers(0, 3), more=st.integers(0, 9))
     def resize(self, name, floor, more):
-        tenant = self.tenants[name]
-        residents = [t.resident for t in self.tenants.values() if t.awake and t is not tenant]
-        if not tenant.awake or not can_be_awake([*residents, Resident(tenant.home, floor)], NUM_PAGES):
+        borrower = self.borrowers[name]
+        residents = [t.resident for t in self.borrowers.values() if t.awake and t is not borrower]
+        if not borrower.awake or not can_be_awake(
+            [*residents, Resident(name, borrower.home, floor_pages=floor)], NUM_PAGES
+        ):
             return
-        tenant.floor, tenant.ceiling = floor, min(NUM_PAGES, max(1, floor + more))
-        self.page_pool.set_share(name, tenant.floor, tenant.ceiling)
+        borrower.floor, borrower.ceiling = floor, min(NUM_PAGES, max(1, floor + more))
+        self.page_pool.set_share(name, borrower.floor, borrower.ceiling)
 
-    @rule(name=tenants)
+    @rule(name=names)
     def claim_the_floor(self, name):
         """An engine with nothing running gets its whole floor, whatever the others do."""
-        tenant = self.tenants[name]
-        if not tenant.awake:
+        borrower = self.borrowers[name]
+        if not borrower.awake:
             return
-        while tenant.running:
-            tenant.end(tenant.running[0])
-        tenant.waiting.clear()
-        whole_floor = tenant.floor * tenant.pool.blocks_per_page
+        while borrower.running:
+            borrower.end(borrower.running[0])
+        borrower.waiting.clear()
+        whole_floor = borrower.floor * borrower.pool.blocks_per_page
         if whole_floor:
-            assert tenant.start([i % 7 for i in range(whole_floor * BLOCK_SIZE)]), "the floor is guaranteed"
-            assert self.page_pool.owned(name) >= min(tenant.floor, tenant.pool.demand_pages())
+            assert borrower.start([i % 7 for i in range(whole_floor * BLOCK_SIZE)]), "the floor is guaranteed"
+            assert self.page_pool.owned(name) >= min(borrower.floor, borrower.pool.demand_pages())
 
     def drain(self):
         """After all requests end and all caches are evicted every page is free."""
-        for tenant in self.tenants.values():
-            self.sleep(tenant.name)
-            self.page_pool.remove_engine(tenant.name)
+        for borrower in self.borrowers.values():
+            self.sleep(borrower.name)
+            self.page_pool.remove_engine(borrower.name)
         assert self.page_pool.free_pages == NUM_PAGES
 
-    def empty(self, tenant):
-        while tenant.running:
-            tenant.end(tenant.running[-1])
-        tenant.waiting.clear()
-        tenant.pool.reset_prefix_cache()
-        tenant.pool.release_idle_pages()
-        tenant.contents.clear()
+    def empty(self, borrower):
+        while borrower.running:
+            borrower.end(borrower.running[-1])
+        borrower.waiting.clear()
+        borrower.pool.reset_prefix_cache()
+        borrower.pool.release_idle_pages()
+        borrower.contents.clear()
 
     @invariant()
     def books_add_up(self):
         self.page_pool.check_integrity()
-        owned = {name: self.page_pool.pages_of(name) for name in self.tenants}
-        homes = {name: frozenset(t.home) for name, t in self.tenants.items() if t.awake}
-        assert homes == {name: home for name in self.tenants if (home := self.page_pool.home(name))}
+        owned = {name: self.page_pool.pages_of(name) for name in self.borrowers}
+        homes = {name: frozenset(t.home) for name, t in self.borrowers.items() if t.awake}
+        assert homes == {name: home for name in self.borrowers if (home := self.page_pool.home(name))}
         everything = [*owned.values(), *homes.values()]
         assert self.page_pool.free_pages + sum(map(len, everything)) == NUM_PAGES
-        assert can_be_awake([t.resident for t in self.tenants.values() if t.awake], NUM_PAGES)
-        for name, tenant in self.tenants.items():
-            tenant.pool.check_integrity()
-            assert len(owned[name]) <= max(tenant.ceiling, tenant.owned_before), "grows above its ceiling"
-            tenant.owned_before = len(owned[name])
-            self.requests_hold_their_blocks(tenant, owned[name])
+        assert can_be_awake([t.resident for t in self.borrowers.values() if t.awake], NUM_PAGES)
+        for name, borrower in self.borrowers.items():
+            borrower.pool.check_integrity()
+            assert len(owned[name]) <= max(borrower.ceiling, borrower.owned_before), "grows above its ceiling"
+            borrower.owned_before = len(owned[name])
+            self.requests_hold_their_blocks(borrower, owned[name])
         assert sum(map(len, everything)) == len(frozenset().union(*everything))
 
-    def requests_hold_their_blocks(self, tenant, pages):
-        held = [b for r in tenant.running for b in r.blocks]
-        assert tenant.pool.num_used_blocks == len(set(held))
+    def requests_hold_their_blocks(self, borrower, pages):
+        held = [b for r in borrower.running for b in r.blocks]
+        assert borrower.pool.num_used_blocks == len(set(held))
         for block in set(held):
-            assert tenant.pool._book.refs[block] == held.count(block)
-            first = block * BLOCK_BYTES[tenant.name]
-            last = first + BLOCK_BYTES[tenant.name] - 1
+            assert borrower.pool._book.refs[block] == held.count(block)
+            first = block * BLOCK_BYTES[borrower.name]
+            last = first + BLOCK_BYTES[borrower.name] - 1
             assert first // PAGE_BYTES == last // PAGE_BYTES, "a block across a page boundary"
             assert first // PAGE_BYTES in pages, "a block in somebody else's page"
-        for request in tenant.running:
+        for request in borrower.running:
             for i, block in enumerate(request.blocks):
                 shared = min((i + 1) * BLOCK_SIZE, len(request.tokens))
-                assert tenant.contents[block][:shared] == tuple(request.tokens[:shared]), (
+                assert borrower.contents[block][:shared] == tuple(request.tokens[:shared]), (
                     "content overwritten"
                 )
 
     def teardown(self):
-        if hasattr(self, "tenants"):
+        if hasattr(self, "borrowers"):
             self.drain()
 
 

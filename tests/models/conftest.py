@@ -82,7 +82,7 @@ class PagedRunner:
             num_decodes=sum(plan[name] == 1 for name in order),
         )
         rows = torch.arange(len(input_ids), device=self.device)
-        return ForwardBatch(self._tensor(input_ids), self._tensor(positions), paged, self.kv_cache, rows)
+        return ForwardBatch(self._tensor(input_ids), self._tensor([positions]), paged, self.kv_cache, rows)
 
     def _tensor(self, values: Any, dtype: torch.dtype = torch.int64) -> torch.Tensor:
         return torch.tensor(values, dtype=dtype, device=self.device)
@@ -107,7 +107,7 @@ def paged_runner() -> Callable[..., PagedRunner]:
     """`paged_runner(path, dtype="auto", device="cpu", **sizes)`: the checkpoint's model on a fresh cache."""
 
     def make(path: Path, dtype: str = "auto", device: str = "cpu", **sizes: int) -> PagedRunner:
-        config = load_config(path)
+        config = load_config(path, "llm")
         assert isinstance(config, DecoderConfig)
         model = load_model(path, config, torch.device(device), dtype).model
         assert isinstance(model, DecoderForCausalLM)

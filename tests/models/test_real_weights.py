@@ -23,7 +23,7 @@ PROMPT = [1, 9690, 198, 2683, 359, 253, 5356, 5646, 11173, 3365, 3511, 308, 3451
 
 def reference_llama(path: Path) -> LlamaForCausalLM:
     """transformers' model, filled from the gguf package's own reader; q and k in Hugging Face's order."""
-    config = load_config(path)
+    config = load_config(path, "llm")
     assert isinstance(config, DecoderConfig)
     state = {}
     for tensor in gguf.GGUFReader(path).tensors:
@@ -82,13 +82,13 @@ def test_smollm2_in_float16_keeps_the_distribution(smollm2_path: Path, paged_run
 
 
 def test_smollm2_bytes_are_foretold(smollm2_path: Path) -> None:
-    config = load_config(smollm2_path)
+    config = load_config(smollm2_path, "llm")
     foretold = weight_needs(smollm2_path, config, "auto", "cpu")
     assert load_model(smollm2_path, config, torch.device("cpu")).held == foretold
 
 
 def test_minilm_hidden_states(minilm_path: Path, encode_batch: Any) -> None:
-    loaded = load_model(minilm_path, load_config(minilm_path), torch.device("cpu"))
+    loaded = load_model(minilm_path, load_config(minilm_path, "embedding"), torch.device("cpu"))
     assert "pooler.dense.weight" in loaded.ignored
     assert json.loads((minilm_path / "config.json").read_text())["num_hidden_layers"] == 6
     reference = BertModel.from_pretrained(minilm_path, attn_implementation="eager").eval()

@@ -6,9 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.engines.memory.card_plan import CardFacts, CardPlan, ModelNeeds, PlanError
-from onecard.engines.memory.homes import HomeNeed, Resident, Settled, can_be_awake, overlaps, place_beside
-from onecard.engines.memory.plan import plan_card
-from onecard.engines.node.reload_plan import Staying, plan_reload
+from onecard.engines.memory.homes import Resident, can_be_awake, overlaps, place_beside
+from onecard.engines.memory.plan import plan_card, replan_card
 
 MIB = 1 << 20
 PAGE = MIB
@@ -36,8 +35,15 @@ def opened(*needs: ModelNeeds) -> CardPlan:
     return plan_card(CARD, needs, PAGE)
 
 
+Staying = tuple[ModelNeeds, Resident]
+
+
 def staying(plan: CardPlan, *needs: ModelNeeds, asleep: Container[str] = "") -> list[Staying]:
-    return [Staying(n, plan.model(n.name).home, n.name not in asleep) for n in needs]
+    return [(n, Resident(n.name, plan.model(n.name).home, n.name not in asleep)) for n in needs]
+
+
+def plan_reload(plan: CardPlan, stay: list[Staying], come: list[ModelNeeds]) -> CardPlan:
+    return replan_card(plan, [model for _, model in stay], [*(need for need, _ in stay), *come])
 
 
 def test_who_stays_keeps_its_home_and_who_comes_gets_one_beside():
@@ -163,18 +169,18 @@ def test_places_beside_others_keep_their_promises(old: list, new: list):
         start = cursor if cursor + pages <= num_pages else num_pages - pages
         if any(s.pinned and overlaps(range(start, start + pages), s.home) for s in settled.values()):
             continue
-        settled[f"old{i}"] = Settled(range(start, start + pages), awake, pinned)
+        settled[f"old{i}"] = Resident(f"old{i}", range(start, start + pages), awake, pinned)
         cursor = max(cursor, start + pages)
-    wanted = [HomeNeed(f"new{i}", *rest) for i, rest in enumerate(new)]
+    wanted = [Resident(f"new{i}", range(pages), *rest) for i, (pages, *rest) in enumerate(new)]
     try:
-        placed = place_beside(settled, wanted, num_pages)
+        placed = place_beside(settled.values(), wanted, num_pages)
     except PlanError:
         return
     everyone = {name: model.home for name, model in settled.items()} | placed
     pinned_old = {name for name, model in settled.items() if model.pinned}
     for one in wanted:
         home = placed[one.name]
-        assert len(home) == one.pages
+        assert len(home) == len(one.home)
         assert 0 <= home.start <= home.stop <= num_pages
         for name, other in everyone.items():
             if name != one.name and (name in pinned_old or one.pinned) and home and other:
@@ -194,14 +200,10 @@ def test_an_accepted_reload_keeps_what_those_awake_are_promised(arriving: list):
     except PlanError:
         return
 
-    def resident(name: str) -> Resident:
-        model = after.model(name)
-        return Resident(model.home, model.floor_pages, model.longest_pages)
-
     pinned = [m.name for m in after.models if m.pinned]
-    assert can_be_awake([resident("a"), resident("b")], plan.num_pages)
+    assert can_be_awake([after.model("a"), after.model("b")], plan.num_pages)
     for model in after.models:
-        assert can_be_awake([resident(n) for n in {*pinned, model.name}], plan.num_pages)
+        assert can_be_awake([after.model(n) for n in {*pinned, model.name}], plan.num_pages)
 
 
 lives = st.lists(

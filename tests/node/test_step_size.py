@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecard.engines.step.step_size import StepSize, step_size
+from onecard.engines.kinds import KINDS
+from onecard.engines.step.sizes import StepSize
 from onecard.registry.spec import EngineSpec, ModelKind, ModelSpec
 
 
@@ -12,7 +13,8 @@ def size(
     kind: ModelKind, device: str, longest: int = 512, tokens: int | None = None, seqs: int | None = None
 ) -> StepSize:
     engine = EngineSpec(max_num_batched_tokens=tokens, max_num_seqs=seqs)
-    return step_size(ModelSpec(name="m", kind=kind, source="hf:o/n", engine=engine), device, longest)
+    spec = ModelSpec(name="m", kind=kind, source="hf:o/n", engine=engine)
+    return KINDS[kind].step_size(spec, device, longest)
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from torch.profiler import ProfilerActivity, profile
 
-from onecard.engines.oneshot import warm_up as encoder_warm_up
-from onecard.engines.paged import warm_up as llm_warm_up
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.oneshot.practice import OneShotPractice
+from onecard.engines.paged.practice import PagedPractice
+from onecard.engines.step.sizes import StepSize
+from onecard.engines.step.warm_up import WarmUp
 
 pytestmark = pytest.mark.weights
 
@@ -35,25 +36,25 @@ def peak(work: Callable[[], None]) -> int:
 def test_a_language_models_largest_step_fits_its_plan(live):
     core = live.node.engine("smollm2").core
     planned = live.node._cards[0].plan.model("smollm2").workspace_bytes
-    warm_up = llm_warm_up.WarmUp(core, 49152, 512)
+    warm_up = WarmUp(core, PagedPractice(core.scheduler, 49152, 512))
     measured = live.on_loop(live.node.engine("smollm2"), peak, warm_up.largest_step)
-    live.on_loop(live.node.engine("smollm2"), warm_up.leave)
+    live.on_loop(live.node.engine("smollm2"), core.rest)
     assert 0.3 * planned <= measured <= planned
 
 
 def test_an_embedding_models_largest_step_fits_its_plan(live):
     engine = live.node.engine("minilm")
     planned = live.node._cards[0].plan.model("minilm").workspace_bytes
-    warm_up = encoder_warm_up.WarmUp(engine.core, StepSize(2048, 64), 30522, 256, 384)
+    warm_up = WarmUp(engine.core, OneShotPractice(engine.core, StepSize(2048, 64), 30522, 256, 384))
     measured = live.on_loop(engine, peak, warm_up.largest_step)
     assert 0.3 * planned <= measured <= planned
 
 
 def test_warming_up_leaves_nothing_behind(live):
     engine = live.node.engine("smollm2")
-    warm_up = llm_warm_up.WarmUp(engine.core, 49152, 512)
+    warm_up = WarmUp(engine.core, PagedPractice(engine.core.scheduler, 49152, 512))
     assert live.on_loop(engine, lambda: list(warm_up.usual_steps()))
-    live.on_loop(engine, warm_up.leave)
+    live.on_loop(engine, engine.core.rest)
     live.wait_idle()
     pool = live.node._cards[0].pool
     assert pool.owned("smollm2") == 0

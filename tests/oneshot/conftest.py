@@ -12,11 +12,11 @@ import torch
 from tokenizers import models, pre_tokenizers, processors
 
 from onecard.engines.api import ModelInfo, RequestStats, StepStats
+from onecard.engines.kinds.embedding import EmbeddingEngine
 from onecard.engines.layers.forward_batch import EncodeBatch
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.oneshot.core import OneShotCore
-from onecard.engines.oneshot.engine import EmbeddingEngine
-from onecard.engines.oneshot.pooling import Pooling
+from onecard.engines.oneshot.heads.pool import Pooling
 from onecard.engines.oneshot.queue import TokenBudgetQueue
 from onecard.engines.oneshot.sentence_config import SentenceConfig
 from onecard.engines.runtime.step_clock import HostStepClock
@@ -68,6 +68,9 @@ class HandDrivenLoop:
             deliveries = self.core.fail(error)
         self.hand_out(deliveries)
         return True
+
+    def deliver(self, deliveries: list[Callable[[], None]]) -> None:
+        self.hand_out(deliveries)
 
     def hand_out(self, deliveries: list[Callable[[], None]]) -> None:
         for deliver in deliveries:
@@ -134,7 +137,7 @@ class LateDevice:
         self.enqueued: deque[Callable[[], None]] = deque()
         self.num_computed = 0
 
-    def __call__(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    def __call__(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor, model: object) -> torch.Tensor:
         vectors = self.pooling(hidden, cu_seqlens)
         late = torch.full_like(vectors, float("nan"))
         poisoned = bool((hidden[:, 0] == self.poison).any())
@@ -209,13 +212,14 @@ class Bench:
         self.device = LateDevice(config.pooling)
         pooling, clock = (self.device, self.device) if late else (config.pooling, HostStepClock())
         self.core = OneShotCore(
-            "bert", self.model, pooling, queue, CPU, clock, self.stats, self.loop.hand_out
+            "bert", 1.0, 0, pooling, queue, max_model_len, CPU, clock, self.stats, self.loop.hand_out
         )
+        self.core.use(self.model)
         self.loop.core = self.core
         info = ModelInfo("bert", "embedding", "root", 0, max_model_len, frozenset({"embed"}))
         text = TextService(word_tokenizer(), ThreadPoolExecutor(1))
         self.engine = EmbeddingEngine(
-            info, self.core, self.loop, text, config, TellingModel.dimensions, Gate("bert"), self.stats
+            info, self.core, self.loop, text, Gate("bert"), TellingModel.dimensions, sentences=config
         )
 
 

@@ -17,7 +17,7 @@ from onecard.engines.api import (
     EngineFailedError,
     InvalidRequestError,
 )
-from onecard.engines.oneshot.pooling import Pooling
+from onecard.engines.oneshot.heads.pool import Pooling
 from onecard.engines.oneshot.sentence_config import SentenceConfig
 
 MEAN_POSITION, MEAN_ID = 1, 0
@@ -98,7 +98,7 @@ async def test_a_bad_input_fails_its_own_request_only(
     assert failed.param == param
     np.testing.assert_allclose(before.vectors, [expected((5, 5))])
     np.testing.assert_allclose(after.vectors, [expected((1, 12, 2))])
-    assert bench.engine.num_unfinished == 0
+    assert not bench.core.has_requests()
 
 
 async def test_too_long_an_input_is_named_with_its_numbers(bench: Any) -> None:
@@ -178,7 +178,7 @@ async def test_cancelling_drops_what_has_not_run(bench: Any, steps: int) -> None
     with pytest.raises(asyncio.CancelledError):
         await gone
     assert {stats.finish_reason for stats in bench.stats.requests} == {"abort", "stop"}
-    assert bench.engine.num_unfinished == 0
+    assert not bench.core.has_requests()
 
 
 async def test_random_cancellations_leave_nothing_behind(bench: Any) -> None:
@@ -197,7 +197,7 @@ async def test_random_cancellations_leave_nothing_behind(bench: Any) -> None:
     bench.loop.run()
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(r, EmbedResult | asyncio.CancelledError) for r in results)
-    assert (bench.core.num_waiting, bench.core.num_running, bench.engine.num_unfinished) == (0, 0, 0)
+    assert (bench.core.num_waiting, bench.core.num_running, bench.core.has_requests()) == (0, 0, False)
     bench.core.idle()
 
 

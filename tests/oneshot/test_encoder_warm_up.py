@@ -5,27 +5,23 @@ from typing import Any
 
 import pytest
 
-from onecard.engines.oneshot.warm_up import WarmUp
-from onecard.engines.step.step_size import StepSize
+from onecard.engines.oneshot.practice import OneShotPractice
+from onecard.engines.step.sizes import StepSize
+from onecard.engines.step.warm_up import WarmUp
 
 
 def warm_up_of(bench: Any) -> WarmUp:
-    return WarmUp(
-        bench.core,
-        StepSize(max_num_seqs=8, max_num_batched_tokens=32),
-        vocab_size=50,
-        max_model_len=16,
-        dimensions=4,
-    )
+    size = StepSize(max_num_seqs=8, max_num_batched_tokens=32)
+    return WarmUp(bench.core, OneShotPractice(bench.core, size, vocab_size=50, max_model_len=16, width=4))
 
 
 def test_all_its_steps_run_and_leave_nothing(bench):
     warm_up = warm_up_of(bench)
     assert list(warm_up.usual_steps())
     warm_up.largest_step()
-    warm_up.leave()
+    bench.core.rest()
     assert max(int(batch.cu_seqlens[-1]) for batch in bench.model.batches) >= 32
-    assert not bench.core.has_requests
+    assert not bench.core.has_unfinished()
     assert not bench.core.has_work()
 
 
@@ -43,7 +39,7 @@ def test_one_that_is_broken_off_leaves_nothing(bench):
     while not bench.core.num_waiting:
         next(steps)
     steps.close()
-    assert not bench.core.has_requests
+    assert not bench.core.has_unfinished()
     assert not bench.core.warming
 
 
@@ -59,7 +55,7 @@ def test_a_step_without_memory_is_tried_again_smaller(bench, monkeypatch):
     monkeypatch.setattr(bench.core, "model", short)
     warm_up_of(bench).largest_step()
     assert shortages == [32]
-    assert not bench.core.has_requests
+    assert not bench.core.has_unfinished()
 
 
 def test_one_that_fails_complains_to_its_caller_alone(bench, caplog):
@@ -71,4 +67,4 @@ def test_one_that_fails_complains_to_its_caller_alone(bench, caplog):
     del deliver, failure
     gc.collect()
     assert caplog.records == []
-    assert not bench.core.has_requests
+    assert not bench.core.has_unfinished()

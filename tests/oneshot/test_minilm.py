@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from onecard.engines.api import EmbedRequest, ModelInfo
+from onecard.engines.kinds.embedding import EmbeddingEngine
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.models.registry import load_config
 from onecard.engines.oneshot.core import OneShotCore
-from onecard.engines.oneshot.engine import EmbeddingEngine
 from onecard.engines.oneshot.queue import TokenBudgetQueue
 from onecard.engines.oneshot.sentence_config import load_sentence_config
 from onecard.engines.runtime.step_clock import HostStepClock
@@ -40,19 +40,22 @@ TEXTS = [
 def engine(minilm_path: Path, hand_driven_loop: Any) -> EmbeddingEngine:
     cpu = torch.device("cpu")
     sentence = load_sentence_config(minilm_path)
-    config = load_config(minilm_path)
+    config = load_config(minilm_path, "embedding")
     assert isinstance(config, EncoderConfig)
     model = load_model(minilm_path, config, cpu, "auto").model
     core = OneShotCore(
         "minilm",
-        model,
+        1.0,
+        0,
         sentence.pooling,
         TokenBudgetQueue(1024, 16),
+        512,
         cpu,
         HostStepClock(),
         hand_driven_loop.stats,
         hand_driven_loop.hand_out,
     )
+    core.use(model)
     hand_driven_loop.core = core
     info = ModelInfo(
         "minilm", "embedding", str(minilm_path), 0, sentence.max_seq_length or 512, frozenset({"embed"})
@@ -63,10 +66,9 @@ def engine(minilm_path: Path, hand_driven_loop: Any) -> EmbeddingEngine:
         core,
         hand_driven_loop,
         text,
-        sentence,
-        config.hidden_size,
         Gate("minilm"),
-        hand_driven_loop.stats,
+        config.hidden_size,
+        sentences=sentence,
     )
 
 

@@ -172,7 +172,7 @@ async def test_random_requests_cancels_and_failures(late: Any) -> None:
         if isinstance(result, EmbedResult):
             np.testing.assert_allclose(result.vectors, [expected(text) for text in ids], rtol=1e-6)
     assert outcomes == {EmbedResult, EngineFailedError, asyncio.CancelledError}
-    assert (late.core.num_waiting, late.core.num_running, late.engine.num_unfinished) == (0, 0, 0)
+    assert (late.core.num_waiting, late.core.num_running, late.core.has_requests()) == (0, 0, False)
     assert not late.device.enqueued
     late.core.idle()
 

@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onecard.engines.oneshot.heads.pool import POOLING_MODES, Pooling, PoolingMode, cut_dimensions
 from onecard.engines.oneshot.packing import pack
-from onecard.engines.oneshot.pooling import POOLING_MODES, Pooling, PoolingMode, cut_dimensions
 from onecard.engines.runtime.staging import Staging
 
 

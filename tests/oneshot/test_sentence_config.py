@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from onecard.engines.oneshot.pooling import Pooling
+from onecard.engines.oneshot.heads.pool import Pooling
 from onecard.engines.oneshot.sentence_config import SentenceConfig, load_sentence_config
 
 

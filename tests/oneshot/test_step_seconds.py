@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onecard.engines.oneshot.job import EmbedJob
+from onecard.engines.oneshot.job import Job
 
 QUANTUM = 0.05
 
@@ -30,7 +30,7 @@ class MadeUpClock:
         return self
 
     def end(self) -> None:
-        self.device_seconds = true_seconds(lengths_of(self.core._stepping))
+        self.device_seconds = true_seconds(lengths_of(self.core._suspect[0]))
 
     def wait(self) -> None: ...
 
@@ -54,14 +54,14 @@ def run(core: Any, lengths: Sequence[int], seconds: float | None = None) -> list
     steps = []
     while core.has_work():
         step = core.launch(seconds)
-        steps.append(lengths_of(step))
+        steps.append(lengths_of(step.batch))
         core.collect(step)
     return steps
 
 
-def job(lengths: Sequence[int]) -> EmbedJob:
+def job(lengths: Sequence[int]) -> Job:
     texts, vectors = [[1] * length for length in lengths], np.empty((len(lengths), 4), dtype=np.float32)
-    return EmbedJob(texts=texts, vectors=vectors, result=None, num_missing=len(texts), arrived=0.0)
+    return Job(texts=texts, results=vectors, result=None, num_missing=len(texts), arrived=0.0)
 
 
 def test_steps_of_long_texts_fill_a_quantum_as_those_of_short_ones_do(core: Any) -> None:

@@ -14,16 +14,16 @@ from recording_stats import RecordingStats
 
 from onecard.engines.api import EngineError, SamplingParams, TokenChunk
 from onecard.engines.layers.forward_batch import ForwardBatch
-from onecard.engines.memory.block_pool import BlockPool
+from onecard.engines.memory.block_pool import BlockPool, Requests
 from onecard.engines.memory.page_pool import PagePool
-from onecard.engines.paged.core import PagedCore, Step
-from onecard.engines.paged.kv_cache_manager import KVCacheManager
+from onecard.engines.paged.core import PagedCore
 from onecard.engines.paged.request import Request, Sequence
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.runner import ModelRunner, StepOutput
-from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
+from onecard.engines.paged.scheduler import Schedule, SchedulerLimits
 from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.step_clock import HostStepClock
+from onecard.engines.step.core import Step
 from onecard.engines.text.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")
@@ -133,8 +133,6 @@ class Bench:
 
     def __init__(self, late: bool, num_pages: int = 100, max_num_seqs: int = 8, budget: int = 16):
         self.pages = PagePool(num_pages, 1024)
-        self.pool = BlockPool("m", self.pages, lambda p: range(p * BLOCKS_IN_PAGE, (p + 1) * BLOCKS_IN_PAGE))
-        self.pages.add_engine("m", num_pages, num_pages, self.pool)
         num_blocks = num_pages * BLOCKS_IN_PAGE
         self.rows = RequestRows(max_num_seqs, num_blocks, CPU, mirrored=False)
         cache = torch.zeros(num_blocks, 1, 1, BLOCK_SIZE, 1, 1, dtype=torch.int64)
@@ -142,29 +140,33 @@ class Bench:
         self.runner = FaultyRunner(cache, self.rows, clock)
         self.runner.fault, self.runner.tried = lambda _: None, []
         self.runner.use(cast(Any, ReadingModel(cache)))
-        kv = KVCacheManager(self.pool, BLOCK_SIZE, "m")
-        scheduler = Scheduler(kv, SchedulerLimits(max_num_seqs, budget, resume_headroom=BLOCKS_IN_PAGE))
         self.stats = RecordingStats()
         self.core = PagedCore(
             "m",
             1,
             0,
-            scheduler,
+            self.make_blocks,
+            SchedulerLimits(max_num_seqs, budget),
             self.runner,
-            self.rows,
             clock,
             cast(Tokenizer, Names()),
             self.stats,
             self.deliver,
         )
-        self.pool.waiting_blocks, self.pool.preempt_newest = (
-            self.core.waiting_blocks,
-            self.core.preempt_newest,
-        )
-        self.in_flight: deque[Step] = deque()
+        self.pool = self.core.blocks
+        self.pages.add_engine("m", num_pages, num_pages, self.pool)
+        self.in_flight: deque[Step[Schedule, StepOutput]] = deque()
         self.most_in_flight = int(late)
         self.requests: list[Request] = []
         self.failures: list[BaseException] = []
+
+    def make_blocks(self, requests: Requests) -> BlockPool:
+        return BlockPool(
+            "m",
+            self.pages,
+            lambda p: range(p * BLOCKS_IN_PAGE, (p + 1) * BLOCKS_IN_PAGE),
+            requests=requests,
+        )
 
     def ask(self, prompt: list[int], max_tokens: int = 8, n: int = 1, **params: Any) -> Request:
         number = len(self.requests)

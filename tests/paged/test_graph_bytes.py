@@ -12,7 +12,7 @@ from onecard.engines.paged.rows import RequestRows
 
 @pytest.fixture
 def config(smollm2_path) -> DecoderConfig:
-    config = load_config(smollm2_path)
+    config = load_config(smollm2_path, "llm")
     assert isinstance(config, DecoderConfig)
     return config
 

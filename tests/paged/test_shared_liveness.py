@@ -38,7 +38,11 @@ class Engine:
     ):
         self.name, self.lag, self.num_sampled = name, lag, 0
         self.pool = BlockPool(
-            name, pages, lambda p: range(BLOCKS_PER_PAGE * p, BLOCKS_PER_PAGE * (p + 1)), caching
+            name,
+            pages,
+            lambda p: range(BLOCKS_PER_PAGE * p, BLOCKS_PER_PAGE * (p + 1)),
+            caching,
+            requests=self,
         )
         pages.add_engine(name, share.floor, share.ceiling, self.pool)
         settled = {
@@ -48,10 +52,13 @@ class Engine:
             **limits,
         }
         self.scheduler = Scheduler(KVCacheManager(self.pool, BLOCK_SIZE, name), SchedulerLimits(**settled))
-        self.pool.waiting_blocks = lambda: self.scheduler.waiting_blocks
-        self.pool.preempt_newest = self.preempt_newest
         self.sequences: list[Sequence] = []
         self._unread: list[Schedule] = []
+
+    move_blocks = None
+
+    def waiting_blocks(self) -> int:
+        return self.scheduler.waiting_blocks
 
     def preempt_newest(self) -> bool:
         if not self.scheduler.running:

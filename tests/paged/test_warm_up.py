@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
-from onecard.engines.paged.hooks import PagedHooks
-from onecard.engines.paged.warm_up import LONGEST_PROMPT, NoRoomError, WarmUp
+from onecard.engines.paged.practice import LONGEST_PROMPT, PagedPractice
 from onecard.engines.runtime.step_budget import BRIEF_STEP_SECONDS
+from onecard.engines.step.hooks import EngineHooks
+from onecard.engines.step.warm_up import NoPagesError, WarmUp
 
 
 class ScheduledCore:
@@ -20,6 +21,8 @@ class ScheduledCore:
     def __init__(self, world: Any):
         self.name, self.scheduler, self.num_finished = "m", world.scheduler, 3
         self.shortages = self.num_steps = 0
+        self.used: list[Any] = []
+        self.graphs: Any = None
         self._world = world
 
     def add(self, request: Any) -> None:
@@ -30,7 +33,14 @@ class ScheduledCore:
             self.scheduler.finish(sequence)
             self.num_finished += 1
 
-    def has_work(self) -> bool:
+    def use(self, model: Any) -> None:
+        self.used.append(model)
+
+    def rest(self) -> None:
+        self.scheduler.kv.pool.reset_prefix_cache()
+        self.scheduler.kv.pool.release_idle_pages()
+
+    def has_unfinished(self) -> bool:
         return self.scheduler.has_work()
 
     def launch(self, seconds: float | None = None) -> Any:
@@ -50,6 +60,16 @@ class ScheduledCore:
                 self.num_finished += 1
 
 
+def warm_up_of(core: ScheduledCore, max_model_len: int = 40, brief: bool = False) -> WarmUp:
+    practice = PagedPractice(core.scheduler, 100, max_model_len, brief)
+    return WarmUp(cast(Any, core), practice, brief)
+
+
+def hooks_of(core: ScheduledCore, graphs: Any, *told: Any) -> EngineHooks:
+    core.graphs = graphs
+    return EngineHooks(cast(Any, core), torch.device("cpu"), 1 << 30, warm_up_of(core), *told)
+
+
 def all_of(steps: Iterable[None]) -> int:
     """Goes through them; returns how many they were."""
     return sum(1 for _ in steps)
@@ -64,9 +84,9 @@ def core(world: Callable[..., Any]) -> ScheduledCore:
 
 def test_a_shortage_is_not_the_end(core):
     core.shortages = 5
-    warm_up = WarmUp(core, 100, 40)
+    warm_up = warm_up_of(core)
     all_of(warm_up.usual_steps())
-    warm_up.leave()
+    core.rest()
     assert core.num_steps > 10
     assert core._world.all_free()
     assert core.num_finished == 3, "its own requests don't count"
@@ -75,24 +95,23 @@ def test_a_shortage_is_not_the_end(core):
 def test_without_pages_it_gives_up_and_holds_nothing(core):
     pages = core._world.pages
     pages.claim_home("another", range(20))
-    warm_up = WarmUp(core, 100, 40)
-    with pytest.raises(NoRoomError):
+    warm_up = warm_up_of(core)
+    with pytest.raises(NoPagesError):
         all_of(warm_up.usual_steps())
-    warm_up.leave()
-    assert not core.has_work()
+    core.rest()
+    assert not core.has_unfinished()
     assert core.num_finished == 3
     pages.release_home("another")
     assert core._world.all_free()
 
 
 def test_a_wake_beside_a_full_cache_succeeds_and_the_next_one_warms_up(core):
-    pages, used, model = core._world.pages, [], torch.nn.Identity()
+    pages, model = core._world.pages, torch.nn.Identity()
     captured: list[int] = []
-    runner = SimpleNamespace(use=used.append, graphs=SimpleNamespace(sizes=[1], capture=captured.append))
-    hooks = PagedHooks(core, runner, torch.device("cpu"), 1 << 30, WarmUp(core, 100, 40))
+    hooks = hooks_of(core, SimpleNamespace(sizes=[1], capture=captured.append))
     pages.claim_home("another", range(20))
     all_of(hooks.move_in(model))
-    assert (used, captured, core.num_steps) == ([model], [1], 0)
+    assert (core.used, captured, core.num_steps) == ([model], [1], 0)
     pages.release_home("another")
     all_of(hooks.move_in(model))
     assert core.num_steps > 10
@@ -105,10 +124,7 @@ def test_a_wake_beside_a_full_cache_succeeds_and_the_next_one_warms_up(core):
 def test_each_graph_and_each_step_is_a_piece_of_its_own(core):
     captured, told = list[int](), list[tuple[int, int]]()
     graphs = SimpleNamespace(sizes=[1, 2, 4], capture=captured.append)
-    runner = SimpleNamespace(use=lambda model: None, graphs=graphs)
-    hooks = PagedHooks(
-        core, runner, torch.device("cpu"), 1 << 30, WarmUp(core, 100, 40), lambda *done: told.append(done)
-    )
+    hooks = hooks_of(core, graphs, lambda *done: told.append(done))
     for pieces, _ in enumerate(hooks.move_in(torch.nn.Identity()), start=1):
         assert core.num_steps + len(captured) == pieces
     assert captured == [4, 2, 1]
@@ -116,7 +132,7 @@ def test_each_graph_and_each_step_is_a_piece_of_its_own(core):
 
 
 def test_one_that_is_broken_off_holds_nothing(core):
-    steps = WarmUp(core, 100, 40).usual_steps()
+    steps = warm_up_of(core).usual_steps()
     next(steps)
     assert core.warming
     steps.close()
@@ -134,6 +150,6 @@ def test_a_brief_one_keeps_to_short_steps(core):
     launch = core.launch
     core.launch = lambda seconds=None: asked.append(seconds) or launch(seconds)
     longest = 0
-    for _ in WarmUp(core, 100, 1000, brief=True).usual_steps():
+    for _ in warm_up_of(core, 1000, brief=True).usual_steps():
         longest = max([longest, *(s.num_prompt_tokens for s in core.scheduler.running)])
     assert (longest, set(asked)) == (LONGEST_PROMPT, {BRIEF_STEP_SECONDS})

@@ -124,7 +124,7 @@ def test_config_equals_the_hugging_face_folders(case: str, tmp_path: Path, conve
     arch, model = MODELS[case]
     convert_to_gguf(model, arch, tmp_path / "m.gguf", Type.F32)
     model.save_pretrained(tmp_path)
-    from_gguf, from_folder = load_config(tmp_path / "m.gguf"), load_config(tmp_path)
+    from_gguf, from_folder = load_config(tmp_path / "m.gguf", "llm"), load_config(tmp_path, "llm")
     assert isinstance(from_gguf, DecoderConfig)
     assert isinstance(from_folder, DecoderConfig)
     assert from_gguf.rms_norm_eps == pytest.approx(from_folder.rms_norm_eps)
@@ -137,7 +137,7 @@ def test_a_quantised_model_loads_in_float16(kind: Type, tmp_path: Path, convert_
     arch, model = MODELS["llama"]
     randomise(model)
     convert_to_gguf(model, arch, tmp_path / "m.gguf", kind)
-    config = load_config(tmp_path / "m.gguf")
+    config = load_config(tmp_path / "m.gguf", "llm")
     assert config.dtype == kind.name
     loaded = load_model(tmp_path / "m.gguf", config, torch.device("cpu"))
     assert loaded.dtype_used == "float16"
@@ -147,7 +147,7 @@ def test_rope_freqs_are_llama_3_scaling(tmp_path: Path, convert_to_gguf: Any) ->
     arch, model = MODELS["llama"]
     factors = np.linspace(1, 8, 8, dtype=np.float32)
     convert_to_gguf(model, arch, tmp_path / "m.gguf", Type.F32, rope_freqs=factors)
-    config = load_config(tmp_path / "m.gguf")
+    config = load_config(tmp_path / "m.gguf", "llm")
     assert isinstance(config, DecoderConfig)
     assert config.rope.freq_factors == tuple(factors.tolist())
     load_model(tmp_path / "m.gguf", config, torch.device("cpu"))
@@ -164,7 +164,7 @@ def test_rope_scaling_metadata(tmp_path: Path, convert_to_gguf: Any) -> None:
         rope__scaling__factor=4.0,
         rope__scaling__original_context_length=16,
     )
-    config = load_config(tmp_path / "m.gguf")
+    config = load_config(tmp_path / "m.gguf", "llm")
     assert isinstance(config, DecoderConfig)
     rope = config.rope
     assert (rope.rope_type, rope.factor, rope.original_max_position_embeddings) == ("yarn", 4.0, 16)
@@ -174,7 +174,7 @@ def test_rope_scaling_metadata(tmp_path: Path, convert_to_gguf: Any) -> None:
 def test_unknown_architecture_and_type(tmp_path: Path, write_gguf: Any) -> None:
     write_gguf(tmp_path / "m.gguf", "mamba", {"w": np.zeros((2, 2), np.float32)})
     with pytest.raises(ConfigError, match=r"mamba.*served are LlamaForCausalLM"):
-        load_config(tmp_path / "m.gguf")
+        load_config(tmp_path / "m.gguf", "llm")
     data = gguf.quantize(np.ones((2, 32), np.float32), Type.Q5_0)
     write_gguf(tmp_path / "q.gguf", "llama", {"token_embd.weight": (data, Type.Q5_0)})
     with pytest.raises(LoadError, match=r"token_embd\.weight is stored as Q5_0; served are BF16, F16"):
@@ -194,7 +194,7 @@ def test_damaged_files(tmp_path: Path, convert_to_gguf: Any) -> None:
         with pytest.raises(LoadError, match=r"cut short|empty|not a GGUF file"):
             open_checkpoint(path)
         with pytest.raises(GgufError):
-            load_config(path)
+            load_config(path, "llm")
     path.write_bytes(b"GGML" + whole[4:])
     with pytest.raises(LoadError, match="is not a GGUF file"):
         open_checkpoint(path)

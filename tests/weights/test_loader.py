@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def load(folder: Path, **options: Any) -> LoadedModel:
-    return load_model(folder, load_config(folder), options.pop("device", CPU), **options)
+    return load_model(folder, load_config(folder, "llm"), options.pop("device", CPU), **options)
 
 
 def edit(folder: Path, change: Any) -> None:
@@ -72,7 +72,7 @@ def test_what_is_held_was_foretold(
     elif method == "fallback":
         monkeypatch.setattr(linear_methods, "works", lambda method_class: False)
     dtype = method if method.startswith(("float", "bfloat")) else "auto"
-    foretold = weight_needs(folder, load_config(folder), dtype, "cpu")
+    foretold = weight_needs(folder, load_config(folder, "llm"), dtype, "cpu")
     allocator = HeapAllocator(CPU)
     loaded = load(folder, dtype=dtype, allocator=allocator)
     assert loaded.held == foretold
@@ -88,7 +88,7 @@ def test_what_is_held_was_foretold(
 def test_on_a_card_weights_are_the_parameters(folder: Path) -> None:
     tensors = load_file(folder / "model.safetensors").values()
     table = 32 * 8 * 4
-    needs = weight_needs(folder, load_config(folder), "auto", "cuda")
+    needs = weight_needs(folder, load_config(folder, "llm"), "auto", "cuda")
     # q, k and v, and gate and up, are one weight each: their sizes are multiples of 256 here, so no gaps.
     assert needs.home == sum(-(-2 * tensor.numel() // 256) * 256 for tensor in tensors) + table
     assert needs.packed == 0
@@ -97,7 +97,7 @@ def test_on_a_card_weights_are_the_parameters(folder: Path) -> None:
 def test_in_a_home_every_weight_is_a_view_at_an_aligned_place(folder: Path) -> None:
     arena = DeviceArena(60 * 5000, 5000)
     arena.tensor.fill_(0xFF)
-    needs = weight_needs(folder, load_config(folder), "bfloat16", "cpu")
+    needs = weight_needs(folder, load_config(folder, "llm"), "bfloat16", "cpu")
     pages = range(3, 3 + pages_for(needs.total, 5000))
     home = HomeAllocator(arena, pages)
     model = load(folder, dtype="bfloat16", allocator=home).model
@@ -122,7 +122,7 @@ def test_in_a_home_every_weight_is_a_view_at_an_aligned_place(folder: Path) -> N
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_home_too_small_says_so(dtype: str, folder: Path) -> None:
-    needs = weight_needs(folder, load_config(folder), dtype, "cpu")
+    needs = weight_needs(folder, load_config(folder, "llm"), dtype, "cpu")
     arena = DeviceArena(needs.total - 1, 1)
     with pytest.raises(
         LoadError, match=r"takes .* of its model's home of .* set `dtype:` to bfloat16 or float32"
@@ -182,7 +182,7 @@ def test_missing_extra_and_misshapen_tensors_are_named(folder: Path) -> None:
     assert "1 tensors have no place in the model (model.layers.9.mlp.up_proj.weight)" in message
     assert "model.norm.weight is [31], not [32]" in message
     with pytest.raises(LoadError, match="k_proj"):
-        weight_needs(folder, load_config(folder), "auto", "cpu")
+        weight_needs(folder, load_config(folder, "llm"), "auto", "cpu")
 
 
 def test_a_long_list_of_names_is_cut(folder: Path) -> None:
@@ -230,7 +230,7 @@ def test_shards_load_as_one(folder: Path) -> None:
     with torch.inference_mode():
         torch.testing.assert_close(parts.compute_logits(x), whole.compute_logits(x), rtol=0, atol=0)
         for a, b in zip(parts.layers, whole.layers):
-            torch.testing.assert_close(a.mlp.forward(x), b.mlp.forward(x), rtol=0, atol=0)
+            torch.testing.assert_close(a.mlp.forward(x, None), b.mlp.forward(x, None), rtol=0, atol=0)
 
 
 def test_a_missing_shard_is_named(folder: Path) -> None:
@@ -261,8 +261,8 @@ def test_values_beyond_float16(folder: Path) -> None:
     exact, narrow = load(folder).model, load(folder, dtype="float16").model
     x = torch.randn(2, 48)
     with torch.inference_mode():
-        expected = exact.layers[0].mlp.down_proj.forward(x)
-        torch.testing.assert_close(narrow.layers[0].mlp.down_proj.forward(x), expected)
+        expected = exact.layers[0].mlp.down_proj.forward(x, None)
+        torch.testing.assert_close(narrow.layers[0].mlp.down_proj.forward(x, None), expected)
     edit(folder, lambda tensors: tensors["model.embed_tokens.weight"].mul_(1e7))
     with pytest.raises(
         LoadError, match=r"embed_tokens\.weight holds values beyond float16.*bfloat16 or float32"
@@ -294,10 +294,10 @@ def test_configs_that_are_not_served(folder: Path) -> None:
     ):
         file.write_text(json.dumps({**good, **change}))
         with pytest.raises(ConfigError, match=message):
-            load_config(folder)
+            load_config(folder, "llm")
     file.write_text("{")
     with pytest.raises(ConfigError, match="not valid JSON"):
-        load_config(folder)
+        load_config(folder, "llm")
     file.unlink()
     with pytest.raises(ConfigError, match=r"neither a \.gguf file nor a folder"):
-        load_config(folder)
+        load_config(folder, "llm")

@@ -40,4 +40,5 @@ from onecard.engines.api.generation import (
 from onecard.engines.api.health import CardHealth, CardProcess, ThrottleReason
 from onecard.engines.api.model import ModelInfo, Task, Tokenizing
 from onecard.engines.api.node import CacheConfig, CardStatus, ModelState, ModelStatus, Node, NodeStatus
+from onecard.engines.api.rerank import Reranker, RerankRequest, RerankResult
 from onecard.engines.api.stats import LoadProgress, RequestStats, StatsSink, StepStats

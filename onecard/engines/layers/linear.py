@@ -15,7 +15,10 @@ class Linear(nn.Module):
     `parts` names the checkpoint's matrices that lie below one another in `weight`, in order, with their rows:
     `{"q_proj": 576, "k_proj": 192, "v_proj": 192}`. A number alone is one matrix, called as the layer is.
 
-    `forward` comes into being when `finalize` binds the loaded weight.
+    `forward(x, batch)` comes into being when `finalize` binds the loaded weight. batch says whose tokens the
+    rows of x are: all of its tokens in order, in a head the ones whose logits are wanted (None: not known).
+    An adapter wraps a finalized layer that has no activation inside, and models know nothing of it:
+    `plain = layer.forward; layer.forward = lambda x, batch: plain(x, batch).add_(delta(x, batch))`.
     """
 
     forward: Apply

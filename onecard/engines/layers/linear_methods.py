@@ -1,6 +1,7 @@
 """How a linear layer's weights are stored and multiplied: one class a way, chosen by device and precision.
 
-A method packs a loaded weight into a callable `x [T, in] -> [T, out]`. On a CPU the packed forms of oneDNN
+A method packs a loaded weight into a callable `(x [T, in], batch) -> [T, out]`, which is the layer's
+`forward`; none of these here asks whose tokens they are. On a CPU the packed forms of oneDNN
 and FBGEMM read the weight once in the order that their kernels want it, which F.linear doesn't. They are
 internals of torch that a build or a processor may lack, so each is tried on a tiny case before it is used;
 F.linear is the fallback.
@@ -13,9 +14,11 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-Apply = Callable[[torch.Tensor], torch.Tensor]
+from onecard.engines.layers.forward_batch import Batch
 
-ACTIVATIONS: dict[str, Apply] = {
+Apply = Callable[[torch.Tensor, Batch | None], torch.Tensor]
+
+ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
@@ -66,7 +69,7 @@ class PlainLinear:
     def bind(
         self, weight: torch.Tensor, bias: torch.Tensor | None, activation: str | None
     ) -> tuple[Apply, int]:
-        return _then(lambda x: F.linear(x, weight, bias), activation), 0
+        return _then(lambda x, batch: F.linear(x, weight, bias), activation), 0
 
     def nbytes(self, out_features: int, in_features: int) -> int:
         return out_features * in_features * self.weight_dtype.itemsize
@@ -83,7 +86,7 @@ class CpuBfloat16Linear:
     ) -> tuple[Apply, int]:
         narrow_bias = None if bias is None else bias.to(torch.bfloat16)
 
-        def apply(x: torch.Tensor) -> torch.Tensor:
+        def apply(x: torch.Tensor, batch: Batch | None) -> torch.Tensor:
             return F.linear(x.to(torch.bfloat16), weight, narrow_bias).float()
 
         return _then(apply, activation), 0
@@ -125,7 +128,7 @@ class OneDnnFloat32Linear:
         multiply = torch.ops.mkldnn._linear_pointwise.default
         post_op, algorithm = _POST_OPS[activation]
 
-        def apply(x: torch.Tensor) -> torch.Tensor:
+        def apply(x: torch.Tensor, batch: Batch | None) -> torch.Tensor:
             rows = x.shape[0]
             more = padded_rows(rows) - rows
             if not more:
@@ -161,10 +164,10 @@ class FbgemmFloat16Linear:
         held = self.nbytes(*weight.shape)
         if activation == "relu":
             multiply_relu = torch.ops.quantized.linear_relu_dynamic_fp16.default
-            return lambda x: multiply_relu(x, packed), held
+            return lambda x, batch: multiply_relu(x, packed), held
         multiply = torch.ops.quantized.linear_dynamic_fp16.default
 
-        def apply(x: torch.Tensor) -> torch.Tensor:
+        def apply(x: torch.Tensor, batch: Batch | None) -> torch.Tensor:
             return multiply(x, packed)
 
         return _then(apply, activation), held
@@ -181,7 +184,7 @@ def _then(apply: Apply, activation: str | None) -> Apply:
     if activation is None:
         return apply
     function = ACTIVATIONS[activation]
-    return lambda x: function(apply(x))
+    return lambda x, batch: function(apply(x, batch))
 
 
 def linear_method(device_type: str, dtype: torch.dtype) -> LinearMethod:
@@ -210,7 +213,7 @@ def works(method_class: type[LinearMethod]) -> bool:
     method = method_class()
     try:
         with torch.inference_mode():
-            got = method.bind(weight.to(method.weight_dtype), bias, None)[0](x)
+            got = method.bind(weight.to(method.weight_dtype), bias, None)[0](x, None)
     except (RuntimeError, AttributeError, NotImplementedError):
         return False
     return got.dtype == x.dtype and torch.allclose(got, F.linear(x, weight, bias), rtol=1e-2, atol=1e-2)

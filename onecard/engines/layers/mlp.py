@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from onecard.engines.layers.forward_batch import Batch
 from onecard.engines.layers.linear import Linear
 from onecard.engines.layers.precision import Precision
 from onecard.kernels.activation import silu_and_mul
@@ -17,5 +18,5 @@ class GatedMLP(nn.Module):
         self.gate_up_proj = Linear(hidden, parts, precision, bias)
         self.down_proj = Linear(intermediate, hidden, precision, bias)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down_proj.forward(silu_and_mul(self.gate_up_proj.forward(x)))
+    def forward(self, x: torch.Tensor, batch: Batch | None) -> torch.Tensor:
+        return self.down_proj.forward(silu_and_mul(self.gate_up_proj.forward(x, batch)), batch)

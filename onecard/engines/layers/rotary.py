@@ -1,7 +1,7 @@
-"""Rotary position embedding: the table of cosines and sines that a model's scaling variant asks for.
+"""Rotary position embedding: the cosines and sines that a model's scaling variant asks for.
 
-The rotation itself is `kernels.rotary`; which frequencies it turns by is decided here, once, when a model is
-built.
+Which frequencies heads turn by is decided once, when a model is built (`cos_sin_table`); each token's row is
+gathered once a step (`rotary_rows`); the rotation itself is `kernels.rotary`, in every layer.
 """
 
 import math
@@ -21,7 +21,8 @@ class RopeParameters:
     `rotary_dim` is the part of a head that turns (even). `freq_factors` (`rotary_dim / 2` numbers, or none)
     divide the frequencies on top of the variant: llama.cpp's files carry Llama 3's scaling that way.
     `original_max_position_embeddings` is the length of pretraining, which dynamic, yarn, longrope and llama3
-    scale from.
+    scale from. `sections` (`mrope_section`; they add up to `rotary_dim / 2`): how many of the frequencies, in
+    order, are turned by each row of positions.
     """
 
     rotary_dim: int
@@ -40,6 +41,7 @@ class RopeParameters:
     short_factor: tuple[float, ...] = ()
     long_factor: tuple[float, ...] = ()
     freq_factors: tuple[float, ...] = ()
+    sections: tuple[int, ...] = ()
 
 
 def inverse_frequencies(rope: RopeParameters, length: int) -> tuple[torch.Tensor, float]:
@@ -77,6 +79,20 @@ def cos_sin_table(rope: RopeParameters, length: int) -> torch.Tensor:
     frequencies, attention_factor = inverse_frequencies(rope, length)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), frequencies)
     return torch.cat((angles.cos(), angles.sin()), dim=-1).mul_(attention_factor)
+
+
+def rotary_rows(table: torch.Tensor, positions: torch.Tensor, sections: tuple[int, ...] = ()) -> torch.Tensor:
+    """Each token's cosines and sines `[T, rotary_dim]`: positions `[R, T]` int64 into the table's rows.
+
+    With R > 1 each of the R `sections` of the frequencies takes its angles from its own row of positions
+    (M-RoPE, Wang et al. 2024, as in Qwen2-VL). Text has the same place in all rows: one row will do for it.
+    """
+    count, tokens = positions.shape
+    if count == 1:
+        return table.index_select(0, positions[0])
+    halves = table.index_select(0, positions.flatten()).view(count, tokens, 2, -1)
+    parts = halves.split(sections, dim=-1)
+    return torch.cat([part[row] for row, part in enumerate(parts)], dim=-1).flatten(1)
 
 
 def _base_frequencies(rotary_dim: int, theta: float) -> torch.Tensor:

@@ -2,13 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
 from onecard.engines.api import EngineError, ModelState, ModelUnavailableError, WakeTimeoutError
-
-Wake = Callable[[], Awaitable[None]]
 
 
 @dataclass
@@ -18,28 +17,47 @@ class WakeTimeout:
     seconds: float
 
 
+class Waker(Protocol):
+    """Who brings the models behind gates to their card."""
+
+    async def wake_up(self, gate: "Gate") -> None:
+        """Returns when the model may be awake, or raises `EngineError`."""
+        ...
+
+    def reason(self, gate: "Gate") -> str:
+        """Why the model isn't awake yet, for whoever has waited too long."""
+        ...
+
+    def arrived(self, gate: "Gate") -> None:
+        """A request that was on its way is with its engine in a moment, or has left."""
+        ...
+
+
 class Gate:
     """One a model. Open while the model is awake; who comes to a closed gate wakes the model and waits.
 
-    `state` is what the operator sees. `last_used` is on `time.monotonic`'s clock.
+    `state` is what the operator sees. `last_used` is on `time.monotonic`'s clock. Without a `waker` the model
+    never sleeps; without a `timeout` whoever comes waits as long as it takes.
     """
 
-    def __init__(self, name: str, wake: Wake | None = None):
+    def __init__(
+        self,
+        name: str,
+        waker: Waker | None = None,
+        timeout: WakeTimeout | None = None,
+        state: ModelState = "ready",
+    ):
         self.name = name
-        self.state: ModelState = "ready"
+        self.state = state
         self.last_used = time.monotonic()
-        self.wake = wake
-        """Returns when the model is awake, or raises `EngineError`; None: it never sleeps."""
-        self.waits_for: Callable[[], str] = lambda: "a change of the registry is still being carried out"
-        """Why the model isn't awake yet, for whoever has waited too long."""
-        self.timeout: WakeTimeout | None = None
-        """None: whoever comes waits as long as it takes."""
         self.refusal: EngineError | None = None
         """Why nobody is let in any more, once the model has failed for good or is on its way out."""
         self.num_uses = 0
-        """Grows whenever somebody uses the model: unchanged, nobody has been let in meanwhile."""
+        """Grows whenever somebody is let in, who is posted to the card's loop there and then."""
         self.num_waiting = 0
         """Requests that were accepted, but are not with their engine yet."""
+        self._waker = waker
+        self._timeout = timeout
 
     @property
     def is_open(self) -> bool:
@@ -51,9 +69,9 @@ class Gate:
         return f"{self.name} is waking up"
 
     def touch(self) -> None:
-        """Somebody uses the model now."""
+        """Somebody uses the model now, or wants to."""
         self.last_used = time.monotonic()
-        self.num_uses += 1
+        self.num_uses += self.is_open
 
     def turn(self, state: ModelState) -> None:
         """A model that has failed meanwhile stays so."""
@@ -73,6 +91,8 @@ class Gate:
         finally:
             self.num_waiting -= 1
             self.touch()
+            if self._waker is not None:
+                self._waker.arrived(self)
 
     async def enter(self) -> None:
         """Returns once the model takes requests. Raises `EngineError` where it won't, or not in time."""
@@ -85,23 +105,23 @@ class Gate:
     @asynccontextmanager
     async def in_time(self) -> AsyncIterator[None]:
         """Around a wait for the model to wake up: raises `WakeTimeoutError` after `timeout`."""
-        limit = None if self.timeout is None else self.timeout.seconds
+        limit = None if self._timeout is None else self._timeout.seconds
         try:
             async with asyncio.timeout(limit):
                 yield
         except TimeoutError as error:
+            why = "" if self._waker is None else f": {self._waker.reason(self)}"
             raise WakeTimeoutError(
-                f"The model `{self.name}` could not be woken within {limit:g} s: {self.waits_for()}. "
-                "Try again later."
+                f"The model `{self.name}` could not be woken within {limit:g} s{why}. Try again later."
             ) from error
 
     async def _opened(self) -> None:
         while not self.is_open:
             if self.refusal is not None:
                 raise self.refusal
-            if self.wake is None:
+            if self._waker is None:
                 raise ModelUnavailableError(f"The model `{self.name}` is {self.state}; try again later.")
-            await self.wake()
+            await self._waker.wake_up(self)
 
 
 def out_of_service(name: str, error: BaseException) -> ModelUnavailableError:

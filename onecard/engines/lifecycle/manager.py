@@ -1,19 +1,19 @@
-"""Decides which models of one card sleep and which are awake, from the event loop.
+"""Carries out, from the event loop, what is decided of one card's models (`decide`).
 
-    sleep:  close the gate -> requests finish                   -> `moving`: leave
-    wake:   its turn, where others must sleep for it first      -> `moving`: claim the home, come back
+    what happens -> events -> decide -> effects -> gates close and open, weights move, whoever waits goes on
 
-Only a model that is really on its way in or out holds `moving`. Requests finish beside that, and keep nobody
-waiting but who wants their model's room.
+Weights move one model at a time; requests finish beside that, and keep nobody waiting but who wants their
+model's room.
 """
 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
-from functools import partial
-from typing import TypeVar
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from onecard.engines.api import (
     EngineError,
@@ -23,11 +23,32 @@ from onecard.engines.api import (
     SleepLevel,
 )
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.gate import out_of_service
-from onecard.engines.lifecycle.occupancy import Occupancy
-from onecard.engines.lifecycle.shared_task import AbandonedError, Check, SharedTask
+from onecard.engines.lifecycle.decide import decide, reason
+from onecard.engines.lifecycle.gate import Gate, out_of_service
+from onecard.engines.lifecycle.quiet import QuietWatch
+from onecard.engines.lifecycle.table import (
+    Ask,
+    Asked,
+    Begin,
+    BePatient,
+    Changed,
+    Close,
+    Departure,
+    Effect,
+    End,
+    Event,
+    Late,
+    Left,
+    Moved,
+    MoveOut,
+    Reopen,
+    Table,
+    Waking,
+    Watch,
+)
 from onecard.engines.lifecycle.weight_mover import WeightMover
 from onecard.engines.memory.arena import DeviceArena
+from onecard.engines.memory.homes import Resident
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.worker import run_on
@@ -35,7 +56,6 @@ from onecard.engines.runtime.worker import run_on
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-POLL_SECONDS = 0.01
 PATIENCE_SECONDS = 10.0
 """How long a model that must make room may go on taking requests before it is made to finish."""
 
@@ -44,50 +64,77 @@ class BrokenModelError(ModelUnavailableError):
     """The model itself is at fault: its files, or what its first steps came to."""
 
 
-def _go_on() -> None:
-    """The `Check` of what is carried through whoever waits for it."""
+@dataclass(frozen=True)
+class _Asker:
+    """Who waits for an ask: `answer` comes when it ends or, where it is for the card, when it begins. From
+    then on whoever wants the model hears `gone`."""
+
+    card_model: CardModel | None
+    gone: EngineError | None
+    answer: asyncio.Future[None]
 
 
 class LifecycleManager:
-    """All calls run on the event loop."""
+    """All calls run on the event loop. Implements `Waker`."""
 
     def __init__(self, card: str, arena: DeviceArena, pool: PagePool, loop: DeviceLoop):
-        self.card = card
-        self.pool, self.loop = pool, loop
+        self.card, self.pool, self.loop = card, pool, loop
         self.mover = WeightMover(arena, pool, loop)
         self.card_models: dict[str, CardModel] = {}
-        self.moving = asyncio.Lock()
-        """Held while a model is on its way in or out."""
-        self._turn = asyncio.Lock()
-        """Held while others are put to sleep for a model; taken before `moving`, never after."""
-        self._turn_of: CardModel | None = None
-        self._attempts: dict[CardModel, SharedTask] = {}
-        """To wake a model: those under way, or waiting for their turn."""
-        self._departures: dict[CardModel, SharedTask] = {}
-        """To put one to sleep: its gate is closed, and its requests finish."""
-        self.occupancy = Occupancy(self.card_models, self._departures, pool)
-        self._reasons: dict[CardModel, str] = {}
-        """What each of those that want room waits for."""
+        self._table = Table(pool.num_pages)
+        self._events: deque[Event] = deque()
+        """Those that are still to be decided on: effects may bring more."""
+        self._deciding = False
+        self._askers: dict[Ask, _Asker] = {}
+        self._quiet = QuietWatch(loop, self._look_again)
+        self._moves: set[asyncio.Task[None]] = set()
+        self._come_or_gone = asyncio.Event()
+        """Set, and replaced by the next one, when a model joins the card or is cleared away."""
 
     @property
     def is_quiet(self) -> bool:
         """Nobody waits for a model, and none is on its way in or out."""
         waiting = any(card_model.gate.num_waiting for card_model in self.card_models.values())
-        return not (waiting or self._attempts or self._departures or self.moving.locked())
+        return self._table.at_rest and not waiting
 
-    def is_settled(self, card_model: CardModel) -> bool:
-        """Nobody wakes the model or puts it to sleep: its state holds while `moving` is held."""
-        return card_model not in self._attempts and card_model not in self._departures
+    # --- models that come and go ----------------------------------------------------------------------------
 
-    def add(self, card_model: CardModel) -> None:
+    def add(self, card_model: CardModel, state: ModelState = "unloaded") -> None:
+        """The model is on its card; whoever waits at its gate may wake it."""
         self.card_models[card_model.name] = card_model
-        card_model.gate.wake = partial(self._wake_together, card_model)
-        card_model.gate.waits_for = partial(self._reason, card_model)
+        card_model.gate.turn(state)
+        self._tell_of_change()
 
     def remove(self, name: str) -> None:
         del self.card_models[name]
+        self._tell_of_change()
 
-    # --- what an operator, a request or the clock asks for -------------------------------------------------
+    def engine_failed(self, name: str, error: BaseException) -> None:
+        """Its loop has taken it off and failed its requests: the others go on, in the memory that it had."""
+        card_model = self.card_models.get(name)
+        if card_model is not None:
+            card_model.gate.fail(out_of_service(name, error))
+            self._decide(Changed())
+            self._start(self.discard(card_model, error), f"discard {name}")
+
+    async def discard(self, card_model: CardModel, error: BaseException) -> None:
+        """Nothing of a model that has failed stays on the card, whatever state it was in."""
+        async with self.still():
+            await self.clear_away(card_model, error)
+
+    async def clear_away(self, card_model: CardModel, error: BaseException) -> None:
+        """The same, for whoever has the card."""
+        if self.card_models.get(card_model.name) is card_model:
+            await self.mover.wipe_out(card_model, error)
+            del self.card_models[card_model.name]
+        self._tell_of_change()
+
+    def _tell_of_change(self) -> None:
+        self._come_or_gone.set()
+        self._come_or_gone = asyncio.Event()
+        self._decide(Changed())
+
+    # --- what an operator, a request, a reload or the clock asks for ----------------------------------------
 
     async def sleep(self, name: str, level: SleepLevel) -> None:
         """Returns when the model sleeps: its requests, and a wake that is under way, come first. Raises
@@ -97,21 +144,42 @@ class LifecycleManager:
             raise InvalidRequestError(
                 f"The model `{name}` is pinned in the registry: it never sleeps.", param="model"
             )
-        while card_model in self._attempts and card_model not in self._departures:
-            await asyncio.sleep(POLL_SECONDS)
-        if card_model.awake or card_model in self._departures:
-            await self._departure(card_model, level).join()
+        async with self._asking(Ask("sleep", name, level), card_model):
+            pass
         if level == 2:
-            await self._drop_copy(card_model)
+            async with self.still():
+                if card_model.gate.state == "asleep" and self._table.is_settled(name):
+                    await self.mover.drop(card_model)
+                    card_model.gate.turn("unloaded")
 
     async def wake(self, name: str) -> None:
         """Raises `ModelUnavailableError` where no room can be made, `BrokenModelError` where the model itself
         is at fault.
 
-        All who want the model wait for one attempt, which goes on when some of them leave. When all have left
+        All who want the model wait for one ask, which goes on when some of them leave. When all have left
         before there is room for it, nobody else is put to sleep any more, and it sleeps on.
         """
-        await self._wake_together(self.card_models[name])
+        ask = self._table.wake_of(name) or Ask("wake", name)
+        async with self._asking(ask, self.card_models[name]):
+            pass
+
+    async def wake_up(self, gate: Gate) -> None:
+        if self._find(gate) is None:  # a reload is bringing it
+            await self._come_or_gone.wait()
+        else:
+            await self.wake(gate.name)
+
+    def reason(self, gate: Gate) -> str:
+        if self._find(gate) is None:
+            return "a change of the registry is still being carried out"
+        self._table.models = self._seen()
+        return reason(self._table, gate.name)
+
+    def arrived(self, gate: Gate) -> None:
+        """It is looked at once the request has been posted, which is at once."""
+        card_model = self._find(gate)
+        if card_model is not None and not self._table.at_rest:
+            asyncio.get_running_loop().call_soon(self._look_again, card_model)
 
     async def sleep_idle(self) -> None:
         """Put to sleep whoever nobody has used for its `ttl`."""
@@ -124,208 +192,186 @@ class LifecycleManager:
                 continue
             if self.card_models.get(card_model.name) is not card_model:
                 continue
-            if now - card_model.gate.last_used >= ttl and not self.moving.locked():
+            if now - card_model.gate.last_used >= ttl and self._table.moving is None:
                 logger.info("%s has been idle for %.0f s: it goes to sleep", card_model.name, ttl)
                 await self.sleep(card_model.name, card_model.policy.sleep_level)
 
-    async def discard(self, card_model: CardModel, error: BaseException) -> None:
-        """While `moving` is held. Nothing of a model that has failed stays on the card, whatever state it was
-        in."""
-        if self.card_models.get(card_model.name) is card_model:
-            await self.mover.wipe_out(card_model, error)
-            self.remove(card_model.name)
+    def still(self) -> AbstractAsyncContextManager[None]:
+        """No weights move, and what is known of the card's models holds."""
+        return self._asking(Ask("hold"))
 
-    # --- falling asleep ------------------------------------------------------------
+    def vacated(self, card_model: CardModel, gone: EngineError) -> AbstractAsyncContextManager[None]:
+        """The same, once nobody is there any more; who comes from then on hears `gone`."""
+        return self._asking(Ask("vacate", card_model.name), card_model, gone)
 
-    def _departure(self, card_model: CardModel, level: SleepLevel) -> SharedTask:
-        """Of a model that is awake or on its way out: then it sleeps as deep as was asked first."""
-        departure = self._departures.get(card_model)
-        if departure is None:
-            card_model.gate.turn(_resting(level))  # from here on new requests wait
-            departure = SharedTask(partial(self._depart, card_model, level), f"sleep {card_model.name}")
-            self._departures[card_model] = departure
-        return departure
+    def room_for(self, card_model: CardModel, floor_pages: int) -> AbstractAsyncContextManager[None]:
+        """The same, once there is room for such a floor, if the model is awake, and whoever was in its way
+        sleeps. Raises `ModelUnavailableError` where those that never sleep are."""
+        return self._asking(Ask("grow", card_model.name, floor_pages=floor_pages), card_model)
 
-    async def _depart(self, card_model: CardModel, level: SleepLevel, check: Check) -> None:
-        """Until the model really leaves `check` may end this: then it serves on."""
+    async def on_loop(self, call: Callable[[], T]) -> T:
+        return await run_on(self.loop, call)
+
+    @asynccontextmanager
+    async def _asking(
+        self, ask: Ask, card_model: CardModel | None = None, gone: EngineError | None = None
+    ) -> AsyncIterator[None]:
+        """What is asked for holds inside. Raises what it is refused with."""
+        loop = asyncio.get_running_loop()
+        asker = self._askers.setdefault(ask, _Asker(card_model, gone, loop.create_future()))
+        self._decide(Asked(ask))
         try:
-            await self._until_idle(card_model, check)
-            async with self.moving:
-                check()
-                if card_model.gate.refusal is None:  # else it has failed: somebody discards it
-                    await self._leave(card_model, level)
-        except AbandonedError:
-            logger.info("nobody wants %s to sleep any more: it serves on", card_model.name)
+            await asyncio.shield(asker.answer)
+            yield
         finally:
-            del self._departures[card_model]
-            if self.pool.has_home(card_model.name):
-                card_model.gate.turn("ready")
+            # Not before whoever has waited too long has found the reason.
+            loop.call_soon(self._decide, Left(ask))
 
-    async def _until_idle(self, card_model: CardModel, check: Check) -> None:
-        """Requests that were let in before the gate closed finish first. The card's loop has the last word:
-        by then it has been given all of them, and none is between two queues."""
-        has_requests = card_model.hooks.has_requests
-        while has_requests() or await self.on_loop(has_requests):
-            check()
-            await asyncio.sleep(POLL_SECONDS)
+    # --- events in, effects out -----------------------------------------------------------------------------
+
+    def _decide(self, event: Event) -> None:
+        self._events.append(event)
+        if self._deciding:
+            return
+        self._deciding = True
+        try:
+            while self._events:
+                self._table.models = self._seen()
+                for effect in decide(self._table, self._events.popleft()):
+                    self._carry_out(effect)
+        finally:
+            self._deciding = False
+
+    def _seen(self) -> dict[str, Resident]:
+        return {
+            name: card_model.seen(self.pool, self._quiet.is_quiet(card_model))
+            for name, card_model in self.card_models.items()
+        }
+
+    def _carry_out(self, effect: Effect) -> None:
+        match effect:
+            case Close(departure, newcomer):
+                if newcomer:
+                    logger.info("%s makes room for %s", departure.model, newcomer)
+                card_model = self.card_models[departure.model]
+                card_model.gate.turn(_resting(_level(departure, card_model)))
+            case Reopen(name):
+                logger.info("nobody wants %s to sleep any more: it serves on", name)
+                self.card_models[name].gate.turn("ready")
+            case Waking(name):
+                self.card_models[name].gate.turn("waking")
+            case MoveOut(departure):
+                card_model = self.card_models[departure.model]
+                self._start(
+                    self._leave(card_model, _level(departure, card_model)), f"sleep {card_model.name}"
+                )
+            case Begin(ask):
+                self._begin(ask)
+            case End(ask, why):
+                self._end(ask, why)
+            case BePatient(ask):
+                asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._decide, Late(ask))
+            case Watch(name):
+                self._quiet.watch(self.card_models[name])
+
+    def _begin(self, ask: Ask) -> None:
+        asker = self._askers[ask]
+        if ask.kind == "wake":
+            assert asker.card_model is not None
+            self._start(self._come(ask, asker.card_model), f"wake {ask.model}")
+            return
+        if asker.card_model is not None and asker.gone is not None:
+            asker.card_model.gate.refusal = asker.card_model.gate.refusal or asker.gone
+        self._answer(ask)
+
+    def _end(self, ask: Ask, why: str) -> None:
+        """A wake that ends before its weights have moved: it was given up or refused, if the model sleeps."""
+        card_model = self._askers[ask].card_model
+        error: EngineError | None = None
+        if why:
+            error = ModelUnavailableError(f"The model `{ask.model}` can't wake up: {why}.")
+        if ask.kind == "wake" and card_model is not None:
+            error = error or card_model.gate.refusal
+            if card_model.gate.state == "waking":
+                logger.info("%s sleeps on: %s", card_model.name, error or "nobody waits for it any more")
+                card_model.gate.turn(_at_rest(card_model))
+        self._answer(ask, error)
+
+    def _answer(self, ask: Ask, error: EngineError | None = None) -> None:
+        """Whoever waits gets the error; if nobody does any more, it has been logged and is no news."""
+        answer = self._askers.pop(ask).answer
+        if error is None:
+            answer.set_result(None)
+        else:
+            answer.set_exception(error)
+            answer.exception()
+
+    def _look_again(self, card_model: CardModel) -> None:
+        """Nothing of the model ran a moment ago, or somebody was let in or has left."""
+        if self._quiet.is_quiet(card_model):
+            self._decide(Changed())
+        elif not self._table.at_rest:
+            self._quiet.watch(card_model)
+
+    def _find(self, gate: Gate) -> CardModel | None:
+        """The gate's model; None while it isn't on its card."""
+        card_model = self.card_models.get(gate.name)
+        return card_model if card_model is not None and card_model.gate is gate else None
+
+    def _start(self, move: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(move, name=name)
+        self._moves.add(task)
+        task.add_done_callback(self._moves.discard)
+
+    # --- weights on their way -------------------------------------------------------------------------------
 
     async def _leave(self, card_model: CardModel, level: SleepLevel) -> None:
         began = time.perf_counter()
         try:
             reached = await self.mover.leave(card_model, level)
+            card_model.gate.turn(_resting(reached))
+            seconds = time.perf_counter() - began
+            logger.info("%s sleeps (level %d) after %.2f s", card_model.name, reached, seconds)
         except Exception as error:
             logger.exception("%s can't leave its card in good order", card_model.name)
-            await self._break(card_model, error)
-            return
-        card_model.gate.turn(_resting(reached))
-        seconds = time.perf_counter() - began
-        logger.info("%s sleeps (level %d) after %.2f s", card_model.name, reached, seconds)
+            card_model.gate.fail(out_of_service(card_model.name, error))
+        await self._moved(card_model)
 
-    async def _drop_copy(self, card_model: CardModel) -> None:
-        async with self.moving:
-            if card_model.gate.state == "asleep" and self.is_settled(card_model):
-                await self.mover.drop(card_model)
-                card_model.gate.turn("unloaded")
-
-    # --- waking up -----------------------------------------------------------------
-
-    async def _wake_together(self, card_model: CardModel) -> None:
-        attempt = self._attempts.get(card_model)
-        if attempt is None:
-            attempt = SharedTask(partial(self._wake_in_turn, card_model), f"wake {card_model.name}")
-            self._attempts[card_model] = attempt
-        await attempt.join()
-
-    async def _wake_in_turn(self, card_model: CardModel, check: Check) -> None:
+    async def _come(self, ask: Ask, card_model: CardModel) -> None:
+        began = time.perf_counter()
+        failure: EngineError | None = None
         try:
-            await self._departed(card_model, check)
-            async with self.moving:  # a reload may be bringing it
-                check()
-                _refuse_broken(card_model)
-                if card_model.awake:
-                    return
-                card_model.gate.turn("waking")
-            await self._wake(card_model, check)
-        except AbandonedError:
-            logger.info("nobody waits for %s any more: it sleeps on", card_model.name)
-        except EngineError:
-            raise
+            await self.mover.bring(card_model)
+            card_model.gate.turn("ready")
+            card_model.gate.touch()
+            logger.info("%s is awake after %.2f s", card_model.name, time.perf_counter() - began)
+        except EngineError as error:
+            failure = error
         except Exception as error:
             logger.exception("%s can't wake up", card_model.name)
-            raise BrokenModelError(f"The model `{card_model.name}` can't be woken up: {error}") from error
+            failure = BrokenModelError(f"The model `{card_model.name}` can't be woken up: {error}")
+            failure.__cause__ = error
+        if failure is not None:
+            card_model.gate.turn(_at_rest(card_model))
+        await self._moved(card_model)
+        self._answer(ask, failure)
+
+    async def _moved(self, card_model: CardModel) -> None:
+        """One that has failed on its way has no place on the card any more."""
+        try:
+            if card_model.gate.refusal is not None:
+                await self.clear_away(card_model, card_model.gate.refusal)
         finally:
-            self._reasons.pop(card_model, None)
-            del self._attempts[card_model]  # whoever comes from here on needs another one
-
-    async def _departed(self, card_model: CardModel, check: Check) -> None:
-        """A model that is on its way out leaves first, or doesn't after all."""
-        while card_model in self._departures:
-            check()
-            self._reasons[card_model] = _requests_of(card_model.name)
-            await asyncio.sleep(POLL_SECONDS)
-
-    async def _wake(self, card_model: CardModel, check: Check) -> None:
-        began = time.perf_counter()
-        try:
-            async with self.room_for(card_model, check):
-                await self._come_in(card_model)
-        except BaseException:
-            card_model.gate.turn("unloaded" if card_model.weights.model is None else "asleep")
-            raise
-        card_model.gate.touch()
-        logger.info("%s is awake after %.2f s", card_model.name, time.perf_counter() - began)
-
-    async def _come_in(self, card_model: CardModel) -> None:
-        _refuse_broken(card_model)
-        moment = await self.mover.claim(card_model)
-        self._reasons[card_model] = f"the weights of `{card_model.name}` are still on their way"
-        try:
-            await self.mover.come_back(card_model, moment)
-            _refuse_broken(card_model)
-        except BaseException as error:
-            await self._clear(card_model, error)
-            raise
-        card_model.gate.turn("ready")
-
-    async def _clear(self, card_model: CardModel, error: BaseException) -> None:
-        """It couldn't be brought back: nothing of it stays. Where that fails, so has the model."""
-        try:
-            await self.mover.give_up(card_model, error)
-        except Exception as worse:
-            logger.exception("%s can't be taken off its card in good order", card_model.name)
-            await self._break(card_model, worse)
-
-    async def _break(self, card_model: CardModel, error: Exception) -> None:
-        if card_model.gate.refusal is None:
-            card_model.gate.fail(out_of_service(card_model.name, error))
-        await self.discard(card_model, error)
-
-    # --- room ----------------------------------------------------------------------
-
-    @asynccontextmanager
-    async def room_for(self, card_model: CardModel, check: Check = _go_on) -> AsyncIterator[None]:
-        """Holds `moving` once there is room for the model, and whoever was in its way sleeps. `check` may end
-        it before. Raises `ModelUnavailableError` where those that never sleep are in its way."""
-        async with self.moving:
-            check()
-            if self.occupancy.may_pass(card_model, self._turn_of):
-                yield
-                return
-        async with self._turn:
-            self._turn_of = card_model
-            try:
-                deadline = time.monotonic() + PATIENCE_SECONDS
-                while True:
-                    await self._make_room(card_model, check, deadline)
-                    async with self.moving:
-                        check()
-                        if not self.occupancy.sleepers_for(card_model):
-                            yield
-                            return
-            finally:
-                self._turn_of = None
-
-    async def _make_room(self, card_model: CardModel, check: Check, deadline: float) -> None:
-        """Put others to sleep; those that are busy get some time to become idle by themselves. `check` may
-        end it: whoever hasn't left yet then stays."""
-        with ExitStack() as wanted:
-            asked: set[SharedTask] = set()
-            while sleepers := self.occupancy.sleepers_for(card_model):
-                check()
-                late = time.monotonic() >= deadline
-                for sleeper in sleepers:
-                    if not (sleeper in self._departures or (sleeper.awake and (late or not sleeper.busy))):
-                        continue  # it has time yet, is on its way in, or has failed and is being discarded
-                    departure = self._departure(sleeper, sleeper.policy.sleep_level)
-                    if departure not in asked:
-                        logger.info("%s makes room for %s", sleeper.name, card_model.name)
-                        wanted.enter_context(departure.wanted())
-                        asked.add(departure)
-                if busy := [sleeper.name for sleeper in sleepers if sleeper.hooks.has_requests()]:
-                    self._reasons[card_model] = _requests_of(busy[0])
-                await asyncio.sleep(POLL_SECONDS)
-
-    # --- meanwhile -----------------------------------------------------------------
-
-    def _reason(self, card_model: CardModel) -> str:
-        """Why the model isn't awake yet: what it waits for itself, or whose turn it is, or anybody."""
-        for waiting in (card_model, self._turn_of, *self._reasons):
-            if waiting in self._reasons:
-                return self._reasons[waiting]
-        return "models of its card are still changing places"
-
-    async def on_loop(self, call: Callable[[], T]) -> T:
-        return await run_on(self.loop, call)
+            self._decide(Moved())
 
 
-def _refuse_broken(card_model: CardModel) -> None:
-    if card_model.gate.refusal is not None:
-        raise card_model.gate.refusal
+def _level(departure: Departure, card_model: CardModel) -> SleepLevel:
+    return departure.level or card_model.policy.sleep_level
 
 
 def _resting(level: SleepLevel) -> ModelState:
     return "asleep" if level == 1 else "unloaded"
 
 
-def _requests_of(name: str) -> str:
-    return f"`{name}` is still busy with requests it has accepted"
+def _at_rest(card_model: CardModel) -> ModelState:
+    return "unloaded" if card_model.weights.model is None else "asleep"

@@ -3,11 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
+import torch
+
 from onecard.engines.api import ModelUnavailableError, SleepLevel
-from onecard.engines.lifecycle.attach import leave
 from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.gate import out_of_service
 from onecard.engines.lifecycle.home_weights import CardMoment
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.page_pool import PagePool
@@ -28,6 +31,28 @@ class WeightMover:
 
     def __init__(self, arena: DeviceArena, pool: PagePool, loop: DeviceLoop):
         self._arena, self._pool, self._loop = arena, pool, loop
+
+    # --- accounts --------------------------------------------------------------------
+
+    def join(self, card_model: CardModel) -> None:
+        """The model, asleep, gets an account in the pool and takes turns on the loop. The loop may not have
+        its thread yet."""
+        if card_model.reclaimer is not None:
+            self._pool.add_engine(card_model.name, 0, card_model.ceiling_pages, card_model.reclaimer)
+        self._loop.add_engine(card_model.engine)
+
+    def part(self, card_model: CardModel) -> None:
+        """Undoes `join`. The engine has no requests and owns no pages; its home may still be claimed."""
+        self._loop.remove_engine(card_model.name)
+        if card_model.name in self._pool.engines:
+            self._pool.remove_engine(card_model.name)
+
+    def allot(self, card_model: CardModel, floor_pages: int, ceiling_pages: int) -> None:
+        """The model's share from now on. One that sleeps has its floor when it wakes up."""
+        card_model.floor_pages, card_model.ceiling_pages = floor_pages, ceiling_pages
+        if card_model.name in self._pool.engines:
+            there = self._pool.has_home(card_model.name)
+            self._pool.set_share(card_model.name, floor_pages if there else 0, ceiling_pages)
 
     # --- off the card ----------------------------------------------------------------
 
@@ -68,7 +93,30 @@ class WeightMover:
 
     # --- back on the card ------------------------------------------------------------
 
-    async def claim(self, card_model: CardModel) -> CardMoment:
+    async def bring(self, card_model: CardModel) -> None:
+        """There is room. Where this raises, nothing of the model stays on the card but its account, its
+        requests included; or, where it can't be cleared away, it has failed."""
+        _refuse_broken(card_model)
+        moment = await self._claim(card_model)
+        try:
+            await self._come_back(card_model, moment)
+            _refuse_broken(card_model)
+        except BaseException as error:
+            await self._give_up(card_model, error)
+            raise
+
+    def load_at_start(self, card_model: CardModel) -> None:
+        """The same before the card's loop runs. Blocks while the weights load."""
+        if not self._pool.claim_home(card_model.name, card_model.weights.home):
+            raise RuntimeError(f"{card_model.name}: pages {card_model.weights.home} of its home are taken")
+        card_model.weights.load(card_model.on_load)
+        self.allot(card_model, card_model.floor_pages, card_model.ceiling_pages)
+        assert card_model.weights.model is not None
+        with _on(self._arena.device):
+            for _ in card_model.hooks.move_in(card_model.weights.model):
+                pass
+
+    async def _claim(self, card_model: CardModel) -> CardMoment:
         """The home's pages, whoever has them now; and when the card is done with what it had in them. Raises
         `ModelUnavailableError` where they can't be had."""
 
@@ -84,14 +132,15 @@ class WeightMover:
             await asyncio.sleep(CLAIM_POLL_SECONDS)
         raise ModelUnavailableError(f"The model `{card_model.name}` gets no memory now; try again later.")
 
-    async def come_back(self, card_model: CardModel, moment: CardMoment) -> None:
-        """To a home that was claimed at `moment`. Where it fails, `give_up` or `wipe_out` follows."""
+    async def _come_back(self, card_model: CardModel, moment: CardMoment) -> None:
+        """To a home that was claimed at `moment`."""
         weights = card_model.weights
         if weights.host_bytes or weights.model is not None:
             await run_aside(partial(weights.restore, moment))
         else:
             await run_aside(partial(weights.load, card_model.on_load))
-        await run_on(self._loop, partial(self.set_share, card_model))
+        floor_pages, ceiling_pages = card_model.floor_pages, card_model.ceiling_pages
+        await run_on(self._loop, partial(self.allot, card_model, floor_pages, ceiling_pages))
         await self.move_in(card_model)
 
     async def move_in(self, card_model: CardModel) -> None:
@@ -99,27 +148,26 @@ class WeightMover:
         assert card_model.weights.model is not None
         first_steps = card_model.hooks.move_in(card_model.weights.model)
         try:
-            while await run_on(self._loop, partial(_go_on, first_steps)):
+            while await run_on(self._loop, partial(_step, first_steps)):
                 pass
         except BaseException:
             await run_on(self._loop, first_steps.close)
             raise
 
-    async def give_up(self, card_model: CardModel, error: BaseException) -> None:
-        """The model couldn't be brought back: nothing of it stays but its account, its requests included.
-        Raises where that can't be done in good order."""
-        await run_on(self._loop, partial(self._give_up, card_model, error))
+    async def _give_up(self, card_model: CardModel, error: BaseException) -> None:
+        try:
+            await run_on(self._loop, partial(self._take_back, card_model, error))
+        except Exception as worse:
+            logger.exception("%s can't be taken off its card in good order", card_model.name)
+            if card_model.gate.refusal is None:
+                card_model.gate.fail(out_of_service(card_model.name, worse))
 
     async def wipe_out(self, card_model: CardModel, error: BaseException) -> None:
         """Nothing of a model stays on the card, in whatever order or disorder it was left."""
         await run_on(self._loop, partial(self._wipe_out, card_model, error))
         await self.drop(card_model)
 
-    def set_share(self, card_model: CardModel) -> None:
-        if card_model.name in self._pool.engines:
-            self._pool.set_share(card_model.name, card_model.floor_pages, card_model.ceiling_pages)
-
-    def _give_up(self, card_model: CardModel, error: BaseException) -> None:
+    def _take_back(self, card_model: CardModel, error: BaseException) -> None:
         self._loop.deliver(card_model.engine.give_up(error))
         card_model.hooks.forget()
         self._move_out(card_model)
@@ -131,12 +179,12 @@ class WeightMover:
         if card_model.reclaimer is None or card_model.name in self._pool.engines:
             _in_any_case(card_model, lambda: self._loop.deliver(card_model.engine.give_up(error)))
         _in_any_case(card_model, card_model.hooks.close)
-        _in_any_case(card_model, partial(leave, card_model, self._pool, self._loop))
+        _in_any_case(card_model, partial(self.part, card_model))
         if self._pool.has_home(card_model.name):
             _in_any_case(card_model, partial(self.release_home, card_model))
 
 
-def _go_on(steps: Iterator[None]) -> bool:
+def _step(steps: Iterator[None]) -> bool:
     """Whether there was one more."""
     return next(steps, steps) is not steps
 
@@ -148,3 +196,13 @@ def _in_any_case(card_model: CardModel, call: Callable[[], None]) -> None:
         if classify(error) == "fatal":
             raise
         logger.exception("%s doesn't leave in good order", card_model.name)
+
+
+def _on(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the thread's current card; a device loop's thread has set its own."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def _refuse_broken(card_model: CardModel) -> None:
+    if card_model.gate.refusal is not None:
+        raise card_model.gate.refusal

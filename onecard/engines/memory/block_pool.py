@@ -7,6 +7,7 @@ with nothing in it is returned but for a small reserve.
 """
 
 from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Protocol
 
 from onecard.engines.memory.block_book import BlockBook
 from onecard.engines.memory.owned_pages import OwnedPage
@@ -14,14 +15,41 @@ from onecard.engines.memory.page_pool import PagePool, PoolIntegrityError
 from onecard.engines.memory.reclaim import EvictablePage
 
 
+class Requests(Protocol):
+    """Whose blocks they are: what the pool asks of its engine."""
+
+    def waiting_blocks(self) -> int:
+        """How many blocks the waiting requests want."""
+        ...
+
+    def preempt_newest(self) -> bool:
+        """Free the blocks of the newest running request for another engine; False if nothing runs."""
+        ...
+
+    @property
+    def move_blocks(self) -> Callable[[dict[int, int]], None] | None:
+        """Called with {old: new}: copy K and V from old blocks to new ones and rewrite the block tables that
+        name them. None: it can't, so a page that must go has its requests preempted."""
+        ...
+
+
+class _NoRequests:
+    """Blocks that belong to no request: none waits, or can be preempted or moved."""
+
+    move_blocks = None
+
+    def waiting_blocks(self) -> int:
+        return 0
+
+    def preempt_newest(self) -> bool:
+        return False
+
+
 class BlockPool:
     """Blocks of one engine over the pages it owns; implements the page pool's `Reclaimer`.
 
     `blocks_in_page(page)` gives the block ids of a page. `cost_per_block` is what recomputing a cached block
-    takes, in a unit common to the card's engines (FLOPs). `waiting_blocks()` says how many blocks the waiting
-    requests want; `preempt_newest()` frees the blocks of the newest running request and says whether it found
-    one. `move_blocks({old: new})` copies K and V from old blocks to new ones and rewrites the block tables
-    that name them; without it, a page that must go has its requests preempted. Device loop only.
+    takes, in a unit common to the card's engines (FLOPs). Device loop only.
     """
 
     def __init__(
@@ -31,17 +59,13 @@ class BlockPool:
         blocks_in_page: Callable[[int], range],
         enable_caching: bool = True,
         *,
+        requests: Requests | None = None,
         cost_per_block: float = 1.0,
         reserve_pages: int = 1,
-        waiting_blocks: Callable[[], int] | None = None,
-        preempt_newest: Callable[[], bool] | None = None,
-        move_blocks: Callable[[dict[int, int]], None] | None = None,
     ):
         self.name, self.enable_caching = engine_name, enable_caching
         self.cost_per_block, self.reserve_pages = cost_per_block, reserve_pages
-        self.waiting_blocks = waiting_blocks or (lambda: 0)
-        self.preempt_newest = preempt_newest or (lambda: False)
-        self.move_blocks = move_blocks
+        self._requests = requests or _NoRequests()
         self.blocks_per_page = min((len(blocks_in_page(p)) for p in range(page_pool.num_pages)), default=0)
         """Blocks that any page is sure to give."""
         if not self.blocks_per_page:
@@ -184,7 +208,7 @@ class BlockPool:
         self._book.forget_page(gone)
 
     def demand_pages(self) -> int:
-        return self.num_active_pages() + self._pages_for(self.waiting_blocks())
+        return self.num_active_pages() + self._pages_for(self._requests.waiting_blocks())
 
     def preempt(self, pages_needed: int) -> int:
         """Keeps the pages that fall idle, so that the page pool takes what it may and leaves the floor."""
@@ -213,7 +237,7 @@ class BlockPool:
         self._page_pool.preemptions["memory"] += 1
 
     def _preempt_for(self, cause: str) -> bool:
-        preempted = self.preempt_newest()
+        preempted = self._requests.preempt_newest()
         self._page_pool.preemptions[cause] += preempted
         return preempted
 
@@ -254,10 +278,11 @@ class BlockPool:
 
     def _move_out(self, gone: OwnedPage, avoid: Container[int]) -> bool:
         """Moves blocks in use out of a page, as many as find room; False where none does."""
-        if self.move_blocks is None:
+        move_blocks = self._requests.move_blocks
+        if move_blocks is None:
             return False
         self._make_room_outside(gone.active, avoid)
-        return self._book.move_out(gone, avoid, self.move_blocks)
+        return self._book.move_out(gone, avoid, move_blocks)
 
     def _evict_least_valuable(self, oldest: OwnedPage, blocks: int) -> None:
         """Frees up to `blocks` cached ones of the `oldest` page, or takes another engine's page."""

@@ -12,6 +12,7 @@ serves more models than it holds:
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from onecard.engines.memory.card_plan import PlanError
 
@@ -20,28 +21,30 @@ ALIGNMENT = 256
 
 
 @dataclass(frozen=True)
-class HomeNeed:
-    """A model that wants a home of `pages`. A `pinned` one never sleeps."""
+class Resident:
+    """A model as the arithmetic on a card's pages, and the decisions over them, see it.
+
+    `home`: where its weights lie; of a model that has no place yet only the length counts. `awake`: the home
+    is its own, now or when serving begins; it has its place for as long, whatever else it does. A `pinned`
+    model never sleeps.
+    """
 
     name: str
-    pages: int
-    awake_at_start: bool
-    pinned: bool = False
-
-    @property
-    def first(self) -> bool:
-        """Whether its home must be free of others when serving begins."""
-        return self.pinned or self.awake_at_start
-
-
-@dataclass(frozen=True)
-class Resident:
-    """An awake model: the pages of its home, those of KV that its floor guarantees, and those that its
-    longest request takes."""
-
     home: range
-    floor_pages: int
+    awake: bool = True
+    pinned: bool = False
+    floor_pages: int = 0
+    """Of KV, guaranteed while it is awake."""
     longest_pages: int = 0
+    """Of KV, what its longest request takes."""
+    idle: bool = True
+    """Nothing of it runs, waits, or is on its way, as far as can be seen from outside."""
+    quiet: bool = True
+    """The card's loop has said that nothing of it runs or waits, and nobody has been let in since."""
+    last_used: float = 0.0
+    """Seconds; larger is later."""
+    failed: bool = False
+    """It serves nobody any more; its place is its own until it is cleared away."""
 
 
 def pages_for(nbytes: int, page_bytes: int) -> int:
@@ -50,7 +53,7 @@ def pages_for(nbytes: int, page_bytes: int) -> int:
     return -(-(nbytes + misaligned) // page_bytes)
 
 
-def place_homes(wanted: Sequence[HomeNeed], num_pages: int) -> dict[str, range]:
+def place_homes(wanted: Sequence[Resident], num_pages: int) -> dict[str, range]:
     """A home for each model, in an arena of `num_pages`.
 
     Pinned models come first, from page 0 up, then those that are awake at start: none of these overlap. The
@@ -61,70 +64,73 @@ def place_homes(wanted: Sequence[HomeNeed], num_pages: int) -> dict[str, range]:
 
     Raises `PlanError` where a model fits nowhere.
     """
+    first = [model for model in wanted if model.pinned or model.awake]
     homes: dict[str, range] = {}
     end = 0
-    for need in sorted((need for need in wanted if need.first), key=lambda need: not need.pinned):
-        homes[need.name] = range(end, end + need.pages)
-        end += need.pages
+    for model in sorted(first, key=lambda model: not model.pinned):
+        homes[model.name] = range(end, end + len(model.home))
+        end += len(model.home)
     if end > num_pages:
         raise PlanError(f"the homes of {', '.join(homes)} take {end} pages of {num_pages}")
-    pinned = sum(need.pages for need in wanted if need.pinned)
-    never = [homes[need.name] for need in wanted if need.pinned]
+    pinned = sum(len(model.home) for model in wanted if model.pinned)
+    never = [homes[model.name] for model in wanted if model.pinned]
     awake = set(homes)
-    for need in sorted((need for need in wanted if not need.first), key=lambda need: -need.pages):
-        if need.pages > num_pages - pinned:
+    for model in sorted((m for m in wanted if m not in first), key=lambda model: -len(model.home)):
+        pages = len(model.home)
+        if pages > num_pages - pinned:
             raise PlanError(
-                f"the home of {need.name} takes {need.pages} pages; {num_pages} less {pinned} of pinned "
+                f"the home of {model.name} takes {pages} pages; {num_pages} less {pinned} of pinned "
                 "models are left"
             )
-        start = end if end + need.pages <= num_pages else None
-        if start is None:
-            start = _cheapest_start(need, homes, awake, never, num_pages)
+        start = end if end + pages <= num_pages else _cheapest_start(pages, homes, awake, never, num_pages)
         assert start is not None, "pinned homes lie side by side"
-        homes[need.name] = range(start, start + need.pages)
-        end = max(end, start + need.pages)
+        homes[model.name] = range(start, start + pages)
+        end = max(end, start + pages)
     return homes
 
 
-@dataclass(frozen=True)
-class Settled:
-    """A model that has its home already. `awake`: now."""
-
-    home: range
-    awake: bool
-    pinned: bool = False
-
-
 def place_beside(
-    settled: Mapping[str, Settled], wanted: Sequence[HomeNeed], num_pages: int
+    settled: Collection[Resident], wanted: Sequence[Resident], num_pages: int
 ) -> dict[str, range]:
     """Homes for models that come to a card where others have theirs, which stay where they are.
 
     Pinned models come first, and overlap nobody; then those that will be awake, and the largest. Each takes
     the place where it displaces least, as in `place_homes`. Raises `PlanError` where a model fits nowhere.
     """
-    homes = {name: model.home for name, model in settled.items()}
-    awake = {name for name, model in settled.items() if model.awake or model.pinned}
-    never = [model.home for model in settled.values() if model.pinned]
+    homes = {model.name: model.home for model in settled}
+    awake = {model.name for model in settled if model.awake or model.pinned}
+    never = [model.home for model in settled if model.pinned]
     placed: dict[str, range] = {}
-    for need in sorted(wanted, key=lambda need: (not need.pinned, not need.first, -need.pages)):
-        taken = list(homes.values()) if need.pinned else never
-        start = _cheapest_start(need, homes, awake, taken, num_pages)
+    for model in sorted(wanted, key=lambda m: (not m.pinned, not (m.pinned or m.awake), -len(m.home))):
+        pages = len(model.home)
+        taken = list(homes.values()) if model.pinned else never
+        start = _cheapest_start(pages, homes, awake, taken, num_pages)
         if start is None:
-            kept = "any other model's home" if need.pinned else "pinned homes"
+            kept = "any other model's home" if model.pinned else "pinned homes"
             raise PlanError(
-                f"the home of {need.name} takes {need.pages} pages in a row, and nowhere in the {num_pages} "
+                f"the home of {model.name} takes {pages} pages in a row, and nowhere in the {num_pages} "
                 f"pages are as many beside {kept}"
             )
-        homes[need.name] = placed[need.name] = range(start, start + need.pages)
-        if need.first:
-            awake.add(need.name)
-        if need.pinned:
-            never.append(homes[need.name])
+        homes[model.name] = placed[model.name] = range(start, start + pages)
+        if model.awake or model.pinned:
+            awake.add(model.name)
+        if model.pinned:
+            never.append(homes[model.name])
     return placed
 
 
-def promised_pages(residents: Collection[Resident]) -> int:
+class Placed(Protocol):
+    """What has a home, and promises: a `Resident`, or a `ModelPlan`."""
+
+    @property
+    def home(self) -> range: ...
+    @property
+    def floor_pages(self) -> int: ...
+    @property
+    def longest_pages(self) -> int: ...
+
+
+def promised_pages(residents: Collection[Placed]) -> int:
     """Pages that these models need to be awake at once: their homes, and beside them all floors at a time, or
     the longest request of any of them alone."""
     floors = sum(r.floor_pages for r in residents)
@@ -132,7 +138,7 @@ def promised_pages(residents: Collection[Resident]) -> int:
     return sum(len(r.home) for r in residents) + max(floors, longest)
 
 
-def can_be_awake(residents: Collection[Resident], num_pages: int) -> bool:
+def can_be_awake(residents: Collection[Placed], num_pages: int) -> bool:
     """Whether these models can be awake at once with all that they are promised."""
     homes = sorted((r.home for r in residents if r.home), key=lambda home: home.start)
     apart = all(a.stop <= b.start for a, b in pairwise(homes))
@@ -145,22 +151,22 @@ def overlaps(a: range, b: range) -> int:
 
 
 def _cheapest_start(
-    need: HomeNeed, homes: Mapping[str, range], awake: set[str], taken: Collection[range], num_pages: int
+    pages: int, homes: Mapping[str, range], awake: set[str], taken: Collection[range], num_pages: int
 ) -> int | None:
     """The best place for a home that may overlap others, but none of `taken`; the best one touches another's
     edge. None: there is none."""
-    highest = num_pages - need.pages
+    highest = num_pages - pages
     edges = {0, highest}
     for home in homes.values():
-        edges |= {home.stop, home.start - need.pages}
+        edges |= {home.stop, home.start - pages}
 
     def is_open(start: int) -> bool:
-        home = range(start, start + need.pages)
+        home = range(start, start + pages)
         return 0 <= start <= highest and not any(overlaps(home, other) for other in taken)
 
     def displaced(start: int) -> tuple[int, int, int, int]:
-        shared = {name: overlaps(range(start, start + need.pages), home) for name, home in homes.items()}
-        touched = [name for name, pages in shared.items() if pages]
+        shared = {name: overlaps(range(start, start + pages), home) for name, home in homes.items()}
+        touched = [name for name, common in shared.items() if common]
         return len(awake.intersection(touched)), len(touched), sum(shared.values()), start
 
     return min(filter(is_open, edges), key=displaced, default=None)

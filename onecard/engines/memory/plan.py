@@ -9,11 +9,11 @@ and with the longest request of each; a model that starts asleep must so fit bes
 overlap all others.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onecard.engines.memory.card_plan import CardFacts, CardPlan, ModelNeeds, ModelPlan, PlanError
-from onecard.engines.memory.homes import HomeNeed, pages_for, place_homes
+from onecard.engines.memory.homes import Resident, pages_for, place_beside, place_homes
 from onecard.engines.memory.page_size import choose_page_bytes, edge_waste, min_blocks_in_page
 from onecard.engines.memory.plan_checks import (
     SLACK_SHARE,
@@ -90,16 +90,17 @@ def plan_card(
     )
 
 
-def replan_card(
-    plan: CardPlan, needs: Sequence[ModelNeeds], homes: Mapping[str, range], staying: Collection[str]
-) -> CardPlan:
-    """The plan of a card that serves already, with other models or other numbers for them.
+def replan_card(plan: CardPlan, staying: Sequence[Resident], needs: Sequence[ModelNeeds]) -> CardPlan:
+    """The plan of a card that serves already, once the models with these `needs` are on it: others have left.
 
     What was allocated when the card was opened stays: its arena, its pages, and what is left beside it for a
-    workspace and graphs. Of the models that start awake those in `staying` must fit together, unless they
-    didn't so far; the others find room as a waking model does. Who is awake at the moment doesn't count: a
-    file is judged by what it says. Raises PlanError as `plan_card` does.
+    workspace and graphs. So do the homes of models that are `staying`; those that come get theirs beside
+    them, or over those of models that will have to sleep for them. Of the models that start awake those that
+    stay must fit together, unless they didn't so far; the others find room as a waking model does. Who is
+    awake at the moment says only whom a new home displaces last: a file is judged by what it says. Raises
+    PlanError as `plan_card` does.
     """
+    homes, kept = _place_beside(plan, staying, needs), {model.name for model in staying}
     for need in needs:
         check_own_numbers(need)
         check_block(plan.card, need.name, need.block_bytes, plan.page_bytes, plan.num_pages)
@@ -109,7 +110,7 @@ def replan_card(
     check_pinned_homes(models)
     groups = [[m for m in models if m.pinned or m is one] for one in models]
     if fit_together([m for m in plan.models if m.awake_at_start], plan.num_pages):
-        groups.insert(0, [m for m in models if m.awake_at_start and m.name in staying])
+        groups.insert(0, [m for m in models if m.awake_at_start and m.name in kept])
     for group in groups:
         check_floors(facts, group, plan.num_pages, plan.page_bytes)
     check_longest_requests(facts, needs, models, groups, plan.num_pages, plan.page_bytes)
@@ -136,16 +137,28 @@ def _place(
     facts: CardFacts, needs: Sequence[ModelNeeds], page_bytes: int, num_pages: int
 ) -> Mapping[str, range]:
     """The models' homes. Rounded up to pages they may take more than `check_room` saw."""
-    wanted = [
-        HomeNeed(n.name, pages_for(n.weight_bytes, page_bytes), n.awake_at_start, n.pinned) for n in needs
-    ]
     try:
-        return place_homes(wanted, num_pages)
+        return place_homes([_homeless(need, page_bytes) for need in needs], num_pages)
     except PlanError as error:
         raise PlanError(
             f"{facts.name}: in pages of {human(page_bytes)}, {error}: raise the card's `memory:`, set a "
             "smaller `page_size:`, or serve fewer or smaller models"
         ) from error
+
+
+def _place_beside(
+    plan: CardPlan, staying: Sequence[Resident], needs: Sequence[ModelNeeds]
+) -> Mapping[str, range]:
+    kept = {model.name: model for model in staying}
+    settled = [replace(kept[n.name], pinned=n.pinned) for n in needs if n.name in kept]
+    wanted = [_homeless(need, plan.page_bytes) for need in needs if need.name not in kept]
+    return {model.name: model.home for model in settled} | place_beside(settled, wanted, plan.num_pages)
+
+
+def _homeless(need: ModelNeeds, page_bytes: int) -> Resident:
+    return Resident(
+        need.name, range(pages_for(need.weight_bytes, page_bytes)), need.awake_at_start, need.pinned
+    )
 
 
 def _plan_model(need: ModelNeeds, home: range, page_bytes: int, num_pages: int, pinned: int) -> ModelPlan:

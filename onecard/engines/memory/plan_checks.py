@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, ModelPlan, PlanError
-from onecard.engines.memory.homes import Resident, overlaps, promised_pages
+from onecard.engines.memory.homes import overlaps, promised_pages
 from onecard.engines.memory.page_size import min_blocks_in_page
 from onecard.registry.units import format_bytes as human
 
@@ -36,7 +36,7 @@ def start_groups(models: Sequence[_Model]) -> list[list[_Model]]:
 
 def fit_together(group: Sequence[ModelPlan], num_pages: int) -> bool:
     """Whether all that `group` is promised while all of it is awake fits the arena."""
-    return promised_pages([Resident(m.home, m.floor_pages, m.longest_pages) for m in group]) <= num_pages
+    return promised_pages(group) <= num_pages
 
 
 def check_own_numbers(need: ModelNeeds) -> None:

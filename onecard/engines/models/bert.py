@@ -1,6 +1,7 @@
 """BERT (Devlin et al. 2018) as a text encoder over packed texts: MiniLM, BGE, E5 and their kin."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from onecard.engines.layers.linear import Linear
 from onecard.engines.layers.linear_methods import ACTIVATIONS
 from onecard.engines.layers.norm import LayerNorm
 from onecard.engines.layers.precision import Precision
-from onecard.engines.models.config import SIZES, ConfigError, EncoderConfig, require, stored_dtype
+from onecard.engines.models.config import SIZES, ConfigError, EncoderConfig, labels, require, stored_dtype
+from onecard.engines.models.served_module import ServedModule
 
 
 class PositionEmbedding(Embedding):
@@ -68,17 +70,18 @@ class BertLayer(nn.Module):
         self.output_norm = LayerNorm(hidden, config.layer_norm_eps, precision)
 
     def forward(self, x: torch.Tensor, batch: EncodeBatch) -> torch.Tensor:
-        q, k, v = self.qkv.forward(x).view(self.qkv_shape).split(self.heads, dim=1)
+        q, k, v = self.qkv.forward(x, batch).view(self.qkv_shape).split(self.heads, dim=1)
         attended = self.attention.forward(q, k, v, batch).view(self.out_shape)
-        x = self.attention_norm.forward(self.attention_output.forward(attended), x)
-        return self.output_norm.forward(self.output.forward(self.intermediate.forward(x)), x)
+        x = self.attention_norm.forward(self.attention_output.forward(attended, batch), x)
+        wide = self.intermediate.forward(x, batch)
+        return self.output_norm.forward(self.output.forward(wide, batch), x)
 
 
-class BertModel(nn.Module):
+class BertModel(ServedModule):
     """Token ids to the last hidden states; pooling is the encoder engine's."""
 
     checkpoint_prefix = "bert."
-    renamed_weights = (
+    renamed_weights: tuple[tuple[str, str], ...] = (
         ("encoder.layer.", "layers."),
         (".attention.self.", "."),
         (".attention.output.dense.", ".attention_output."),
@@ -90,7 +93,7 @@ class BertModel(nn.Module):
         ("norm.gamma", "norm.weight"),  # the first checkpoints' names, from TensorFlow
         ("norm.beta", "norm.bias"),
     )
-    ignored_weights = (r"embeddings\.position_ids", r"pooler\..*", r"cls\..*", r"classifier\..*")
+    ignored_weights: tuple[str, ...] = (r"embeddings\.position_ids", r"pooler\..*", r"cls\..*")
 
     def __init__(self, config: EncoderConfig, precision: Precision):
         super().__init__()
@@ -106,8 +109,43 @@ class BertModel(nn.Module):
         return x
 
 
+class ClassificationHead(nn.Module):
+    """First tokens to logits: dense, tanh, dense."""
+
+    def __init__(self, config: EncoderConfig, precision: Precision):
+        super().__init__()
+        self.dense = Linear(config.hidden_size, config.hidden_size, precision, bias=True)
+        self.out = Linear(config.hidden_size, config.num_labels, precision, bias=True)
+
+    def forward(self, first: torch.Tensor, batch: EncodeBatch | None) -> torch.Tensor:
+        return self.out.forward(self.dense.forward(first, batch).tanh_(), batch)
+
+
+class BertForSequenceClassification(BertModel):
+    """Token ids to the last hidden states, and the first ones of the texts to their labels' logits."""
+
+    renamed_weights = (
+        *BertModel.renamed_weights,
+        ("pooler.dense.", "head.dense."),
+        ("classifier.", "head.out."),
+    )
+    ignored_weights: tuple[str, ...] = (r"embeddings\.position_ids", r"cls\..*")
+
+    def __init__(self, config: EncoderConfig, precision: Precision):
+        super().__init__(config, precision)
+        self.head = ClassificationHead(config, precision)
+
+    def classify(self, first: torch.Tensor, batch: EncodeBatch | None) -> torch.Tensor:
+        """Logits `[B, num_labels]` float32 of the hidden states `[B, hidden]` of each text's first token."""
+        return self.head.forward(first, batch).float()
+
+
 def parse(raw: Mapping[str, Any]) -> EncoderConfig:
     return encoder_config("BertModel", raw)
+
+
+def parse_classifier(raw: Mapping[str, Any]) -> EncoderConfig:
+    return replace(encoder_config("BertForSequenceClassification", raw), id2label=labels(raw))
 
 
 def encoder_config(architecture: str, raw: Mapping[str, Any], first_position: int = 0) -> EncoderConfig:

@@ -55,7 +55,8 @@ class DecoderConfig:
 class EncoderConfig:
     """A BERT-style text encoder. Names are transformers'; `dtype` is what the checkpoint stores.
 
-    The first token of a text is at row `first_position` of the position table.
+    The first token of a text is at row `first_position` of the position table. `id2label` names what a
+    classification head gives, in order; empty: the model has none.
     """
 
     architecture: str
@@ -70,6 +71,11 @@ class EncoderConfig:
     hidden_act: str = "gelu"
     dtype: str = "float32"
     first_position: int = 0
+    id2label: tuple[str, ...] = ()
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.id2label)
 
     @property
     def max_text_len(self) -> int:
@@ -94,6 +100,19 @@ def require(raw: Mapping[str, Any], *keys: str) -> list[Any]:
 def stored_dtype(raw: Mapping[str, Any]) -> str:
     """The dtype that the config claims for its weights."""
     return str(raw.get("dtype") or raw.get("torch_dtype") or "float32")
+
+
+def labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of a classification head's outputs; as in transformers, two where the config says nothing."""
+    given = raw.get("id2label")
+    if given is None:
+        count = raw.get("num_labels")
+        given = {index: f"LABEL_{index}" for index in range(2 if count is None else count)}
+    names = {str(index): str(name) for index, name in given.items()}
+    order = [str(index) for index in range(len(names))]
+    if not names or names.keys() != set(order):
+        raise ConfigError(f"id2label must name the head's outputs 0, 1, ...: {given}")
+    return tuple(names[index] for index in order)
 
 
 def decoder_config(
@@ -169,6 +188,7 @@ def _parse_rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> Ro
     """transformers 5 has all of it in `rope_parameters`; 4 has `rope_theta` beside `rope_scaling`."""
     given = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
     kind = given.get("rope_type") or given.get("type") or "default"
+    kind = "default" if kind == "mrope" else kind  # Qwen2-VL's first name for it; the sections say the rest
     if kind not in ROPE_TYPES:
         raise ConfigError(f"rope_type is {kind!r}; served are {', '.join(ROPE_TYPES)}")
     theta = given.get("rope_theta") or raw.get("rope_theta") or 10000.0
@@ -202,8 +222,13 @@ def _parse_rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> Ro
         short_factor=tuple(given.get("short_factor") or ()),
         long_factor=tuple(given.get("long_factor") or ()),
         freq_factors=tuple(given.get("freq_factors") or ()),
+        sections=tuple(given.get("mrope_section") or ()),
     )
     half = rope.rotary_dim // 2
+    if rope.sections and (sum(rope.sections) != half or given.get("mrope_interleaved")):
+        raise ConfigError(
+            f"mrope_section {list(rope.sections)} is served where it divides the {half} frequencies in order"
+        )
     if kind == "longrope" and not len(rope.short_factor) == len(rope.long_factor) == half:
         raise ConfigError(f"rope_type longrope needs short_factor and long_factor with {half} numbers each")
     return rope

@@ -10,12 +10,12 @@ from onecard.engines.layers.attention import PagedAttention
 from onecard.engines.layers.embedding import Embedding
 from onecard.engines.layers.forward_batch import ForwardBatch
 from onecard.engines.layers.linear import Linear
-from onecard.engines.layers.linear_methods import Apply
 from onecard.engines.layers.mlp import GatedMLP
 from onecard.engines.layers.norm import RMSNorm
 from onecard.engines.layers.precision import Precision
-from onecard.engines.layers.rotary import cos_sin_table
+from onecard.engines.layers.rotary import cos_sin_table, rotary_rows
 from onecard.engines.models.config import DecoderConfig
+from onecard.engines.models.served_module import ServedModule
 
 
 class DecoderAttention(nn.Module):
@@ -35,11 +35,11 @@ class DecoderAttention(nn.Module):
         self.attention = PagedAttention(layer, dim**-0.5, config.sliding_windows[layer])
 
     def forward(self, x: torch.Tensor, batch: ForwardBatch, cos_sin: torch.Tensor) -> torch.Tensor:
-        q, k, v = self.qkv_proj.forward(x).view(self.qkv_shape).split(self.heads, dim=1)
+        q, k, v = self.qkv_proj.forward(x, batch).view(self.qkv_shape).split(self.heads, dim=1)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm.forward(q), self.k_norm.forward(k)
         attended = self.attention.forward(q, k, v, batch, cos_sin)
-        return self.o_proj.forward(attended.view(self.out_shape))
+        return self.o_proj.forward(attended.view(self.out_shape), batch)
 
 
 class DecoderLayer(nn.Module):
@@ -61,23 +61,21 @@ class DecoderLayer(nn.Module):
             normed, residual = self.input_layernorm.add(x, residual)
         attended = self.self_attn.forward(normed, batch, cos_sin)
         normed, residual = self.post_attention_layernorm.add(attended, residual)
-        return self.mlp.forward(normed), residual
+        return self.mlp.forward(normed, batch), residual
 
 
-class DecoderForCausalLM(nn.Module):
+class DecoderForCausalLM(ServedModule):
     """Token ids to the final hidden states, and hidden states to logits.
 
     `cos_sin` is the rotary table, float32 `[max_position_embeddings, rotary_dim]`: not of the checkpoint,
-    made by the loader. With tied embeddings and a method that packs, the head holds a packed copy of the
-    table; otherwise it reads the table itself.
+    made by the loader. A tied head reads the embedding's table, or with a method that packs a copy of it.
     """
 
     checkpoint_prefix = "model."
     ignored_weights = (r"lm_head\.weight", r".*rotary_emb\.inv_freq")
-    """Names that a checkpoint may hold and the model doesn't use (a tied head that was saved all the same).
-    """
+    """A tied head may have been saved all the same."""
 
-    head: Apply
+    cos_sin: torch.Tensor
 
     def __init__(self, config: DecoderConfig, precision: Precision, qk_norm: bool = False):
         super().__init__()
@@ -87,34 +85,30 @@ class DecoderForCausalLM(nn.Module):
             DecoderLayer(config, layer, precision, qk_norm) for layer in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, precision)
-        self.head_method = precision.linear
-        self.lm_head: Linear | None = None
-        self.shared_weights: dict[str, str] = {}
-        """Weights that are read from another one's checkpoint tensor."""
-        if not config.tie_word_embeddings or precision.linear.copies:
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, precision)
-        if config.tie_word_embeddings and self.lm_head is not None:
-            self.shared_weights["lm_head.weight"] = "embed_tokens.weight"
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, precision)
+        self.head_is_table = config.tie_word_embeddings and not precision.linear.copies
+        if self.head_is_table:
+            self.lm_head.weight = None
+        elif config.tie_word_embeddings:
+            self.shared_weights = {"lm_head.weight": "embed_tokens.weight"}
         self.register_buffer("cos_sin", torch.empty(config.max_position_embeddings, config.rope.rotary_dim))
 
     def tables(self) -> dict[str, torch.Tensor]:
-        """Values of the buffers, which no checkpoint holds."""
         return {"cos_sin": cos_sin_table(self.config.rope, self.config.max_position_embeddings)}
 
     def finalize(self) -> None:
-        """Every weight is loaded and every linear layer bound."""
-        if self.lm_head is not None:
-            self.head = self.lm_head.forward
-        else:
-            self.head = self.head_method.bind(self.embed_tokens.weight.data, None, None)[0]
+        if self.head_is_table:
+            self.lm_head.weight = self.embed_tokens.weight
+            self.lm_head.finalize()
 
     def forward(self, batch: ForwardBatch) -> torch.Tensor:
         """Hidden states `[T, hidden]` of all tokens, normed; K and V of the step are stored on the way."""
         x, residual = self.embed_tokens.forward(batch.input_ids), None
+        cos_sin = rotary_rows(self.cos_sin, batch.positions, self.config.rope.sections)
         for layer in self.layers:
-            x, residual = layer.forward(x, residual, batch, self.cos_sin)
+            x, residual = layer.forward(x, residual, batch, cos_sin)
         return self.norm.forward(x) if residual is None else self.norm.add(x, residual)[0]
 
-    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Logits `[N, vocab]` float32 of hidden states `[N, hidden]`."""
-        return self.head(hidden).float()
+    def compute_logits(self, hidden: torch.Tensor, batch: ForwardBatch | None = None) -> torch.Tensor:
+        """Logits `[N, vocab]` float32 of hidden states `[N, hidden]`: of all of the batch's `logits_rows`."""
+        return self.lm_head.forward(hidden, batch).float()

@@ -4,10 +4,11 @@ BERT's blocks with one token type, and positions that start behind the padding t
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from onecard.engines.models.bert import BertModel, encoder_config
-from onecard.engines.models.config import EncoderConfig
+from onecard.engines.models.bert import BertForSequenceClassification, BertModel, encoder_config
+from onecard.engines.models.config import EncoderConfig, labels
 
 
 class XLMRobertaModel(BertModel):
@@ -18,9 +19,30 @@ class XLMRobertaModel(BertModel):
     """
 
     checkpoint_prefix = "roberta."
-    ignored_weights = (r"embeddings\.position_ids", r"pooler\..*", r"lm_head\..*", r"classifier\..*")
+    ignored_weights = (r"embeddings\.position_ids", r"pooler\..*", r"lm_head\..*")
+
+
+class XLMRobertaForSequenceClassification(BertForSequenceClassification):
+    """The same under other names; the head reads the first tokens as they are, without a pooler."""
+
+    checkpoint_prefix = "roberta."
+    renamed_weights = (
+        *BertModel.renamed_weights,
+        ("classifier.dense.", "head.dense."),
+        ("classifier.out_proj.", "head.out."),
+    )
+    ignored_weights = XLMRobertaModel.ignored_weights
 
 
 def parse(raw: Mapping[str, Any]) -> EncoderConfig:
+    return encoder_config("XLMRobertaModel", raw, _first_position(raw))
+
+
+def parse_classifier(raw: Mapping[str, Any]) -> EncoderConfig:
+    config = encoder_config("XLMRobertaForSequenceClassification", raw, _first_position(raw))
+    return replace(config, id2label=labels(raw))
+
+
+def _first_position(raw: Mapping[str, Any]) -> int:
     padding = raw.get("pad_token_id")
-    return encoder_config("XLMRobertaModel", raw, first_position=(1 if padding is None else padding) + 1)
+    return (1 if padding is None else padding) + 1

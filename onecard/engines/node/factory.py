@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from onecard.engines.api import LoadProgress, StatsSink
-from onecard.engines.lifecycle.attach import join, move_in
+from onecard.engines.kinds import read_model
+from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.gate import WakeTimeout
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
@@ -21,10 +22,10 @@ from onecard.engines.memory.card_plan import CardPlan
 from onecard.engines.memory.nvml import open_monitor
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import plan_card
-from onecard.engines.node.build import NodeContext, build_model, read_model
+from onecard.engines.node.build import NodeContext, build_served
 from onecard.engines.node.local_node import LocalNode
 from onecard.engines.node.memory_report import memory_report
-from onecard.engines.node.served import Blueprint, Card, ServedModel, quantum_of
+from onecard.engines.node.served import Card, ServedModel, quantum_of
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.cuda_graphs import graph_backend
@@ -101,11 +102,11 @@ def _build_all(
         cards.append(card)
         for blueprint in blueprints:
             share = plan.model(blueprint.spec.name)
-            model = build_model(blueprint, share, card, context)
-            join(model.card_model, card.pool, card.loop)
-            card.manager.add(model.card_model)
+            model = build_served(blueprint, share, card, context)
+            card.manager.mover.join(model.card_model)
             if share.awake_at_start:
-                move_in(model.card_model, card.handle)
+                card.manager.mover.load_at_start(model.card_model)
+            card.manager.add(model.card_model, "ready" if share.awake_at_start else "unloaded")
             models.append(model)
     return cards, models
 
@@ -124,13 +125,18 @@ def _open_card(plan: CardPlan, spec: CardSpec, outbox: Outbox, context: NodeCont
     clock = step_clock(device)
     turns = FairShare(quantum_of(spec, device.type))
     prepare = partial(_prepare_thread, device)
-    loop = DeviceLoop(plan.card, outbox, clock, turns, prepare, on_idle=pool.check_integrity)
+
+    def failed(engine: str, error: BaseException) -> None:
+        manager.engine_failed(engine, error)
+
+    loop = DeviceLoop(plan.card, outbox, clock, turns, prepare, failed, on_idle=pool.check_integrity)
+    manager = LifecycleManager(plan.card, arena, pool, loop)
     planned = plan.arena_bytes + plan.workspace_bytes + plan.graph_bytes
     watch = CardWatch(plan.card, open_monitor(device, logger), planned)
     handle = CardHandle(
         device, arena, pool, loop, clock, graph_backend(device), context.executor, context.stats
     )
-    return Card(plan, handle, turns, watch, LifecycleManager(plan.card, arena, pool, loop))
+    return Card(plan, handle, turns, watch, manager)
 
 
 def _prepare_thread(device: torch.device) -> None:

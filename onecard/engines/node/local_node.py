@@ -3,13 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from onecard.engines.api import (
     CardLedger,
-    Embedder,
     EngineError,
     ModelInfo,
     ModelNotFoundError,
@@ -18,12 +16,9 @@ from onecard.engines.api import (
     ReloadReport,
     ShuttingDownError,
     SleepLevel,
-    TextGenerator,
+    Tokenizing,
 )
-from onecard.engines.lifecycle.gate import out_of_service
 from onecard.engines.lifecycle.ledger import card_ledger, shown_state
-from onecard.engines.lifecycle.reload_moves import discard
-from onecard.engines.lifecycle.shared_task import note_error
 from onecard.engines.node.build import NodeContext
 from onecard.engines.node.reload import Reload
 from onecard.engines.node.served import Card, ServedModel
@@ -58,7 +53,6 @@ class LocalNode:
         self._state: Literal["ready", "draining"] = "ready"
         self._tasks: set[asyncio.Task[None]] = set()
         for card in self._cards:
-            card.loop.on_engine_failed = partial(self._engine_failed, card)
             card.start()
         for model in models:
             model.card_model.gate.touch()  # its `ttl` begins now, however long the others took to load
@@ -67,7 +61,7 @@ class LocalNode:
     def models(self) -> list[ModelInfo]:
         return [model.info for model in self._models.values()]
 
-    def engine(self, name: str) -> TextGenerator | Embedder:
+    def engine(self, name: str) -> Tokenizing:
         if self._state == "draining":
             raise ShuttingDownError("The server is shutting down; try another one, or this one again later.")
         return self._find(name).engine
@@ -76,7 +70,7 @@ class LocalNode:
         return NodeStatus(
             state=self._state,
             cards=tuple(card.status() for card in self._cards),
-            models=tuple(model.report() for model in self._models.values()),
+            models=tuple(model.status() for model in self._models.values()),
         )
 
     def ledger(self) -> Sequence[CardLedger]:
@@ -104,7 +98,7 @@ class LocalNode:
             await gate.enter()
             return
         reviving = self._begin(self._revive(name), f"revive {name}")
-        reviving.add_done_callback(note_error)
+        reviving.add_done_callback(_note_error)
         async with gate.in_time():
             await asyncio.shield(reviving)
 
@@ -174,14 +168,6 @@ class LocalNode:
                 logger.error("%s", error)  # who wanted it may not wait any more
                 raise
 
-    def _engine_failed(self, card: Card, name: str, error: BaseException) -> None:
-        """Its loop has taken it off and failed its requests: the others go on, in the memory that it had."""
-        card_model = card.manager.card_models.get(name)
-        if card_model is None:
-            return
-        card_model.gate.fail(out_of_service(name, error))
-        self._begin(discard(card.manager, card_model, error), f"discard {name}")
-
     async def _watch_idle(self) -> None:
         while True:
             await asyncio.sleep(IDLE_CHECK_SECONDS)
@@ -196,6 +182,12 @@ class LocalNode:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _note_error(task: "asyncio.Task[None]") -> None:
+    """Whoever waits gets the error; if nobody does any more, it has been logged and is no news."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _refusal(model: ServedModel) -> EngineError:

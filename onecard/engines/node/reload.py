@@ -17,13 +17,15 @@ from pathlib import Path
 
 from onecard.engines.api import EngineError, InvalidRegistryError, ModelUnavailableError, ReloadReport
 from onecard.engines.api.errors import explain
+from onecard.engines.kinds import read_model, retuned, steps_of
+from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.attach import policy_of
-from onecard.engines.lifecycle.reload_moves import resize, set_share
-from onecard.engines.memory.card_plan import CardPlan
-from onecard.engines.node.build import NodeContext, build_model, read_model, retuned, steps_of
-from onecard.engines.node.reload_plan import Staying, plan_reload
-from onecard.engines.node.replacement import Move
-from onecard.engines.node.served import Blueprint, Card, ServedModel, quantum_of
+from onecard.engines.memory.card_plan import CardPlan, ModelNeeds
+from onecard.engines.memory.homes import Resident
+from onecard.engines.memory.plan import replan_card
+from onecard.engines.node.build import NodeContext, build_served
+from onecard.engines.node.replacement import Replacement, resize
+from onecard.engines.node.served import Card, ServedModel, quantum_of
 from onecard.engines.runtime.heap import collect_garbage
 from onecard.engines.runtime.worker import run_aside
 from onecard.registry.changes import Changes, Effect, compare
@@ -41,7 +43,7 @@ class _Decision:
     staying: dict[str, Blueprint] = field(default_factory=dict)
     blueprints: dict[str, Blueprint] = field(default_factory=dict)
     """Of those that come or are made anew."""
-    moves: dict[str, Move] = field(default_factory=dict)
+    replacements: dict[str, Replacement] = field(default_factory=dict)
 
 
 class Reload:
@@ -65,7 +67,7 @@ class Reload:
             with _refusals():
                 read = await run_aside(partial(self._read, wanted, paths, changes))
             for card in self._cards.values():
-                await still.enter_async_context(card.manager.moving)
+                await still.enter_async_context(card.manager.still())
             with _refusals():
                 decision = self._decide(wanted, read, changes)
                 await run_aside(partial(self._build, decision))
@@ -73,7 +75,7 @@ class Reload:
             on_taken()
             await self._retune(decision, wanted)
         notes = await self._carry_out(decision)
-        some_left = any(move.old is not None for move in decision.moves.values())
+        some_left = any(replacement.old is not None for replacement in decision.replacements.values())
         del decision
         if some_left:
             # Engines are cycles: until the collector gets to its oldest generation, which may take days, they
@@ -89,15 +91,15 @@ class Reload:
         try:
             blueprint = await run_aside(partial(read_model, before.spec, before.path, card.plan.facts()))
             share = card.plan.model(blueprint.spec.name)
-            new = await run_aside(partial(build_model, blueprint, share, card, self._context))
+            new = await run_aside(partial(build_served, blueprint, share, card, self._context))
         except Exception as error:
             raise ModelUnavailableError(
                 f"The model `{before.spec.name}` can't be built: {explain(error)}"
             ) from error
         self._models[blueprint.spec.name] = new
-        move = Move(model, new, wakes=True)
-        move.announce()
-        await move.carry_out()
+        replacement = Replacement(model, new, wakes=True)
+        replacement.announce()
+        await replacement.carry_out()
         if new.card_model.gate.refusal is not None:
             raise new.card_model.gate.refusal
 
@@ -141,9 +143,10 @@ class Reload:
         """Raises `PlanError`."""
         decision = _Decision()
         for name in changes.removed:
-            decision.moves[name] = Move(self._models[name])
+            decision.replacements[name] = Replacement(self._models[name])
         for card in self._cards.values():
-            staying, arriving = [], []
+            staying: list[Resident] = []
+            needs: list[ModelNeeds] = []
             for spec in wanted.models:
                 if self._card_of(spec) is not card:
                     continue
@@ -152,16 +155,17 @@ class Reload:
                     assert old is not None
                     blueprint = retuned(old.blueprint, spec, card.plan.facts())
                     decision.staying[spec.name] = blueprint
-                    staying.append(_staying(old, blueprint))
+                    staying.append(_resident(old))
+                    needs.append(blueprint.needs)
                     continue
                 effect, blueprint = read[spec.name]
-                move = _move(old, effect, blueprint)
-                decision.moves[spec.name], decision.blueprints[spec.name] = move, blueprint
-                if move.keeps_weights and old is not None:
-                    staying.append(_staying(old, blueprint))
-                else:
-                    arriving.append(blueprint.needs)
-            decision.plans[card.plan.card] = plan_reload(card.plan, staying, arriving)
+                replacement = _replacement(old, effect, blueprint)
+                decision.replacements[spec.name] = replacement
+                decision.blueprints[spec.name] = blueprint
+                if replacement.keeps_weights and old is not None:
+                    staying.append(_resident(old))
+                needs.append(blueprint.needs)
+            decision.plans[card.plan.card] = replan_card(card.plan, staying, needs)
         return decision
 
     def _build(self, decision: _Decision) -> None:
@@ -169,7 +173,7 @@ class Reload:
             card = self._card_of(blueprint.spec)
             share = decision.plans[card.plan.card].model(name)
             try:
-                decision.moves[name].new = build_model(blueprint, share, card, self._context)
+                decision.replacements[name].new = build_served(blueprint, share, card, self._context)
             except Exception as error:
                 raise InvalidRegistryError(_of_model(name, error)) from error
 
@@ -180,10 +184,10 @@ class Reload:
         for card in self._cards.values():
             card.plan = decision.plans[card.plan.card]
         served = dict(self._models)
-        for name, move in decision.moves.items():
-            move.announce()
-            if move.new is not None:
-                served[name] = move.new
+        for name, replacement in decision.replacements.items():
+            replacement.announce()
+            if replacement.new is not None:
+                served[name] = replacement.new
         for name, blueprint in decision.staying.items():
             model = served[name]
             model.blueprint = blueprint
@@ -207,7 +211,9 @@ class Reload:
 
     async def _carry_out(self, decision: _Decision) -> list[str]:
         """What is worth a note to whoever asked."""
-        notes = await asyncio.gather(*(move.carry_out() for move in decision.moves.values()))
+        notes = await asyncio.gather(
+            *(replacement.carry_out() for replacement in decision.replacements.values())
+        )
         for name in decision.staying:
             model = self._models[name]
             notes.append(await self._settle(model))
@@ -235,11 +241,11 @@ class Reload:
         return first if spec.card is None else self._cards.get(spec.card, first)
 
 
-def _staying(model: ServedModel, blueprint: Blueprint) -> Staying:
-    return Staying(blueprint.needs, model.card_model.weights.home, model.card_model.awake)
+def _resident(model: ServedModel) -> Resident:
+    return Resident(model.info.name, model.card_model.weights.home, model.card_model.awake)
 
 
-def _move(old: ServedModel | None, effect: Effect, blueprint: Blueprint) -> Move:
+def _replacement(old: ServedModel | None, effect: Effect, blueprint: Blueprint) -> Replacement:
     """An engine that is made anew takes over the weights, if those in the files are still as large."""
     keeps = (
         effect == "rebuild"
@@ -249,7 +255,7 @@ def _move(old: ServedModel | None, effect: Effect, blueprint: Blueprint) -> Move
     )
     was_awake = old is not None and old.card_model.awake
     wakes = was_awake or blueprint.spec.pinned or (blueprint.spec.preload and not keeps)
-    return Move(old, keeps_weights=keeps, wakes=wakes)
+    return Replacement(old, keeps_weights=keeps, wakes=wakes)
 
 
 def _retune(card: Card, quantum: float, staying: Sequence[ServedModel]) -> None:
@@ -258,16 +264,13 @@ def _retune(card: Card, quantum: float, staying: Sequence[ServedModel]) -> None:
     card.pool.keep_for_last({page for share in card.plan.models for page in share.home})
     for model in staying:
         spec, card_model = model.blueprint.spec, model.card_model
-        card_model.engine.weight, card_model.engine.priority = spec.weight, spec.priority
         with suppress(KeyError):  # an engine that has failed takes no turns
             card.turns.set_weight(spec.name, spec.weight)
         size = steps_of(spec, card.plan.facts(), model.blueprint.needs.max_model_len)
-        card_model.hooks.limit_steps(
-            size.max_num_seqs, size.max_num_batched_tokens, spec.engine.long_prefill_token_threshold
-        )
+        card_model.engine.retune(spec, size)
         share = card.plan.model(spec.name)
         if share.floor_pages <= card_model.floor_pages:
-            set_share(card.manager, card_model, share.floor_pages, share.ceiling_pages)
+            card.manager.mover.allot(card_model, share.floor_pages, share.ceiling_pages)
 
 
 @contextmanager

@@ -1,23 +1,26 @@
-"""Models that come, go, or change places with their next incarnation, one at a time or side by side.
+"""Models that come to a card that serves, leave it, or change places with their next incarnation, without
+dropping a request: one at a time or side by side.
 
-A name is routable from the moment a move is announced: requests wait at the new engine's gate while the old
-one finishes what it was given. Two engines of one name are never on a card together.
+A name is routable from the moment a replacement is announced: requests wait at the new engine's gate while
+the old one finishes what it was given. Two engines of one name are never on a card together. All of it runs on
+the event loop; what touches the card's books is posted to its device loop.
 """
 
-import asyncio
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import partial
 
 from onecard.engines.api import EngineError, ModelNotFoundError, ModelUnavailableError
-from onecard.engines.lifecycle.manager import BrokenModelError
-from onecard.engines.lifecycle.reload_moves import arrive, discard, renew, resize, retire
+from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.manager import BrokenModelError, LifecycleManager
+from onecard.engines.lifecycle.weight_mover import WeightMover
 from onecard.engines.node.served import ServedModel
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Move:
+class Replacement:
     """`old` goes, `new` comes; one of them may be None. `keeps_weights`: `new` takes over those of `old`.
     `wakes`: it is to be awake at the end.
     """
@@ -26,16 +29,11 @@ class Move:
     new: ServedModel | None = None
     keeps_weights: bool = False
     wakes: bool = False
-    arrived: asyncio.Event = field(default_factory=asyncio.Event)
-    """Whether the new engine's gate leads anywhere yet."""
 
     def announce(self) -> None:
-        """Requests for the new engine wait from now on; the old one may be asked to make room."""
+        """Requests wait for the new engine from now on; the old one may be asked to make room."""
         if self.old is not None:
             self.old.card_model.policy = replace(self.old.card_model.policy, pinned=False)
-        if self.new is not None:
-            gate = self.new.card_model.gate
-            gate.state, gate.wake = "loading", self._wait
 
     async def carry_out(self) -> str | None:
         """Returns what went wrong: then the new model has failed, or there is no room for it or its floor."""
@@ -49,8 +47,6 @@ class Move:
             name = self.new.info.name if self.new is not None else "a model that leaves"
             logger.exception("%s can't be brought to its card, or off it", name)
             return await self._fail(BrokenModelError(f"The model `{name}` can't be served: {error}"))
-        finally:
-            self.arrived.set()
         return None
 
     async def _carry_out(self) -> None:
@@ -59,28 +55,98 @@ class Move:
             assert old is not None
             await retire(old.card.manager, old.card_model, _removed(old))
             return
-        card_model = new.card_model
+        manager, card_model = new.card.manager, new.card_model
         floor, ceiling = card_model.floor_pages, card_model.ceiling_pages
         if old is not None and self.keeps_weights:
-            await renew(new.card.manager, old.card_model, card_model, _replaced(old))
+            await renew(manager, old.card_model, card_model, _replaced(old))
         else:
             if old is not None:
                 await retire(old.card.manager, old.card_model, _replaced(old))
-            await arrive(new.card.manager, card_model)
-        self.arrived.set()
+            await arrive(manager, card_model)
         if card_model.floor_pages < floor:
-            await resize(new.card.manager, card_model, floor, ceiling)
+            await resize(manager, card_model, floor, ceiling)
         if self.wakes and not card_model.awake:
-            await new.card.manager.wake(new.info.name)
-
-    async def _wait(self) -> None:
-        await self.arrived.wait()
+            await manager.wake(new.info.name)
 
     async def _fail(self, error: ModelUnavailableError) -> str:
         if self.new is not None:
             self.new.card_model.gate.fail(error)
-            await discard(self.new.card.manager, self.new.card_model, error)
+            await self.new.card.manager.discard(self.new.card_model, error)
         return str(error)
+
+
+async def arrive(manager: LifecycleManager, card_model: CardModel) -> None:
+    """The model is on the card, asleep; whoever waits at its gate may wake it."""
+    async with manager.still():
+        await manager.on_loop(partial(manager.mover.join, card_model))
+        manager.add(card_model)
+
+
+async def retire(manager: LifecycleManager, card_model: CardModel, gone: EngineError) -> None:
+    """The model leaves the card once all its requests have finished; who comes later hears `gone`."""
+    async with manager.vacated(card_model, gone):
+        card_model.gate.state = "unloaded"
+        if manager.card_models.get(card_model.name) is card_model:
+            try:
+                there = manager.pool.has_home(card_model.name)
+                await manager.on_loop(partial(_move_away, manager.mover, card_model, there))
+                await manager.mover.drop(card_model)
+            except Exception as error:
+                logger.exception("%s doesn't leave in good order", card_model.name)
+                await manager.mover.wipe_out(card_model, error)
+            manager.remove(card_model.name)
+
+
+async def renew(manager: LifecycleManager, old: CardModel, new: CardModel, gone: EngineError) -> None:
+    """`new` takes the place and the weights of `old` once that has finished its requests: they stay in their
+    home, or in host memory if it slept. Its floor is no larger than theirs was: `resize` makes room for more.
+
+    Raises `BrokenModelError` where `new` can't be made ready: nothing of either stays then.
+    """
+    async with manager.vacated(old, gone):
+        state, old.gate.state = old.gate.state, "unloaded"
+        if state == "failed":
+            raise BrokenModelError(f"The model `{old.name}` has failed while it was to be made anew")
+        new.weights = old.weights
+        new.floor_pages = min(old.floor_pages, new.floor_pages)
+        manager.add(new, "loading")
+        try:
+            await manager.on_loop(partial(_swap, manager.mover, old, new, state == "ready"))
+            if state == "ready":
+                await manager.mover.move_in(new)
+        except Exception as error:
+            await manager.clear_away(new, error)
+            raise BrokenModelError(f"The model `{new.name}` can't be made anew: {error}") from error
+        new.gate.turn(state)
+        new.gate.touch()
+
+
+async def resize(
+    manager: LifecycleManager, card_model: CardModel, floor_pages: int, ceiling_pages: int
+) -> None:
+    """Another floor and ceiling; others sleep where they are in the way of a larger floor. Raises
+    `ModelUnavailableError` where those that never sleep are."""
+    async with manager.room_for(card_model, floor_pages):
+        await manager.on_loop(partial(manager.mover.allot, card_model, floor_pages, ceiling_pages))
+
+
+def _move_away(mover: WeightMover, card_model: CardModel, there: bool) -> None:
+    if there:
+        card_model.hooks.move_out()
+    card_model.hooks.close()
+    mover.part(card_model)
+    if there:
+        mover.release_home(card_model)
+
+
+def _swap(mover: WeightMover, old: CardModel, new: CardModel, awake: bool) -> None:
+    if awake:
+        old.hooks.move_out()
+    old.hooks.close()
+    mover.part(old)
+    mover.join(new)
+    if awake:
+        mover.allot(new, new.floor_pages, new.ceiling_pages)
 
 
 def _removed(model: ServedModel) -> ModelNotFoundError:

@@ -1,22 +1,20 @@
 """What a node is made of: cards that are open, and the models on them."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
 
-from onecard.engines.api import CardStatus, Embedder, ModelInfo, ModelStatus, TextGenerator
+from onecard.engines.api import CacheConfig, CardStatus, ModelInfo, ModelStatus, Tokenizing
+from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.ledger import shown_state, weight_bytes
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
-from onecard.engines.memory.card_plan import CardPlan, ModelNeeds
+from onecard.engines.memory.card_plan import CardPlan
 from onecard.engines.memory.page_pool import PagePool
-from onecard.engines.models.config import ModelConfig
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.fair_share import FairShare
-from onecard.engines.step.step_size import StepSize
-from onecard.registry.spec import CardSpec, ModelSpec
+from onecard.registry.spec import CardSpec
 
 QUANTUM_SECONDS = {"cuda": 0.05, "cpu": 0.1}
 """The longest step while several models want a card, where the registry doesn't say."""
@@ -74,35 +72,14 @@ class Card:
         self.watch.stop()
 
 
-class ModelReport(Protocol):
-    """Fills a model's row of `onecard ps`."""
-
-    def __call__(self) -> ModelStatus: ...
-
-
-@dataclass(frozen=True)
-class Blueprint:
-    """A model before it is built: what the registry says of it, its files, and what their headers say.
-
-    `size`: the largest steps that it is built for.
-    """
-
-    spec: ModelSpec
-    path: Path
-    config: ModelConfig
-    needs: ModelNeeds
-    size: StepSize
-
-
 @dataclass
 class ServedModel:
     """`blueprint` follows the registry, but for its `size`: that is what the engine was built with."""
 
     blueprint: Blueprint
     card: Card
-    engine: TextGenerator | Embedder
+    engine: Tokenizing
     card_model: CardModel
-    report: ModelReport
 
     @property
     def info(self) -> ModelInfo:
@@ -114,3 +91,28 @@ class ServedModel:
 
     def answers_to(self, name: str) -> bool:
         return name == self.info.name or name in self.info.aliases
+
+    def status(self) -> ModelStatus:
+        """Its row of `onecard ps`. Any thread may ask."""
+        model, plan, pool = self.card_model, self.card.plan, self.card.pool
+        core, blocks, needs = model.engine, model.engine.blocks, self.blueprint.needs
+        owned = pool.owned(model.name) if model.name in pool.engines else 0  # it may have failed
+        cache = None
+        if blocks is not None:
+            num_blocks = model.ceiling_pages * blocks.blocks_per_page
+            cache = CacheConfig(needs.block_size, num_blocks, blocks.enable_caching)
+        return ModelStatus(
+            name=self.info.name,
+            kind=self.info.kind,
+            card=plan.card,
+            state=shown_state(model, pool),
+            weight_bytes=weight_bytes(model, pool),
+            kv_bytes_used=0 if blocks is None else blocks.num_used_blocks * (needs.block_bytes or 0),
+            kv_bytes_owned=owned * plan.page_bytes,
+            floor_bytes=model.floor_pages * plan.page_bytes,
+            ceiling_bytes=model.ceiling_pages * plan.page_bytes,
+            running=core.num_running,
+            waiting=core.num_waiting + model.gate.num_waiting,
+            finished=core.num_finished,
+            cache=cache,
+        )

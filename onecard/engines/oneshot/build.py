@@ -1,92 +1,88 @@
-"""Puts an embedding model's engine together: files -> queue -> engine; weights come later."""
+"""One-shot encoders: what they need of a card, and their device-loop side; weights come later."""
 
-import time
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from onecard.engines.api import ModelInfo
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.gate import Gate
+from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.models.config import EncoderConfig
-from onecard.engines.oneshot.core import OneShotCore
-from onecard.engines.oneshot.engine import EmbeddingEngine
-from onecard.engines.oneshot.hooks import OneShotHooks
+from onecard.engines.oneshot.core import Head, OneShotCore
+from onecard.engines.oneshot.practice import OneShotPractice
 from onecard.engines.oneshot.queue import TokenBudgetQueue
-from onecard.engines.oneshot.sentence_config import SentenceConfig, load_sentence_config
-from onecard.engines.oneshot.warm_up import WarmUp
-from onecard.engines.step.step_size import step_size
-from onecard.engines.text.service import TextService
-from onecard.engines.text.tokenizer import load_tokenizer
-from onecard.engines.weights.allocator import WeightAllocator
-from onecard.engines.weights.loader import LoadedModel, Progress, load_model
+from onecard.engines.step.hooks import EngineHooks
+from onecard.engines.step.sizes import ON_CPU, StepSize, model_needs, step_size
+from onecard.engines.step.warm_up import WarmUp
+from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
+from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs
 from onecard.registry.spec import ModelSpec
 
+ON_GPU = (16384, 512)
 
-def max_model_len(spec: ModelSpec, config: EncoderConfig, sentences: SentenceConfig) -> int:
-    """The shortest of what the registry asks, what the model's makers advise, and what its positions
-    allow."""
-    limits = (spec.engine.max_model_len, sentences.max_seq_length, config.max_text_len)
-    return min(limit for limit in limits if limit is not None)
+
+@dataclass(frozen=True)
+class EncoderFiles:
+    """A checkpoint at `path`, and what its texts may be."""
+
+    path: Path
+    config: EncoderConfig
+    max_model_len: int
+    lowercase: bool = False
+
+    @classmethod
+    def of(
+        cls, spec: ModelSpec, path: Path, config: EncoderConfig, advised: int | None, lowercase: bool = False
+    ) -> "EncoderFiles":
+        """Texts are as long as the registry asks, the model's makers have `advised`, and its positions allow,
+        whichever is the shortest."""
+        limits = (spec.engine.max_model_len, advised, config.max_text_len)
+        return cls(path, config, min(limit for limit in limits if limit is not None), lowercase)
+
+    def tokenizer(self, spec: ModelSpec) -> Tokenizer:
+        path = Path(spec.engine.tokenizer) if spec.engine.tokenizer else self.path
+        return load_tokenizer(path, lowercase=self.lowercase)
+
+
+def encoder_step_size(spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
+    """A text isn't cut: a step holds the longest one."""
+    return step_size(spec.engine, ON_CPU if device_type == "cpu" else ON_GPU, max_model_len)
+
+
+def encoder_needs(spec: ModelSpec, files: EncoderFiles, size: StepSize, facts: CardFacts) -> ModelNeeds:
+    device_type, config = facts.device.split(":")[0], files.config
+    dtype = activation_dtype(files.path, spec.engine.dtype, device_type)
+    tokens = max(size.max_num_batched_tokens, files.max_model_len)
+    workspace = tokens * (8 * config.hidden_size + 2 * config.intermediate_size) * dtype.itemsize
+    weights = weight_needs(files.path, config, spec.engine.dtype, device_type)
+    return model_needs(spec, facts, weights, workspace, files.max_model_len)
 
 
 def build_encoder(
-    spec: ModelSpec, config: EncoderConfig, path: Path, place: Placement
-) -> tuple[EmbeddingEngine, CardModel]:
-    """The engine, not yet known to its card, and the card_model that brings in its weights."""
-    card = place.card
-    sentences = load_sentence_config(path)
-    folder = sentences.transformer_path
-    tokenizer = load_tokenizer(
-        Path(spec.engine.tokenizer) if spec.engine.tokenizer else folder, lowercase=sentences.do_lower_case
-    )
-    longest = max_model_len(spec, config, sentences)
-    size = step_size(spec, card.device.type, longest)
+    spec: ModelSpec, files: EncoderFiles, size: StepSize, head: Head, width: int, place: Placement
+) -> tuple[OneShotCore, CardModel]:
+    """The core, not yet known to its card, and the model that brings in its weights. `head` makes `width`
+    numbers of a text."""
+    card, config = place.card, files.config
     core = OneShotCore(
         spec.name,
-        None,
-        sentences.pooling,
+        spec.weight,
+        spec.priority,
+        head,
         TokenBudgetQueue(size.max_num_batched_tokens, size.max_num_seqs),
+        files.max_model_len,
         card.device,
         card.clock,
         card.stats,
         card.loop.deliver,
-        spec.weight,
-        spec.priority,
     )
-    gate = Gate(spec.name)
-    warm_up = WarmUp(core, size, config.vocab_size, longest, config.hidden_size, card.device.type == "cpu")
-    hooks = OneShotHooks(core, card.device, place.share.workspace_bytes, warm_up if place.warm_up else None)
-    engine = EmbeddingEngine(
-        info=ModelInfo(
-            name=spec.name,
-            kind=spec.kind,
-            root=spec.source,
-            created=int(time.time()),
-            max_model_len=longest,
-            tasks=frozenset({"embed"}),
-            aliases=spec.aliases,
+    practice = OneShotPractice(core, size, config.vocab_size, files.max_model_len, width)
+    warm_up = WarmUp(core, practice, card.device.type == "cpu") if place.warm_up else None
+    hooks = EngineHooks(core, card.device, place.share.workspace_bytes, warm_up, place.on_capture)
+    return core, place.card_model(
+        spec,
+        lambda memory, progress: load_model(
+            files.path, config, card.device, spec.engine.dtype, memory, progress
         ),
-        core=core,
-        loop=card.loop,
-        text=TextService(tokenizer, card.executor),
-        config=sentences,
-        dimensions=config.hidden_size,
-        gate=gate,
-        stats=card.stats,
+        core,
+        hooks,
     )
-    load = partial(_load, spec, config, folder, card.device)
-    return engine, place.card_model(spec, gate, load, core, hooks)
-
-
-def _load(
-    spec: ModelSpec,
-    config: EncoderConfig,
-    folder: Path,
-    device: torch.device,
-    memory: WeightAllocator,
-    progress: Progress | None,
-) -> LoadedModel:
-    return load_model(folder, config, device, spec.engine.dtype, memory, progress)

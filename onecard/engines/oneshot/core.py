@@ -1,166 +1,136 @@
-"""The device thread's side of an embedding model: queue, pack, forward, pool, one copy back."""
+"""The device-loop side of a one-shot model: take texts, pack, one forward pass, a head, one copy back."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from typing import cast
 
 import torch
+from torch import nn
 
-from onecard.engines.api import EngineFailedError, StatsSink, StepStats
-from onecard.engines.layers.forward_batch import EncodeBatch
-from onecard.engines.oneshot.job import EmbedJob
+from onecard.engines.api import EngineFailedError, FinishReason, RequestStats, StatsSink
+from onecard.engines.oneshot.job import Job
 from onecard.engines.oneshot.packing import filler_texts, pack
 from onecard.engines.oneshot.queue import Entry, TokenBudgetQueue
 from onecard.engines.runtime.cost_model import StepShape
-from onecard.engines.runtime.failures import classify
 from onecard.engines.runtime.inbox import Delivery
-from onecard.engines.runtime.staging import Staging
-from onecard.engines.runtime.step_budget import StepBudget
+from onecard.engines.runtime.staging import Staging, to_host
 from onecard.engines.runtime.step_clock import StepClock, StepMark
-from onecard.engines.runtime.step_limit import StepLimit
+from onecard.engines.step.core import StepCore, StepCounts, distinct
 
-EncoderModel = Callable[[EncodeBatch], torch.Tensor]
-"""`[T]` packed tokens to hidden states `[T, D]`."""
-
-VectorPooling = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""Hidden states `[T, D]` and cu_seqlens `[B + 1]` to vectors `[B, D]` float32."""
+Head = Callable[[torch.Tensor, torch.Tensor, nn.Module], torch.Tensor]
+"""Hidden states `[T, H]`, cu_seqlens `[B + 1]` and the model that they are of, to a row of numbers for each
+text: `[B, D]` float32."""
 
 
-@dataclass(slots=True)
-class _Step:
-    """`vectors` `[len(entries), D]` float32 on the host, to be read once `mark` has been waited for."""
+@dataclass(frozen=True)
+class Texts:
+    """Of one step: as they were `taken` from the queue, and in the order in which they are packed.
 
-    entries: list[Entry]
-    shape: StepShape
-    host_seconds: float = 0.0
-    vectors: torch.Tensor | None = None
-    mark: StepMark | None = None
+    Neighbours of like length share cache lines and attention tiles; rows find their place by their entry.
+    """
+
+    taken: list[Entry]
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        return sorted(self.taken, key=lambda entry: len(entry.token_ids), reverse=True)
+
+    @cached_property
+    def shape(self) -> StepShape:
+        return StepShape.of_texts([len(entry.token_ids) for entry in self.entries])
 
     @property
-    def num_tokens(self) -> int:
-        return self.shape.tokens
+    def jobs(self) -> list[Job]:
+        return distinct(map(_job_of, self.entries))
 
 
-class OneShotCore:
-    """A `runtime.StepEngine`; `add` and `cancel` too run on the device loop's thread.
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """`values` `[len(entries), D]` float32 on the host."""
 
-    Steps are collected in the order in which they were launched; others may be launched meanwhile. A request
-    may have texts in several of them.
-    """
+    mark: StepMark
+    values: torch.Tensor
+
+
+class OneShotCore(StepCore[Texts, Rows]):
+    """A request may have texts in several steps, and no step reads what another one has written."""
+
+    builds_on_steps_in_flight = False
 
     def __init__(
         self,
         name: str,
-        model: EncoderModel | None,
-        pooling: VectorPooling,
+        weight: float,
+        priority: int,
+        head: Head,
         queue: TokenBudgetQueue,
+        longest: int,
         device: torch.device,
         clock: StepClock,
         stats: StatsSink,
         deliver: Callable[[list[Delivery]], None],
-        weight: float = 1.0,
-        priority: int = 0,
     ):
-        """`deliver` hands clients what doesn't come of a collected step."""
-        self.name = name
-        self.weight = weight
-        self.priority = priority
-        self.warming = False
-        """A warm-up drives the steps, between others' on the loop: the loop itself leaves them alone."""
-        self._budget = StepBudget()
-        self._limit = StepLimit(name)
-        self.model = model
+        """`longest`: tokens of the longest text, which isn't cut."""
+        super().__init__(name, weight, priority, clock, stats, deliver)
+        self.model: nn.Module | None = None
         """None while it sleeps with its weights dropped."""
-        self._pooling = pooling
+        self._head = head
         self._queue = queue
+        self._longest = longest
         self._device = device
         self._staging = Staging(device)
-        self._clock = clock
-        self._stats = stats
-        self._deliver = deliver
-        self._jobs: set[EmbedJob] = set()
-        self._in_flight: deque[_Step] = deque()
-        self._stepping: _Step | None = None
-        """The step being launched or collected: the one that `fail` is about."""
-        self._retrying = False
-        """The last step that was tried had no memory, and its texts went back in line."""
+        self._jobs: set[Job] = set()
 
     # --- requests ---------------------------------------------------------------------------------------
 
-    def add(self, job: EmbedJob) -> None:
-        if not job.cancelled:
-            self._jobs.add(job)
-            self._queue.add(job, job.texts)
+    def add(self, request: Job) -> None:
+        """One that was cancelled on its way waits for nothing; its abort follows."""
+        self._jobs.add(request)
+        self._queue.add(request, request.texts, request.type_ids)
 
-    def cancel(self, job: EmbedJob) -> None:
-        """What has not run is dropped; what runs is thrown away when it is collected. Idempotent."""
-        self._queue.cancel(job)
-        self._jobs.discard(job)
+    def abort(self, request: Job) -> list[Delivery]:
+        """What has not run is dropped; what runs is thrown away when it is collected."""
         self._retrying = False  # it may have been a text of this one that found no memory
+        self._queue.cancel(request)
+        return self._end(request, "abort") if request in self._jobs else []
 
-    def limit_steps(self, max_num_seqs: int, max_num_batched_tokens: int) -> None:
-        """A step takes no more texts and tokens than this from now on."""
-        self._queue.max_seqs, self._queue.max_tokens = max_num_seqs, max_num_batched_tokens
-
-    @property
-    def has_requests(self) -> bool:
-        """Whether any is unfinished. Any thread may ask."""
+    def has_unfinished(self) -> bool:
         return bool(self._jobs)
 
     @property
     def num_running(self) -> int:
         """Requests with a text in flight."""
-        return len({id(entry.queued) for step in list(self._in_flight) for entry in step.entries})
+        return len({id(entry.queued) for step in list(self._in_flight) for entry in step.batch.entries})
 
     @property
     def num_waiting(self) -> int:
         """Texts that wait for a step."""
         return len(self._queue)
 
-    # --- steps ------------------------------------------------------------------------------------------
+    # --- what a step computes ---------------------------------------------------------------------------
 
-    def has_work(self) -> bool:
-        """Texts wait for a step. Those in flight only want to be collected."""
-        return not self.warming and len(self._queue) > 0
+    def use(self, model: nn.Module | None) -> None:
+        self.model = model
+
+    def _has_work(self) -> bool:
+        """Texts in flight only want to be collected."""
+        return len(self._queue) > 0
 
     def urgency(self) -> int:
-        """The priority of the most urgent request that waits."""
         return self.priority + self._queue.priority
 
-    def launch(self, seconds: float | None = None) -> object | None:
-        """Take what fits the budget and enqueue its forward pass, pooling and copy back.
-
-        `seconds` lowers the queue's own budget to what such a step can compute; one text is taken in any
-        case. A step that finds no memory is undone, and the next call tries a smaller one.
-        """
-        began = time.perf_counter()
+    def _schedule(self, seconds: float | None) -> Texts | None:
+        """One text is taken in any case."""
         taken = self._queue.take(self._limit.tokens, self._budget.texts(seconds))
         if not taken:
             return None
-        # Neighbours of like length share cache lines and attention tiles; rows find their place by their
-        # entry.
-        entries = sorted(taken, key=lambda entry: len(entry.token_ids), reverse=True)
-        step = _Step(entries, StepShape.of_texts([len(entry.token_ids) for entry in entries]))
-        self._stepping = step
-        self._begin(map(_job_of, entries))
-        try:
-            self._enqueue(step)
-        except Exception as error:
-            if classify(error) != "memory" or (self._retrying and len(taken) == 1):
-                raise
-            self._undo(taken, step)
-        else:
-            self._in_flight.append(step)
-            self._stepping, self._retrying = None, False
-            step.host_seconds = time.perf_counter() - began
-            return step
-        # Not before the error is gone, and with it what its frames hold.
-        torch.cuda.empty_cache()
-        return None
+        texts = Texts(taken)
+        self._tell_begun(texts.jobs)
+        return texts
 
-    def _begin(self, jobs: Iterable[EmbedJob]) -> None:
+    def _tell_begun(self, jobs: Iterable[Job]) -> None:
         """Note, and tell, whose first text is about to run."""
         now = time.monotonic()
         begun: list[Delivery] = []
@@ -172,96 +142,99 @@ class OneShotCore:
         if begun:
             self._deliver(begun)
 
-    def _undo(self, taken: list[Entry], step: _Step) -> None:
-        self._queue.put_back(taken)
-        self._limit.shrink(step.num_tokens)
-        self._stepping, self._retrying = None, True
-
     @torch.inference_mode()
-    def _enqueue(self, step: _Step) -> None:
-        texts = [entry.token_ids for entry in step.entries]
-        filler = filler_texts(step.num_tokens) if self._device.type == "cpu" else []
-        batch = pack([*texts, *filler], self._staging)
-        step.mark = self._clock.begin()
-        assert self.model is not None
-        hidden = self.model(batch)[: step.num_tokens]
-        step.vectors = _to_host(self._pooling(hidden, batch.cu_seqlens[: len(texts) + 1]))
-        step.mark.end()
+    def _run(self, batch: Texts) -> Rows:
+        texts = [entry.token_ids for entry in batch.entries]
+        filler = filler_texts(batch.shape.tokens) if self._device.type == "cpu" else []
+        packed = pack([*texts, *filler], self._staging, [entry.type_ids for entry in batch.entries])
+        mark = self._clock.begin()
+        assert self.model is not None, "the model is asleep"
+        hidden = self.model(packed)[: batch.shape.tokens]
+        values = to_host(self._head(hidden, packed.cu_seqlens[: len(texts) + 1], self.model))
+        mark.end()
+        return Rows(mark, values)
 
-    def collect(self, step: object) -> list[Delivery]:
-        """Wait for `step`, put its vectors where they belong, and hand over the requests that are whole."""
-        assert isinstance(step, _Step)
-        assert step is self._in_flight[0], "steps are collected in order"
-        assert step.mark is not None
-        self._stepping = self._in_flight.popleft()
-        step.mark.wait()
-        computed = time.perf_counter()
-        finished = self._scatter(step)
-        step.host_seconds += time.perf_counter() - computed
-        self._budget.observe(step.shape, step.mark.device_seconds)
-        self._limit.grow(step.num_tokens, self._queue.max_tokens)
-        stats = self._step_stats(step, step.mark)
-        self._jobs.difference_update(finished)
-        self._stepping = None
-        return [*(job.deliver for job in finished), partial(self._stats.record_step, stats)]
+    def _is_smallest(self, batch: Texts) -> bool:
+        return len(batch.taken) == 1
 
-    def _scatter(self, step: _Step) -> list[EmbedJob]:
-        assert step.vectors is not None
-        finished = []
-        for entry, vector in zip(step.entries, step.vectors.numpy(), strict=True):
+    def _undo(self, batch: Texts) -> None:
+        self._queue.put_back(batch.taken)
+
+    @property
+    def max_step_tokens(self) -> int:
+        return self._queue.max_tokens
+
+    @property
+    def min_step_tokens(self) -> int:
+        return self._longest
+
+    def limit_steps(self, max_tokens: int, max_seqs: int | None = None) -> None:
+        self._queue.max_tokens = max_tokens
+        self._queue.max_seqs = max_seqs or self._queue.max_seqs
+
+    # --- what has been computed -------------------------------------------------------------------------
+
+    def _read(self, batch: Texts, output: Rows) -> tuple[list[Delivery], StepCounts]:
+        """Put the rows where they belong, and hand over the requests that are whole."""
+        deliveries: list[Delivery] = []
+        for entry, row in zip(batch.entries, output.values.numpy(), strict=True):
             job = _job_of(entry)
-            job.vectors[entry.index] = vector
+            job.results[entry.index] = row
             job.num_missing -= 1
             if job.num_missing == 0 and not job.cancelled:
-                finished.append(job)
-        return finished
-
-    def _step_stats(self, step: _Step, mark: StepMark) -> StepStats:
-        """On a CPU a step is computed while it is launched: that is no host time."""
-        computed_meanwhile = 0.0 if self._clock.asynchronous else mark.device_seconds
-        return StepStats(
-            model=self.name,
-            num_running=len({id(entry.queued) for entry in step.entries}),
+                deliveries += [job.deliver, *self._end(job, "stop")]
+        counts = StepCounts(
+            num_running=len(batch.jobs),
             num_waiting=len(self._queue),
             kv_usage=0.0,
-            prompt_tokens=step.num_tokens,
-            host_seconds=step.host_seconds - computed_meanwhile,
-            device_seconds=mark.device_seconds,
-            gap_seconds=mark.gap_seconds,
+            prompt_tokens=batch.shape.tokens,
+        )
+        return deliveries, counts
+
+    def _lose(self, suspect: list[Texts], error: BaseException) -> list[Delivery]:
+        """Also their texts that still wait; the others go on."""
+        lost = [job for texts in suspect for job in texts.jobs if job in self._jobs]
+        message = f"The step that computed this request failed: {type(error).__name__}: {error}"
+        return self._fail(lost, EngineFailedError(message))
+
+    def _lose_all(self, error: BaseException) -> list[Delivery]:
+        return self._fail(
+            list(self._jobs), EngineFailedError(f"{self.name} has failed and is out of service.")
         )
 
-    def fail(self, error: BaseException) -> list[Delivery]:
-        """Fail the requests of the step that raised, also their texts that still wait; the others go on."""
-        step, self._stepping = self._stepping, None
-        entries = step.entries if step is not None else []
-        lost = {job for job in map(_job_of, entries) if job in self._jobs}
-        message = f"The step that computed this request failed: {type(error).__name__}: {error}"
-        return self._lose(lost, EngineFailedError(message))
-
-    def give_up(self, error: BaseException) -> list[Delivery]:
-        self._stepping = None
-        return self._lose(self._jobs, EngineFailedError(f"{self.name} has failed and is out of service."))
-
-    def _lose(self, jobs: set[EmbedJob], error: EngineFailedError) -> list[Delivery]:
-        deliveries: list[Delivery] = [partial(job.deliver_error, error) for job in jobs]
-        for job in list(jobs):
-            self.cancel(job)
+    def _fail(self, jobs: list[Job], error: EngineFailedError) -> list[Delivery]:
+        deliveries: list[Delivery] = []
+        for job in jobs:
+            self._queue.cancel(job)
+            deliveries += [partial(job.deliver_error, error), *self._end(job, "error")]
         return deliveries
+
+    def _end(self, job: Job, reason: FinishReason) -> list[Delivery]:
+        self._jobs.discard(job)
+        now, started = time.monotonic(), job.started
+        stats = RequestStats(
+            model=self.name,
+            finish_reason=reason,
+            prompt_tokens=job.num_tokens,
+            generation_tokens=0,
+            cached_tokens=0,
+            preemptions=0,
+            n=1,
+            max_tokens=None,
+            e2e_seconds=now - job.arrived,
+            queue_seconds=None if started is None else started - job.arrived,
+            prefill_seconds=None if started is None else now - started,
+        )
+        return [self._finished(stats)]
 
     def idle(self) -> None:
         """Raises `RuntimeError` where a request got lost: nothing waits or runs, yet one is unfinished."""
         if self._jobs and not self._in_flight and not self._queue:
             raise RuntimeError(f"{self.name}: {len(self._jobs)} requests are neither queued nor running")
 
-
-def _to_host(vectors: torch.Tensor) -> torch.Tensor:
-    """A copy that is whole when the step is; on a CPU the vectors themselves."""
-    if vectors.is_cpu:
-        return vectors
-    host = torch.empty(vectors.shape, dtype=vectors.dtype, pin_memory=True)
-    return host.copy_(vectors, non_blocking=True)
+    def rest(self) -> None:
+        self.idle()
 
 
-def _job_of(entry: Entry) -> EmbedJob:
-    assert isinstance(entry.queued, EmbedJob)
-    return entry.queued
+def _job_of(entry: Entry) -> Job:
+    return cast(Job, entry.queued)

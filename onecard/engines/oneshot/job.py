@@ -1,7 +1,7 @@
-"""One embedding request on its way through the engine."""
+"""One request on its way through a one-shot engine."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,28 +10,35 @@ from onecard.engines.oneshot.queue import Queued
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class EmbedJob(Queued):
-    """`texts` wait in the queue; `vectors` `[len(texts), D]` float32 fills as steps are collected.
+class Job(Queued):
+    """`texts` wait in the queue; `results` `[len(texts), D]` float32 fills as steps are collected.
 
-    The device thread alone writes `vectors`, `num_missing` and `started`, until it delivers the job; from
-    then on the event loop's thread alone reads them. Times are of `time.monotonic`.
+    `type_ids` of texts that are pairs. The device thread alone writes `results`, `num_missing` and `started`,
+    until it delivers the job; from then on the event loop's thread alone reads them. Times are of
+    `time.monotonic`.
     """
 
     texts: list[list[int]]
-    vectors: np.ndarray
-    result: "asyncio.Future[None]"
+    type_ids: Sequence[list[int] | None] | None = None
+    results: np.ndarray
+    result: "asyncio.Future[None] | None" = None
+    """None: nobody waits for it."""
     num_missing: int
     arrived: float
     started: float | None = None
     on_begun: Callable[[], None] | None = None
     """To be called on the event loop's thread once the first text runs."""
 
+    @property
+    def num_tokens(self) -> int:
+        return sum(map(len, self.texts))
+
     def deliver(self) -> None:
-        """On the event loop's thread: `vectors` is whole."""
-        if not self.result.done():
+        """On the event loop's thread: `results` is whole."""
+        if self.result is not None and not self.result.done():
             self.result.set_result(None)
 
     def deliver_error(self, error: Exception) -> None:
         """On the event loop's thread: the request is lost."""
-        if not self.result.done():
+        if self.result is not None and not self.result.done():
             self.result.set_exception(error)

@@ -9,16 +9,28 @@ from onecard.engines.layers.linear_methods import padded_rows
 from onecard.engines.runtime.staging import Staging
 
 
-def pack(texts: Sequence[Sequence[int]], staging: Staging) -> EncodeBatch:
-    """Texts one after another, no padding. None of them may be empty; they go to the device in one copy."""
+def pack(
+    texts: Sequence[Sequence[int]], staging: Staging, type_ids: Sequence[Sequence[int] | None] = ()
+) -> EncodeBatch:
+    """Texts one after another, no padding. None of them may be empty; they go to the device in one copy.
+
+    `type_ids` of the first texts' tokens, None for a text whose tokens are all of type 0, as those of all
+    other texts are.
+    """
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     cu_seqlens = np.zeros(len(texts) + 1, dtype=np.int32)
     np.cumsum(lengths, out=cu_seqlens[1:])
     tokens = np.empty((2, int(cu_seqlens[-1])), dtype=np.int64)
     np.concatenate([np.asarray(text, dtype=np.int64) for text in texts], out=tokens[0])
     tokens[1] = np.arange(tokens.shape[1]) - np.repeat(cu_seqlens[:-1], lengths)
-    input_ids, positions, starts = staging.to_device([*tokens, cu_seqlens])
-    return EncodeBatch(input_ids, positions, starts, max_seqlen=int(lengths.max()))
+    arrays = [*tokens, cu_seqlens]
+    if any(type_ids):
+        arrays.append(np.zeros(tokens.shape[1], dtype=np.int64))
+        for start, types in zip(cu_seqlens.tolist(), type_ids, strict=False):
+            if types is not None:
+                arrays[-1][start : start + len(types)] = types
+    input_ids, positions, starts, *types_of = staging.to_device(arrays)
+    return EncodeBatch(input_ids, positions, starts, int(lengths.max()), *types_of)
 
 
 FILLER_TOKENS = 64

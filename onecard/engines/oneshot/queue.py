@@ -6,6 +6,7 @@ it is bounded by what its texts take, too: a long one takes more than short ones
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
 
@@ -23,11 +24,13 @@ class Queued:
 
 @dataclass(slots=True)
 class Entry:
-    """One text of a request: its place among the request's inputs, and its token ids."""
+    """One text of a request: its place among the request's inputs, its token ids, and each one's type where
+    the text is a pair of two."""
 
     queued: Queued
     index: int
     token_ids: list[int]
+    type_ids: list[int] | None = None
 
 
 @dataclass
@@ -51,12 +54,15 @@ class TokenBudgetQueue:
         """The smallest that waits; 0 when nothing does."""
         return min(self._lanes, default=0)
 
-    def add(self, queued: Queued, texts: list[list[int]]) -> None:
+    def add(
+        self, queued: Queued, texts: list[list[int]], type_ids: Sequence[list[int] | None] | None = None
+    ) -> None:
         """Queue all texts of a request behind those of equal priority."""
         if queued.cancelled:
             return
         lane = self._lanes.setdefault(queued.priority, deque())
-        lane.extend(Entry(queued, index, token_ids) for index, token_ids in enumerate(texts))
+        types = type_ids or [None] * len(texts)
+        lane.extend(Entry(queued, index, *text) for index, text in enumerate(zip(texts, types, strict=True)))
         queued.waiting += len(texts)
         self._num_waiting += len(texts)
 

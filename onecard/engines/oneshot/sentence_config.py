@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onecard.engines.oneshot.pooling import POOLING_MODES, Pooling
+from onecard.engines.oneshot.heads.pool import POOLING_MODES, Pooling
 from onecard.engines.text.errors import ModelFileError
 from onecard.engines.text.generation_config import read_json
+from onecard.engines.text.hf_tokenizer import model_max_length
 
 _TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -58,17 +59,11 @@ def load_sentence_config(folder: Path) -> SentenceConfig:
     return SentenceConfig(
         transformer_path=transformer,
         pooling=_pooling(folder, modules[1:]) if modules else Pooling(),
-        max_seq_length=stated.get("max_seq_length") or _tokenizers_limit(transformer),
+        max_seq_length=stated.get("max_seq_length") or model_max_length(transformer),
         do_lower_case=bool(stated.get("do_lower_case", False)),
         is_matryoshka=bool(dimensions or config.get("is_matryoshka")),
         matryoshka_dimensions=tuple(sorted(dimensions)),
     )
-
-
-def _tokenizers_limit(folder: Path) -> int | None:
-    """Where sentence-transformers looks (and version 6 writes) when the encoder's own file is silent."""
-    limit = read_json(folder / "tokenizer_config.json").get("model_max_length")
-    return int(limit) if isinstance(limit, int | float) and limit >= 1 else None
 
 
 def _modules(folder: Path) -> list[tuple[str, str]]:

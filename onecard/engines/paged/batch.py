@@ -88,7 +88,7 @@ def build_inputs(
         max_seqlen_k=max_seqlen_k,
         num_decodes=schedule.num_decodes,
     )
-    forward = ForwardBatch(input_ids, position, paged, kv_cache, wanted)
+    forward = ForwardBatch(input_ids, position.unsqueeze(0), paged, kv_cache, wanted)
     return StepInputs(forward, sampled, sample_rows, prompt_rows)
 
 

@@ -1,40 +1,47 @@
-"""Puts a language model's engine together: files -> pools -> scheduler -> engine; weights come later."""
+"""Paged decoders: what they need of a card, and their device-loop side; weights come later."""
 
-import time
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from onecard.engines.api import ModelInfo
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.memory.block_pool import BlockPool
+from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.paged.core import PagedCore
 from onecard.engines.paged.decode_graphs import DecodeGraphs, default_sizes
-from onecard.engines.paged.engine import GenerationEngine
-from onecard.engines.paged.hooks import PagedHooks
-from onecard.engines.paged.kv_cache_manager import KVCacheManager
+from onecard.engines.paged.graph_bytes import graph_bytes
+from onecard.engines.paged.practice import PagedPractice
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.runner import ModelRunner
-from onecard.engines.paged.scheduler import Scheduler, SchedulerLimits
-from onecard.engines.paged.warm_up import WarmUp
+from onecard.engines.paged.scheduler import SchedulerLimits
 from onecard.engines.runtime.card_handle import CardHandle
-from onecard.engines.step.step_size import StepSize, step_size
-from onecard.engines.text.generation_config import load_generation_defaults
-from onecard.engines.text.service import TextService
-from onecard.engines.text.tokenizer import load_tokenizer
-from onecard.engines.weights.allocator import WeightAllocator
-from onecard.engines.weights.loader import LoadedModel, Progress, activation_dtype, load_model
+from onecard.engines.step.hooks import EngineHooks
+from onecard.engines.step.sizes import StepSize, model_needs
+from onecard.engines.step.warm_up import WarmUp
+from onecard.engines.text.tokenizer import Tokenizer
+from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs
 from onecard.registry.spec import ModelSpec
 
 
-def max_model_len(spec: ModelSpec, config: DecoderConfig) -> int:
-    return spec.engine.max_model_len or config.max_position_embeddings
+@dataclass(frozen=True)
+class DecoderFiles:
+    """A checkpoint at `path`, and its config for sequences of `max_model_len` tokens at most."""
+
+    path: Path
+    config: DecoderConfig
+
+    @classmethod
+    def of(cls, spec: ModelSpec, path: Path, config: DecoderConfig) -> "DecoderFiles":
+        longest = spec.engine.max_model_len or config.max_position_embeddings
+        return cls(path, replace(config, max_position_embeddings=longest))
+
+    @property
+    def max_model_len(self) -> int:
+        return self.config.max_position_embeddings
 
 
 def kv_layout(spec: ModelSpec, config: DecoderConfig, dtype: torch.dtype) -> KVLayout:
@@ -51,103 +58,84 @@ def graph_sizes(spec: ModelSpec, size: StepSize) -> list[int]:
     return asked or default_sizes(size.max_num_seqs)
 
 
-def build_llm(
-    spec: ModelSpec, config: DecoderConfig, path: Path, place: Placement
-) -> tuple[GenerationEngine, CardModel]:
-    """The engine, not yet known to its card, and the card_model that brings in its weights."""
-    card = place.card
-    longest = max_model_len(spec, config)
-    config = replace(config, max_position_embeddings=longest)
-    size = step_size(spec, card.device.type, longest)
-    layout = kv_layout(spec, config, activation_dtype(path, spec.engine.dtype, card.device.type))
-    blocks = BlockPool(
-        spec.name,
-        card.pool,
-        lambda page: layout.blocks_in_page(page, card.pool.page_bytes),
-        spec.engine.enable_prefix_caching,
-        cost_per_block=2.0 * config.num_matrix_parameters * layout.block_size,
+def decoder_needs(spec: ModelSpec, files: DecoderFiles, size: StepSize, facts: CardFacts) -> ModelNeeds:
+    device_type, config, longest = facts.device.split(":")[0], files.config, files.max_model_len
+    dtype = activation_dtype(files.path, spec.engine.dtype, device_type)
+    captured = graph_sizes(spec, size) if device_type == "cuda" else []
+    return model_needs(
+        spec,
+        facts,
+        weight_needs(files.path, config, spec.engine.dtype, device_type),
+        _workspace_bytes(size, config, dtype),
+        longest,
+        kv_layout(spec, config, dtype).block_bytes,
+        graph_bytes(captured, config, dtype, longest, spec.engine.block_size),
     )
-    rows, runner = _runner(spec, config, layout, size, longest, card)
-    scheduler = Scheduler(
-        KVCacheManager(blocks, layout.block_size, spec.name),
-        SchedulerLimits(
-            size.max_num_seqs,
-            size.max_num_batched_tokens,
-            spec.engine.long_prefill_token_threshold,
-            resume_headroom=blocks.blocks_per_page,
-        ),
-    )
-    template = Path(spec.engine.chat_template) if spec.engine.chat_template else None
-    tokenizer = load_tokenizer(Path(spec.engine.tokenizer) if spec.engine.tokenizer else path, template)
+
+
+def _workspace_bytes(size: StepSize, config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Peak activations of the largest step: two residual streams, q, k, v and output, gate-up and its
+    product.
+
+    Logits are float32, with a sorted copy and probabilities of each for sampling.
+    """
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    widths = 4 * config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
+    activations = size.max_num_batched_tokens * widths * dtype.itemsize
+    logits = size.max_num_seqs * config.vocab_size * 4 * 4
+    return activations + logits
+
+
+def build_decoder(
+    spec: ModelSpec, files: DecoderFiles, size: StepSize, tokenizer: Tokenizer, place: Placement
+) -> tuple[PagedCore, CardModel]:
+    """The core, not yet known to its card, and the model that brings in its weights."""
+    card, config = place.card, files.config
+    layout = kv_layout(spec, config, activation_dtype(files.path, spec.engine.dtype, card.device.type))
     core = PagedCore(
         spec.name,
         spec.weight,
         spec.priority,
-        scheduler,
-        runner,
-        rows,
+        lambda requests: BlockPool(
+            spec.name,
+            card.pool,
+            lambda page: layout.blocks_in_page(page, card.pool.page_bytes),
+            spec.engine.enable_prefix_caching,
+            requests=requests,
+            cost_per_block=2.0 * config.num_matrix_parameters * layout.block_size,
+        ),
+        SchedulerLimits(
+            size.max_num_seqs, size.max_num_batched_tokens, spec.engine.long_prefill_token_threshold
+        ),
+        _runner(spec, files, layout, size, card),
         card.clock,
         tokenizer,
         card.stats,
         card.loop.deliver,
     )
-    blocks.waiting_blocks, blocks.preempt_newest = core.waiting_blocks, core.preempt_newest
-    blocks.move_blocks = core.move_blocks
-    gate = Gate(spec.name)
-    hooks = PagedHooks(
-        core,
-        runner,
-        card.device,
-        place.share.workspace_bytes,
-        WarmUp(core, config.vocab_size, longest, card.device.type == "cpu") if place.warm_up else None,
-        place.on_capture,
-    )
-    defaults = load_generation_defaults(path)
-    engine = GenerationEngine(
-        info=ModelInfo(
-            name=spec.name,
-            kind=spec.kind,
-            root=spec.source,
-            created=int(time.time()),
-            max_model_len=longest,
-            tasks=frozenset({"generate"}),
-            aliases=spec.aliases,
-            default_sampling=defaults.sampling,
+    brief = card.device.type == "cpu"
+    practice = PagedPractice(core.scheduler, config.vocab_size, files.max_model_len, brief)
+    warm_up = WarmUp(core, practice, brief) if place.warm_up else None
+    hooks = EngineHooks(core, card.device, place.share.workspace_bytes, warm_up, place.on_capture)
+    return core, place.card_model(
+        spec,
+        lambda memory, progress: load_model(
+            files.path, config, card.device, spec.engine.dtype, memory, progress
         ),
-        core=core,
-        loop=card.loop,
-        text=TextService(tokenizer, card.executor),
-        tokenizer=tokenizer,
-        vocab_size=config.vocab_size,
-        eos_token_ids=frozenset((*tokenizer.eos_token_ids, *defaults.eos_token_ids)),
-        device=card.device,
-        gate=gate,
-        seed=spec.engine.seed,
+        core,
+        hooks,
     )
-    load = partial(_load, spec, config, path, card.device)
-    return engine, place.card_model(spec, gate, load, core, hooks, blocks)
 
 
 def _runner(
-    spec: ModelSpec, config: DecoderConfig, layout: KVLayout, size: StepSize, longest: int, card: CardHandle
-) -> tuple[RequestRows, ModelRunner]:
-    widest_table = -(-longest // layout.block_size)
+    spec: ModelSpec, files: DecoderFiles, layout: KVLayout, size: StepSize, card: CardHandle
+) -> ModelRunner:
+    widest_table = -(-files.max_model_len // layout.block_size)
     sizes = graph_sizes(spec, size) if card.graphs is not None else []
     mirrored = bool(sizes) and card.device.type != "cpu"  # graphs alone read the card's rows
     rows = RequestRows(size.max_num_seqs, widest_table, card.device, mirrored)
-    kv_cache = layout.view(card.arena)
-    runner = ModelRunner(kv_cache, rows, card.clock)
+    kv_cache, graphs = layout.view(card.arena), None
     if card.graphs is not None and sizes:
-        runner.graphs = DecodeGraphs(kv_cache, rows, config.vocab_size, longest, sizes, card.graphs)
-    return rows, runner
-
-
-def _load(
-    spec: ModelSpec,
-    config: DecoderConfig,
-    path: Path,
-    device: torch.device,
-    memory: WeightAllocator,
-    progress: Progress | None,
-) -> LoadedModel:
-    return load_model(path, config, device, spec.engine.dtype, memory, progress)
+        vocab_size, longest = files.config.vocab_size, files.max_model_len
+        graphs = DecodeGraphs(kv_cache, rows, vocab_size, longest, sizes, card.graphs)
+    return ModelRunner(kv_cache, rows, card.clock, graphs)

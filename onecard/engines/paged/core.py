@@ -1,12 +1,13 @@
-"""The device-loop side of a language model: steps, and what each step's tokens mean for its requests."""
+"""The device-loop side of a paged autoregressive model: what its steps compute, and what each step's tokens
+mean for its requests."""
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
+from typing import cast
 
-import torch
+from torch import nn
 
 from onecard.engines.api import (
     EngineFailedError,
@@ -16,70 +17,52 @@ from onecard.engines.api import (
     TokenChunk,
     TokenLogprob,
 )
+from onecard.engines.memory.block_pool import BlockPool, Requests
+from onecard.engines.paged.decode_graphs import DecodeGraphs
+from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.output import token_logprobs
+from onecard.engines.paged.paged_model import PagedModel
 from onecard.engines.paged.request import Request, Sequence, Status
-from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.runner import ModelRunner, PromptLogprobs, StepOutput
-from onecard.engines.paged.scheduler import Schedule, Scheduler
+from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
 from onecard.engines.paged.statistics import Statistics, token_times
 from onecard.engines.runtime.cost_model import StepShape
-from onecard.engines.runtime.failures import classify
 from onecard.engines.runtime.inbox import Delivery
-from onecard.engines.runtime.step_budget import StepBudget
 from onecard.engines.runtime.step_clock import StepClock
-from onecard.engines.runtime.step_limit import StepLimit
+from onecard.engines.step.core import StepCore, StepCounts, distinct
+from onecard.engines.step.sizes import StepSize
 from onecard.engines.text.tokenizer import Tokenizer
+from onecard.registry.spec import ModelSpec
 
 
-@dataclass(frozen=True)
-class Step:
-    """A launched step; `launch_seconds` is what that took of the host."""
+class PagedCore(StepCore[Schedule, StepOutput]):
+    """Owns the scheduler and everything below it; answers to the pool for its requests
+    (`block_pool.Requests`)."""
 
-    schedule: Schedule
-    output: StepOutput
-    launch_seconds: float
-
-
-class PagedCore:
-    """Implements `runtime.StepEngine`; owns the scheduler and everything below it. One thread touches it.
-
-    Steps are collected in the order in which they were launched, and the next one may be launched before.
-    """
+    builds_on_steps_in_flight = True
 
     def __init__(
         self,
         name: str,
         weight: float,
         priority: int,
-        scheduler: Scheduler,
+        make_blocks: Callable[[Requests], BlockPool],
+        limits: SchedulerLimits,
         runner: ModelRunner,
-        rows: RequestRows,
         clock: StepClock,
         tokenizer: Tokenizer,
         stats: StatsSink,
         deliver: Callable[[list[Delivery]], None],
     ):
-        """`deliver` hands clients what doesn't come of a step."""
-        self.name = name
-        self.weight = weight
-        self.priority = priority
-        self.scheduler = scheduler
-        self.num_finished = 0
-        self.warming = False
-        """A warm-up drives the steps, between others' on the loop: the loop itself leaves them alone."""
-        self._deliver = deliver
+        """`limits` leave `resume_headroom` to the blocks: it is a page."""
+        super().__init__(name, weight, priority, clock, stats, deliver)
+        self._blocks = make_blocks(self)
+        kv = KVCacheManager(self._blocks, runner.block_size, name)
+        self.scheduler = Scheduler(kv, replace(limits, resume_headroom=self._blocks.blocks_per_page))
         self._runner = runner
-        self._rows = rows
-        self._budget = StepBudget()
-        self._limit = StepLimit(name)
+        self._rows = runner.rows
         self._tokenizer = tokenizer
-        self._stats = Statistics(name, scheduler, clock.asynchronous, stats)
-        self._in_flight: deque[Step] = deque()
-        self._retrying = False
-        """The last step that was tried had no memory, and was undone."""
-        self._suspect: list[Schedule] = []
-        """The step being launched or collected, and in the latter case those launched on top of it: what
-        `fail` is about."""
+        self._counts = Statistics(name, self.scheduler)
         self._owed: list[Delivery] = []
         """What `fail` has to deliver while it is at it: `give_up` does, should it come to nothing."""
 
@@ -92,6 +75,19 @@ class PagedCore:
         """The client has gone: free what its answers hold. Aborting a finished request does nothing."""
         return [self._finish(s, "abort") for s in request.sequences if s.status is not Status.FINISHED]
 
+    def has_unfinished(self) -> bool:
+        return self.scheduler.has_work()
+
+    @property
+    def num_running(self) -> int:
+        return len(self.scheduler.running)
+
+    @property
+    def num_waiting(self) -> int:
+        return len(self.scheduler.waiting)
+
+    # --- block_pool.Requests --------------------------------------------------------------------------------
+
     def preempt_newest(self) -> bool:
         """Free the blocks of the newest running sequence for another engine; False if nothing runs."""
         if not self.scheduler.running:
@@ -99,7 +95,7 @@ class PagedCore:
         sequence = self.scheduler.running[-1]
         self.scheduler.preempt(sequence)
         self._rows.leave(sequence)
-        self._stats.recalled()
+        self._counts.recalled()
         return True
 
     def move_blocks(self, moves: dict[int, int]) -> None:
@@ -114,10 +110,25 @@ class PagedCore:
         """Blocks that the waiting sequences need to begin."""
         return self.scheduler.waiting_blocks
 
-    # --- runtime.StepEngine -------------------------------------------------------------------------------
+    # --- what a step computes -------------------------------------------------------------------------------
 
-    def has_work(self) -> bool:
-        return not self.warming and self.scheduler.has_work()
+    def use(self, model: nn.Module | None) -> None:
+        self._runner.use(cast(PagedModel | None, model))
+
+    def close(self) -> None:
+        super().close()
+        self._runner.graphs = None
+
+    @property
+    def graphs(self) -> DecodeGraphs | None:
+        return self._runner.graphs
+
+    @property
+    def blocks(self) -> BlockPool:
+        return self._blocks
+
+    def _has_work(self) -> bool:
+        return self.scheduler.has_work()
 
     def urgency(self) -> int:
         scheduler = self.scheduler
@@ -141,39 +152,26 @@ class PagedCore:
         prompts = self._budget.tokens(seconds, beside, self.scheduler.kv.block_size)
         return None if prompts is None else len(decodes) + prompts
 
-    def launch(self, seconds: float | None = None) -> Step | None:
-        """A step that finds no memory is undone, and the next call tries a smaller one."""
-        if self._retrying and self._in_flight:
-            return None  # the undone step may have left its own tokens in the card's rows: read first
-        began = time.perf_counter()
+    def _schedule(self, seconds: float | None) -> Schedule | None:
         schedule = self.scheduler.schedule(time.monotonic(), self._max_tokens(seconds))
-        self._stats.scheduled(schedule)
+        self._counts.scheduled(schedule)
         if schedule.too_large:
             self._deliver([d for sequence in schedule.too_large for d in self._refuse(sequence, schedule)])
         for sequence in schedule.preempted:
             self._rows.leave(sequence)
-        if not schedule.items:
-            return None
-        self._suspect = [schedule]
-        try:
-            output = self._launch(schedule)
-        except Exception as error:
-            if classify(error) != "memory" or (self._retrying and schedule.num_tokens == 1):
-                raise
-            self._undo(schedule)
-        else:
-            self._suspect, self._retrying = [], False
-            self._in_flight.append(Step(schedule, output, time.perf_counter() - began))
-            return self._in_flight[-1]
-        # Not before the error is gone, and with it what its frames hold.
-        torch.cuda.empty_cache()
-        return None
+        return schedule if schedule.items else None
 
-    def _launch(self, schedule: Schedule) -> StepOutput:
-        for item in schedule.items:
+    def _run(self, batch: Schedule) -> StepOutput:
+        for item in batch.items:
             if item.sequence.row < 0:
                 self._rows.enter(item.sequence)
-        return self._runner.launch(schedule)
+        return self._runner.launch(batch)
+
+    def _is_smallest(self, batch: Schedule) -> bool:
+        return batch.num_tokens == 1
+
+    def _undo(self, batch: Schedule) -> None:
+        self.scheduler.undo(batch)
 
     def _refuse(self, sequence: Sequence, schedule: Schedule) -> list[Delivery]:
         """The awake models' weights, or a lowered ceiling, leave too little for a request this long: none of
@@ -196,18 +194,28 @@ class PagedCore:
             f"{kv.block_size} tokens now: {advice}."
         )
 
-    def _undo(self, schedule: Schedule) -> None:
-        self.scheduler.undo(schedule)
-        self._limit.shrink(schedule.num_tokens)
-        self._suspect, self._retrying = [], True
+    @property
+    def max_step_tokens(self) -> int:
+        return self.scheduler.limits.max_num_batched_tokens
 
-    def collect(self, step: Step) -> list[Delivery]:
-        began = time.perf_counter()
-        self._in_flight.popleft()
-        self._suspect = [step.schedule, *(later.schedule for later in self._in_flight)]
-        output = step.output
-        output.mark.wait()
-        waited = time.perf_counter() - began
+    @property
+    def min_step_tokens(self) -> int:
+        return self.scheduler.limits.max_num_seqs
+
+    def limit_steps(self, max_tokens: int, max_seqs: int | None = None) -> None:
+        limits = self.scheduler.limits
+        self.scheduler.limits = replace(
+            limits, max_num_batched_tokens=max_tokens, max_num_seqs=max_seqs or limits.max_num_seqs
+        )
+
+    def retune(self, spec: ModelSpec, size: StepSize) -> None:
+        super().retune(spec, size)
+        threshold = spec.engine.long_prefill_token_threshold
+        self.scheduler.limits = replace(self.scheduler.limits, long_prefill_token_threshold=threshold)
+
+    # --- what has been computed -----------------------------------------------------------------------------
+
+    def _read(self, batch: Schedule, output: StepOutput) -> tuple[list[Delivery], StepCounts]:
         token_ids = [] if output.token_ids is None else output.token_ids.tolist()
         now = time.monotonic()
         for prompt in output.prompt_logprobs:
@@ -217,23 +225,13 @@ class PagedCore:
         deliveries: list[Delivery] = []
         for i, (item, token_id) in enumerate(zip(output.sampled, token_ids, strict=True)):
             deliveries += self._append_token(item.sequence, token_id, logprobs.get(i))
-        for item in step.schedule.items:
+        for item in batch.items:
             if item.sequence.status is Status.RUNNING:
                 self.scheduler.kv.cache_computed(item.sequence)
-        self._budget.observe(step.schedule.shape, output.mark.device_seconds)
-        self._limit.grow(step.schedule.num_tokens, self.scheduler.limits.max_num_batched_tokens)
-        host = step.launch_seconds + time.perf_counter() - began - waited
-        deliveries.append(self._stats.step(output.mark, host, times))
-        self._suspect = []
-        return deliveries
+        return deliveries, self._counts.step(times)
 
-    def fail(self, error: BaseException) -> list[Delivery]:
-        """Fail the requests of the step that raised (all of them, if it broke before there was a step).
-
-        What it was to write into the cache can't be trusted: every cached prefix is forgotten, and steps
-        that were launched on top of it fail as well.
-        """
-        suspect, self._suspect, self._retrying = self._suspect, [], False
+    def _lose(self, suspect: list[Schedule], error: BaseException) -> list[Delivery]:
+        """What the steps were to write into the cache can't be trusted: every cached prefix is forgotten."""
         broken = [item.sequence for schedule in suspect for item in schedule.items]
         lost = _requests_of(broken if suspect else [*self.scheduler.running, *self.scheduler.waiting])
         failure = EngineFailedError(
@@ -244,25 +242,28 @@ class PagedCore:
             self._owed += [
                 self._finish(s, "error") for s in request.sequences if s.status is not Status.FINISHED
             ]
-        self.scheduler.kv.pool.reset_prefix_cache()
-        self.scheduler.kv.pool.check_integrity()
+        self._blocks.reset_prefix_cache()
+        self._blocks.check_integrity()
         owed, self._owed = self._owed, []
         return owed
 
-    def give_up(self, error: BaseException) -> list[Delivery]:
-        deliveries, self._owed, self._suspect, self._retrying = self._owed, [], [], False
+    def _lose_all(self, error: BaseException) -> list[Delivery]:
+        deliveries, self._owed = self._owed, []
         failure = EngineFailedError(f"The engine of {self.name} has failed and is out of service.")
         abandoned = self.scheduler.abandon()
         deliveries += [partial(request.stream.fail, failure) for request in _requests_of(abandoned)]
         for sequence in abandoned:
             self._rows.leave(sequence)
-            deliveries.append(self._stats.request(sequence, "error"))
-        self.num_finished += len(abandoned)
+            deliveries.append(self._finished(self._counts.request(sequence, "error")))
         return deliveries
 
     def idle(self) -> None:
-        self.scheduler.kv.pool.release_idle_pages()
-        self.scheduler.kv.pool.check_integrity()
+        self._blocks.release_idle_pages()
+        self._blocks.check_integrity()
+
+    def rest(self) -> None:
+        self._blocks.reset_prefix_cache()
+        self.idle()
 
     # --- what a token means -------------------------------------------------------------------------------
 
@@ -289,8 +290,7 @@ class PagedCore:
     def _finish(self, sequence: Sequence, reason: FinishReason) -> Delivery:
         self._rows.leave(sequence)
         self.scheduler.finish(sequence)
-        self.num_finished += 1
-        return self._stats.request(sequence, reason)
+        return self._finished(self._counts.request(sequence, reason))
 
     def _add_prompt_logprobs(self, prompt: PromptLogprobs) -> None:
         request = prompt.sequence.request
@@ -320,7 +320,7 @@ class PagedCore:
 
 
 def _requests_of(sequences: Iterable[Sequence]) -> list[Request]:
-    return list({id(sequence.request): sequence.request for sequence in sequences}.values())
+    return distinct(sequence.request for sequence in sequences)
 
 
 def _cut_top(entry: TokenLogprob, sequence: Sequence) -> TokenLogprob:

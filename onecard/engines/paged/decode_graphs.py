@@ -55,7 +55,7 @@ class DecodeGraphs:
         self._tokens, self._steps, self._row_ids, self._starts = staged_views(self._static, self._inputs)
         self._row_ids.fill_(-1)
         self._input_ids = torch.zeros(most, dtype=torch.int64, device=device)
-        self._positions = torch.zeros(most, dtype=torch.int64, device=device)
+        self._positions = torch.zeros((1, most), dtype=torch.int64, device=device)
         self._slots = torch.zeros(most, dtype=torch.int64, device=device)
         self._seq_lens = torch.zeros(most, dtype=torch.int32, device=device)
         self._cu_seqlens = torch.arange(most + 1, dtype=torch.int32, device=device)
@@ -98,7 +98,7 @@ class DecodeGraphs:
 
     def _step(self, size: int) -> None:
         rows, row_ids = self._rows, self._row_ids[:size]
-        input_ids, positions, slots = self._input_ids[:size], self._positions[:size], self._slots[:size]
+        input_ids, positions, slots = self._input_ids[:size], self._positions[:, :size], self._slots[:size]
         seq_lens, tables = self._seq_lens[:size], self._tables[:size]
         gather_decode_inputs(
             row_ids,
@@ -107,7 +107,7 @@ class DecodeGraphs:
             rows.device_tables,
             self._kv_cache.shape[3],
             input_ids,
-            positions,
+            positions[0],
             slots,
             seq_lens,
             tables,
@@ -119,7 +119,7 @@ class DecodeGraphs:
         )
         model = self.model
         assert model is not None, "the model is asleep"
-        hidden = model(ForwardBatch(known, positions, paged, self._kv_cache, positions[:0]))
+        hidden = model(ForwardBatch(known, positions, paged, self._kv_cache, input_ids[:0]))
         logits = self.logits[:size]
         logits.copy_(model.compute_logits(hidden))
         index = torch.where(row_ids >= 0, row_ids, rows.padding_row).long()

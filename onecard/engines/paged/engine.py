@@ -24,16 +24,15 @@ from onecard.engines.paged.output import SequenceOutput
 from onecard.engines.paged.request import Request, Sequence
 from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.step.front import Front
 from onecard.engines.text.service import TextService
-from onecard.engines.text.tokenizer import Tokenizer
 
 SEED_STRIDE = 0x9E3779B97F4A7C15
 """Sets the random streams of one request's answers apart (2^64 / golden ratio)."""
 
 
-class GenerationEngine:
-    """Implements `api.TextGenerator`: tokenises, validates, and posts requests to the core on its device
-    loop."""
+class GenerationEngine(Front[PagedCore]):
+    """Implements `api.TextGenerator`."""
 
     def __init__(
         self,
@@ -41,33 +40,18 @@ class GenerationEngine:
         core: PagedCore,
         loop: DeviceLoop,
         text: TextService,
-        tokenizer: Tokenizer,
+        gate: Gate,
         vocab_size: int,
         eos_token_ids: frozenset[int],
         device: torch.device,
-        gate: Gate,
         seed: int = 0,
     ):
-        self.info = info
-        self.core = core
-        self.gate = gate
-        self._loop = loop
+        super().__init__(info, core, loop, text, gate)
         self._entering: set[asyncio.Task[None]] = set()
-        self._text = text
-        self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._device = device
         self._seeds = random.Random(seed)
-
-    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
-        return await self._text.tokenize(prompt, add_special_tokens)
-
-    async def detokenize(self, token_ids: Seq[int]) -> str:
-        return await self._text.detokenize(token_ids)
-
-    def token_strings(self, token_ids: Seq[int]) -> list[str]:
-        return self._text.token_strings(token_ids)
 
     async def generate(self, request: GenerateRequest) -> TokenStream:
         with self.gate.arriving():
@@ -102,8 +86,8 @@ class GenerationEngine:
 
     def _admit(self, request: Request) -> None:
         self.gate.touch()
-        request.stream.on_abort(partial(self._loop.post, partial(self._abort, request)))
-        self._loop.post(partial(self.core.add, request))
+        request.stream.on_abort(partial(self._post_abort, request))
+        self._post(request)
 
     def _admit_later(self, request: Request) -> None:
         """The model isn't awake: the stream is there, but nothing comes before the model has woken up."""
@@ -121,9 +105,6 @@ class GenerationEngine:
         entering.add_done_callback(self._entering.discard)
         request.stream.on_abort(partial(_cancel, entering))
         request.stream.notice = self.gate.notice
-
-    def _abort(self, request: Request) -> None:
-        self._loop.deliver(self.core.abort(request))
 
     async def _encode(self, request: GenerateRequest) -> tuple[list[int], str | None]:
         encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens)
@@ -166,7 +147,7 @@ class GenerationEngine:
             seed=_signed64(seed + index * SEED_STRIDE),
             token_ids=list(request.prompt_token_ids),
             output=SequenceOutput(
-                self._tokenizer,
+                self._text.tokenizer,
                 params,
                 index,
                 request.prompt_token_ids,

@@ -44,4 +44,5 @@ def _activations(size: int, config: DecoderConfig, dtype: torch.dtype) -> int:
     programs = max(2 * SPLIT_PROGRAMS, size * config.num_key_value_heads)
     partial_sums = programs * group * (config.head_dim + 1) * 4
     logits = size * config.vocab_size * (dtype.itemsize + 4)  # as computed, and widened
-    return size * widths * dtype.itemsize + logits + partial_sums + LIBRARY_BYTES
+    angles = size * config.rope.rotary_dim * 4
+    return size * widths * dtype.itemsize + angles + logits + partial_sums + LIBRARY_BYTES

@@ -12,7 +12,7 @@ from onecard.engines.paged.request import Sequence
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.sampler import Logprobs, Sampled, Sampler, compute_logprobs
 from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
-from onecard.engines.runtime.staging import Staging
+from onecard.engines.runtime.staging import Staging, to_host
 from onecard.engines.runtime.step_clock import StepClock, StepMark
 
 
@@ -41,16 +41,18 @@ class StepOutput:
 class ModelRunner:
     """Runs steps of a model; `kv_cache` is its view of the arena, on the card that `clock` is of.
 
-    `graphs`, once set, run the steps that fit them.
+    `graphs`, once captured, run the steps that fit them.
     """
 
-    def __init__(self, kv_cache: torch.Tensor, rows: RequestRows, clock: StepClock):
+    def __init__(
+        self, kv_cache: torch.Tensor, rows: RequestRows, clock: StepClock, graphs: DecodeGraphs | None = None
+    ):
         self.kv_cache = kv_cache
         self.rows = rows
-        self.graphs: DecodeGraphs | None = None
+        self.graphs = graphs
+        self.block_size = kv_cache.shape[3]
         self._model: PagedModel | None = None
         self._clock = clock
-        self._block_size = kv_cache.shape[3]
         self._staging = Staging(kv_cache.device)
         self._sampler = Sampler(rows, self._staging)
 
@@ -71,7 +73,7 @@ class ModelRunner:
         self.rows.send(self._staging)  # also before steps that don't read them: what is new mustn't pile up
         graphs = self.graphs
         if graphs is None or not graphs.fits(schedule):
-            inputs = build_inputs(schedule, self.rows, self.kv_cache, self._block_size, self._staging)
+            inputs = build_inputs(schedule, self.rows, self.kv_cache, self.block_size, self._staging)
             mark = self._clock.begin()
             sampled, prompt_logprobs = self._run(inputs)
             return self._end(mark, inputs.sampled, sampled, prompt_logprobs)
@@ -110,16 +112,11 @@ class ModelRunner:
         sampled: Sampled | None,
         prompt_logprobs: list[PromptLogprobs],
     ) -> StepOutput:
-        token_ids = None if sampled is None else self._to_host(sampled.token_ids)
+        shared = self.graphs is not None  # the next replay writes to the same memory
+        token_ids = None if sampled is None else to_host(sampled.token_ids, shared)
         mark.end()
         logprobs, rows = (None, []) if sampled is None else (sampled.logprobs, sampled.logprob_rows)
         return StepOutput(mark, items, token_ids, logprobs, rows, prompt_logprobs)
-
-    def _to_host(self, token_ids: torch.Tensor) -> torch.Tensor:
-        if token_ids.is_cpu:
-            return token_ids.clone() if self.graphs is not None else token_ids
-        host = torch.empty(token_ids.shape, dtype=token_ids.dtype, pin_memory=True)
-        return host.copy_(token_ids, non_blocking=True)
 
     def _prompt_logprobs(self, logits: torch.Tensor, wanted: PromptRows) -> PromptLogprobs:
         sequence = wanted.sequence

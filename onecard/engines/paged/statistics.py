@@ -1,14 +1,12 @@
-"""What an engine reports of its steps and answers."""
+"""What a paged engine reports of its steps and answers."""
 
 import time
 from dataclasses import dataclass, field
-from functools import partial
 
-from onecard.engines.api import FinishReason, RequestStats, StatsSink, StepStats
+from onecard.engines.api import FinishReason, RequestStats
 from onecard.engines.paged.request import Sequence, Status
 from onecard.engines.paged.scheduler import Schedule, Scheduler
-from onecard.engines.runtime.inbox import Delivery
-from onecard.engines.runtime.step_clock import StepMark
+from onecard.engines.step.core import StepCounts
 
 
 @dataclass
@@ -40,14 +38,11 @@ def token_times(sequences: list[Sequence], now: float) -> TokenTimes:
 
 
 class Statistics:
-    """One an engine, on the device loop's thread. Its reports are deliveries, to be made with the results."""
+    """One an engine, on the device loop's thread."""
 
-    def __init__(self, model: str, scheduler: Scheduler, asynchronous: bool, sink: StatsSink):
-        """`asynchronous`: the card computes after a launch; else launching a step computes it."""
+    def __init__(self, model: str, scheduler: Scheduler):
         self._model = model
         self._scheduler = scheduler
-        self._asynchronous = asynchronous
-        self._sink = sink
         self._preemptions = 0
         self._prefix_queries = 0
         self._prefix_hits = 0
@@ -64,12 +59,9 @@ class Statistics:
         self._prefix_hits += schedule.prefix_hits
         self._num_deferred = schedule.num_deferred
 
-    def step(self, mark: StepMark, host: float, times: TokenTimes) -> Delivery:
-        """`host`: seconds of launching and collecting, without waiting for the card. A CPU computes while it
-        launches: that is taken out here."""
-        pool, device = self._scheduler.kv.pool, mark.device_seconds
-        stats = StepStats(
-            model=self._model,
+    def step(self, times: TokenTimes) -> StepCounts:
+        pool = self._scheduler.kv.pool
+        counts = StepCounts(
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
             kv_usage=pool.num_used_blocks / max(pool.max_blocks, 1),
@@ -80,19 +72,16 @@ class Statistics:
             prefix_queries=self._prefix_queries,
             prefix_hits=self._prefix_hits,
             preemptions=self._preemptions,
-            host_seconds=host if self._asynchronous else host - device,
-            device_seconds=device,
-            gap_seconds=mark.gap_seconds,
             first_token_seconds=tuple(times.first),
             inter_token_seconds=tuple(times.later),
         )
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
-        return partial(self._sink.record_step, stats)
+        return counts
 
-    def request(self, sequence: Sequence, reason: FinishReason) -> Delivery:
+    def request(self, sequence: Sequence, reason: FinishReason) -> RequestStats:
         request, now = sequence.request, time.monotonic()
         scheduled, first = sequence.first_scheduled_time, sequence.first_token_time
-        stats = RequestStats(
+        return RequestStats(
             model=self._model,
             finish_reason=reason,
             prompt_tokens=sequence.num_prompt_tokens,
@@ -106,4 +95,3 @@ class Statistics:
             prefill_seconds=None if first is None or scheduled is None else first - scheduled,
             decode_seconds=None if first is None else now - first,
         )
-        return partial(self._sink.record_request, stats)

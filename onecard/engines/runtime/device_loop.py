@@ -77,8 +77,7 @@ class DeviceLoop:
         self._outbox = outbox
         self._clock = clock
         self._on_thread_start = on_thread_start
-        self.on_engine_failed = on_engine_failed
-        """May be set until `start`."""
+        self._on_engine_failed = on_engine_failed
         self._on_fatal = on_fatal
         self._on_idle = on_idle
         self._inbox = Inbox()
@@ -94,6 +93,8 @@ class DeviceLoop:
         """What each engine's last step took."""
         self._charged_until = 0.0
         """Up to here the loop's time has been charged, or is nobody's."""
+        self._watched: list[tuple[Callable[[], bool], Delivery]] = []
+        """Whether an engine has requests, and who is told once it has none."""
         self._at_rest = False
         """All that was posted or launched is done with."""
         self._stopping = False
@@ -122,6 +123,11 @@ class DeviceLoop:
     def post(self, call: Call) -> None:
         """Run `call` on the loop's thread before its next step. Any thread may post."""
         self._inbox.post(call)
+
+    def when_idle(self, has_requests: Callable[[], bool], tell: Delivery) -> None:
+        """`tell` runs on the event loop once an engine has no requests between two steps, and after all that
+        was posted before. Any thread may ask."""
+        self._inbox.post(partial(self._watched.append, (has_requests, tell)))
 
     def deliver(self, deliveries: list[Delivery]) -> None:
         """Hand results to the event loop outside of a step (an aborted request, say)."""
@@ -152,6 +158,8 @@ class DeviceLoop:
             self._at_rest = False
             self._run_calls()
             self._refuse_late_requests()
+            if self._watched:
+                self._tell_of_idle_engines()
             backlogged = {name: e.urgency() for name, e in self._engines.items() if e.has_work()}
             launched = self._launch(backlogged)
             if self._in_flight and (not launched or len(self._in_flight) > self._most_in_flight):
@@ -175,6 +183,16 @@ class DeviceLoop:
         for engine, error in self._dead.values():
             if engine.has_work():
                 self._outbox.send(self._give_up(engine, error))
+
+    def _tell_of_idle_engines(self) -> None:
+        watched, self._watched = self._watched, []
+        idle: list[Delivery] = []
+        for has_requests, tell in watched:
+            if has_requests():
+                self._watched.append((has_requests, tell))
+            else:
+                idle.append(tell)
+        self._outbox.send(idle)
 
     def _sleep_until_posted(self) -> None:
         self._clock.rest()
@@ -271,7 +289,7 @@ class DeviceLoop:
         error = error.with_traceback(None)
         self.remove_engine(engine.name)
         self._dead[engine.name] = (engine, error)
-        told = [] if self.on_engine_failed is None else [partial(self.on_engine_failed, engine.name, error)]
+        told = [] if self._on_engine_failed is None else [partial(self._on_engine_failed, engine.name, error)]
         return [*told, *self._give_up(engine, error)]
 
     def _give_up(self, engine: StepEngine, error: BaseException) -> list[Delivery]:

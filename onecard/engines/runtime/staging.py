@@ -1,4 +1,4 @@
-"""Moves a step's small arrays to the card in one copy, without waiting for it."""
+"""Moves a step's small arrays to the card in one copy, and its results back, without waiting for it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,6 +63,14 @@ class Staging:
         if slot.pinned.numel() < nbytes:
             slot.pinned = _pinned(nbytes)
         return slot
+
+
+def to_host(tensor: torch.Tensor, shared: bool = False) -> torch.Tensor:
+    """A copy on the host that is whole when the step is. On a CPU the tensor itself, if it isn't `shared`."""
+    if tensor.is_cpu:
+        return tensor.clone() if shared else tensor
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return host.copy_(tensor, non_blocking=True)
 
 
 def staged_bytes(arrays: Sequence[np.ndarray]) -> int:

@@ -44,6 +44,12 @@ def load_tokenizer_config(folder: Path) -> dict[str, Any]:
     return {**read_json(folder / "special_tokens_map.json"), **read_json(folder / "tokenizer_config.json")}
 
 
+def model_max_length(folder: Path) -> int | None:
+    """What the tokenizer's makers say of the longest text, in tokens; None where they say nothing."""
+    limit = read_json(folder / "tokenizer_config.json").get("model_max_length")
+    return int(limit) if isinstance(limit, int | float) and limit >= 1 else None
+
+
 def special_tokens(folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer) -> SpecialTokens:
     names = {role: text for role in _ROLES if (text := _text_of(config.get(role))) is not None}
     ids = {role: backend.token_to_id(text) for role, text in names.items()}

@@ -17,8 +17,8 @@ from onecard.engines.layers.linear import Linear
 from onecard.engines.layers.linear_methods import FLOAT16_MAX, fits_float16
 from onecard.engines.layers.precision import precision_for
 from onecard.engines.models.config import ModelConfig
-from onecard.engines.models.decoder import DecoderForCausalLM
 from onecard.engines.models.registry import build_model
+from onecard.engines.models.served_module import ServedModule
 from onecard.engines.weights.allocator import HeapAllocator, WeightAllocator, aligned
 from onecard.engines.weights.checkpoint import Checkpoint, LoadError
 from onecard.engines.weights.mapping import Destination, place
@@ -152,7 +152,7 @@ def _name(dtype: torch.dtype) -> str:
 class _Filler:
     """Gives every parameter of a meta model its memory and its values."""
 
-    def __init__(self, model: nn.Module, allocator: WeightAllocator):
+    def __init__(self, model: ServedModule, allocator: WeightAllocator):
         self.model = model
         self.allocator = allocator
         self._home_bytes = self._packed_bytes = 0
@@ -176,7 +176,9 @@ class _Filler:
             done += checkpoint.tensors[name].nbytes
             if progress is not None:
                 progress(done, total)
-        self._make_tables()
+        for name, values in self.model.tables().items():
+            self.model.register_buffer(name, self._memory(name, values, staged=False).copy_(values))
+        self.model.finalize()
         return ignored
 
     def _copy(self, name: str, tensor: torch.Tensor, destination: Destination) -> None:
@@ -204,12 +206,6 @@ class _Filler:
         tensor = self.allocator.empty(name, tuple(like.shape), like.dtype)
         self._home_bytes += aligned(tensor.nbytes)
         return tensor
-
-    def _make_tables(self) -> None:
-        if isinstance(self.model, DecoderForCausalLM):
-            for name, values in self.model.tables().items():
-                self.model.register_buffer(name, self._memory(name, values, staged=False).copy_(values))
-            self.model.finalize()
 
 
 def _check_range(name: str, tensor: torch.Tensor, dtype: torch.dtype) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from onecard.engines.layers.linear import Linear
+from onecard.engines.models.served_module import ServedModule
 from onecard.engines.weights.checkpoint import LoadError, TensorInfo
 
 
@@ -30,7 +31,7 @@ Placement = Mapping[str, tuple[Destination, ...]]
 """Checkpoint names, in the checkpoint's order, with the places that each tensor is copied to."""
 
 
-def place(model: nn.Module, tensors: Mapping[str, TensorInfo]) -> tuple[Placement, tuple[str, ...]]:
+def place(model: ServedModule, tensors: Mapping[str, TensorInfo]) -> tuple[Placement, tuple[str, ...]]:
     """Where each tensor goes, and the names that the model ignores on purpose.
 
     Raises `LoadError` if a parameter gets nothing, a tensor has no place, or shapes differ. No weights are
@@ -46,7 +47,7 @@ def place(model: nn.Module, tensors: Mapping[str, TensorInfo]) -> tuple[Placemen
             wrong += [
                 f"{name} is {list(info.shape)}, not {list(p.shape)}" for p in places if p.shape != info.shape
             ]
-        elif any(re.fullmatch(pattern, ours) for pattern in getattr(model, "ignored_weights", ())):
+        elif any(re.fullmatch(pattern, ours) for pattern in model.ignored_weights):
             ignored.append(name)
         else:
             extra.append(name)
@@ -67,20 +68,19 @@ def _problem(what: str, names: list[str]) -> list[str]:
     return [f"{len(names)} {what} ({', '.join(sorted(names)[:10])}{more})"]
 
 
-def _model_name(model: nn.Module, name: str) -> str:
-    name = name.removeprefix(getattr(model, "checkpoint_prefix", ""))
-    for old, new in getattr(model, "renamed_weights", ()):
+def _model_name(model: ServedModule, name: str) -> str:
+    name = name.removeprefix(model.checkpoint_prefix)
+    for old, new in model.renamed_weights:
         name = name.replace(old, new)
     return name
 
 
-def _destinations(model: nn.Module) -> dict[str, tuple[Destination, ...]]:
+def _destinations(model: ServedModule) -> dict[str, tuple[Destination, ...]]:
     """Every name that the model expects, with the places that it fills."""
-    shared = getattr(model, "shared_weights", {})
     found: dict[str, tuple[Destination, ...]] = {}
     for module_name, module in model.named_modules():
         for source, destination in _of_module(module_name, module):
-            source = shared.get(source, source)
+            source = model.shared_weights.get(source, source)
             found[source] = (*found.get(source, ()), destination)
     return found
 

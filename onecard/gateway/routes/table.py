@@ -6,13 +6,14 @@ does for it in a file of `engines.api`.
 
 from functools import partial
 
-from onecard.gateway.routes import admin, chat, completions, embeddings, health, models, tokenize
+from onecard.gateway.routes import admin, chat, completions, embeddings, health, models, rerank, tokenize
 from onecard.gateway.routes.route import Route, Routes
 from onecard.gateway.schemas import admin as orders
 from onecard.gateway.schemas import responses
 from onecard.gateway.schemas.chat import ChatRequest
 from onecard.gateway.schemas.completions import CompletionRequest
 from onecard.gateway.schemas.embeddings import EmbeddingRequest
+from onecard.gateway.schemas.rerank import RerankAnswer, RerankBody
 from onecard.gateway.schemas.tokenize import DetokenizeRequest, TokenizeRequest
 
 get, post = partial(Route, "GET"), partial(Route, "POST")
@@ -20,6 +21,7 @@ probe = partial(Route, "GET", access="open")
 look, order = partial(Route, "GET", access="admin"), partial(Route, "POST", access="admin")
 
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
+RANKING = {"query": "What is the capital of France?", "documents": ["Bananas.", "Paris."]}
 HEALTH = responses.HealthAnswer
 
 # fmt: off
@@ -30,6 +32,9 @@ ROWS = (
          CompletionRequest, responses.CompletionChunk, task="generate", example={"prompt": "Paris is"}),
     post("/v1/embeddings", embeddings.embeddings, "Embed texts", responses.EmbeddingAnswer, EmbeddingRequest,
          task="embed", example={"input": "Paris is the capital of France."}),
+    post("/v1/rerank", rerank.rerank, "Sort documents by how well they answer a query", RerankAnswer,
+         RerankBody, task="rerank", example=RANKING),
+    post("/rerank", rerank.rerank, "The same", RerankAnswer, RerankBody, task="rerank"),
     post("/tokenize", tokenize.tokenize, "Text or messages to token ids", responses.TokenizeAnswer,
          TokenizeRequest),
     post("/detokenize", tokenize.detokenize, "Token ids to text", responses.DetokenizeAnswer,

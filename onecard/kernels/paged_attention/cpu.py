@@ -24,39 +24,40 @@ def attend(
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
     scale: float,
-    sliding_window: int,
+    sliding_window: int = 0,
+    causal: bool = True,
 ) -> torch.Tensor:
     """See `paged_attention`."""
     out = torch.empty(q.shape, dtype=q.dtype)
-    starts, first_chunk = batch.query_starts, 0
-    if batch.num_decodes and can_read_in_place(q, k_cache):
-        plan = _decode_plan(q, k_cache, batch, sliding_window)
-        out[: batch.num_decodes] = plan.attend(q[: batch.num_decodes], k_cache, v_cache, scale)
-        first_chunk = batch.num_decodes
-    for i in range(first_chunk, len(batch.lengths)):
+    starts, first_chunk = paged.query_starts, 0
+    if paged.num_decodes and can_read_in_place(q, k_cache):
+        plan = _decode_plan(q, k_cache, paged, sliding_window)
+        out[: paged.num_decodes] = plan.attend(q[: paged.num_decodes], k_cache, v_cache, scale)
+        first_chunk = paged.num_decodes
+    for i in range(first_chunk, len(paged.lengths)):
         rows = slice(starts[i], starts[i + 1])
-        k, v = (_gather(cache, batch, i) for cache in (k_cache, v_cache))
-        attend_chunk(q[rows], k, v, scale, sliding_window, out[rows])
+        k, v = (_gather(cache, paged, i) for cache in (k_cache, v_cache))
+        attend_chunk(q[rows], k, v, scale, sliding_window, causal, out[rows])
     out[starts[-1] :] = 0
     return out
 
 
-def _decode_plan(q: torch.Tensor, k_cache: torch.Tensor, batch: PagedBatch, window: int) -> DecodePlan:
+def _decode_plan(q: torch.Tensor, k_cache: torch.Tensor, paged: PagedBatch, window: int) -> DecodePlan:
     """The step's plan, made by its first layer and shared by all that have the same shape and window."""
     key = (q.shape[1], k_cache.shape, k_cache.stride(), window)
-    plan = batch.plans.get(key)
+    plan = paged.plans.get(key)
     if plan is None:
-        plan = batch.plans[key] = DecodePlan(q.shape[1], k_cache, batch, window)
+        plan = paged.plans[key] = DecodePlan(q.shape[1], k_cache, paged, window)
     return plan
 
 
-def _gather(cache: torch.Tensor, batch: PagedBatch, i: int) -> torch.Tensor:
+def _gather(cache: torch.Tensor, paged: PagedBatch, i: int) -> torch.Tensor:
     """Sequence i's K or V as `[length, Hk, D]`: its own blocks, whole rows of the arena, in one copy."""
     n, block_size, heads, dim = cache.shape
-    length = batch.lengths[i]
-    blocks = batch.block_tables[i, : -(-length // block_size)]
+    length = paged.lengths[i]
+    blocks = paged.block_tables[i, : -(-length // block_size)]
     block_elements = block_size * heads * dim
     if cache.stride(0) % block_elements:
         return cache.index_select(0, blocks).flatten(0, 1)[:length]

@@ -25,13 +25,13 @@ def can_read_in_place(q: torch.Tensor, cache: torch.Tensor) -> bool:
 class DecodePlan:
     """What every layer of a step shares: the sparse matrix, and room for scores and weights."""
 
-    def __init__(self, query_heads: int, cache: torch.Tensor, batch: PagedBatch, window: int):
+    def __init__(self, query_heads: int, cache: torch.Tensor, paged: PagedBatch, window: int):
         blocks, block_size, kv_heads, dim = cache.shape
         self.rows_per_block = cache.stride(0) // dim
         self.arena_rows = (blocks - 1) * self.rows_per_block + block_size * kv_heads
-        lengths = batch.lengths[: batch.num_decodes]
+        lengths = paged.lengths[: paged.num_decodes]
         seen = [min(n, window) if window > 0 else n for n in lengths]
-        rows = self._token_rows(batch, lengths, seen, block_size, kv_heads)
+        rows = self._token_rows(paged, lengths, seen, block_size, kv_heads)
         kv_head = torch.arange(kv_heads).repeat_interleave(query_heads // kv_heads).unsqueeze(1)
         self.columns = torch.empty(rows.numel() * query_heads, dtype=torch.int64)
         self.offsets = torch.zeros(len(seen) * query_heads + 1, dtype=torch.int64)
@@ -46,13 +46,13 @@ class DecodePlan:
         self.softmax_runs = self._softmax_runs(seen, query_heads)
 
     def _token_rows(
-        self, batch: PagedBatch, lengths: list[int], seen: list[int], block_size: int, kv_heads: int
+        self, paged: PagedBatch, lengths: list[int], seen: list[int], block_size: int, kv_heads: int
     ) -> torch.Tensor:
         """The arena row of K/V head 0 of every token seen, sequence after sequence."""
         sequence = torch.arange(len(seen)).repeat_interleave(torch.tensor(seen))
         ends = torch.tensor(seen).cumsum(0)
         position = torch.arange(len(sequence)) + (torch.tensor(lengths) - ends)[sequence]
-        block = batch.block_tables[sequence, position // block_size].long()
+        block = paged.block_tables[sequence, position // block_size].long()
         return block * self.rows_per_block + position % block_size * kv_heads
 
     def _sparse(self, values: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ without a mask, and the two are merged by their log-sum-exp (as in split-KV deco
 
 import torch
 
-from onecard.kernels.paged_attention.reference import visible
+from onecard.kernels.paged_attention.api import visible
 
 _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 WINDOW_TILE = 256
@@ -15,9 +15,15 @@ WINDOW_TILE = 256
 
 
 def attend_chunk(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float, window: int, out: torch.Tensor
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scale: float,
+    window: int,
+    causal: bool,
+    out: torch.Tensor,
 ) -> None:
-    """q `[Tq, Hq, D]`, the last Tq of k, v `[S, Hk, D]`'s tokens -> out `[Tq, Hq, D]`."""
+    """q `[Tq, Hq, D]`, if causal the last Tq of k, v `[S, Hk, D]`'s tokens -> out `[Tq, Hq, D]`."""
     queries, length, kv_heads = q.shape[0], k.shape[0], k.shape[1]
     if queries == 0 or length == 0:
         out.zero_()
@@ -26,7 +32,9 @@ def attend_chunk(
     heads = q.unflatten(1, (kv_heads, group)).permute(1, 2, 0, 3)
     k, v = (x.transpose(0, 1).unsqueeze(1).expand(-1, group, -1, -1) for x in (k, v))
     target = out.unflatten(1, (kv_heads, group)).permute(1, 2, 0, 3)
-    if 0 < window < length:
+    if not causal:
+        target.copy_(_flash(heads, k, v, scale=scale)[0])
+    elif 0 < window < length:
         _windowed(heads, k, v, scale, window, target)
     elif queries == length:
         target.copy_(_flash(heads, k, v, is_causal=True, scale=scale)[0])

@@ -13,9 +13,11 @@ class PagedBatch:
 
     cu_seqlens_q  `[B + 1]` int32   query tokens of sequence i are rows cu_seqlens_q[i] .. cu_seqlens_q[i + 1]
     seq_lens      `[B]` int32       tokens of sequence i whose K/V exist once this step's are stored; the
-                                    query tokens are its last ones (0: a padded row, its output is zeros)
+                                    query tokens are its last ones, unless they ask another sequence's (0: a
+                                    padded row, its output is zeros)
     block_tables  `[B, W]` int32    block ids of sequence i in order; entries past its length are undefined
-    slot_mapping  `[T]` int64       block_id * block_size + offset of each query token; -1: store nothing
+    slot_mapping  `[T]` int64       block_id * block_size + offset of each token that is stored, the query
+                                    tokens; -1: store nothing
     """
 
     cu_seqlens_q: torch.Tensor

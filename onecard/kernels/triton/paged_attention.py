@@ -14,15 +14,19 @@ def launch(
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
     scale: float,
-    sliding_window: int,
+    sliding_window: int = 0,
+    causal: bool = True,
 ) -> torch.Tensor:
-    """Two launches for a mixed batch. Grids depend on shapes only: a captured graph holds for any lengths."""
+    """Two launches for a mixed batch. Grids depend on shapes only: a captured graph holds for any lengths.
+
+    A decode's one query is its sequence's last token: causal or not, it sees all keys.
+    """
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     scale_log2 = scale * math.log2(math.e)
-    if batch.num_decodes:
-        launch_decode(q, k_cache, v_cache, batch, scale_log2, sliding_window, out)
-    if batch.num_decodes < batch.seq_lens.numel():
-        launch_prefill(q, k_cache, v_cache, batch, scale_log2, sliding_window, out)
+    if paged.num_decodes:
+        launch_decode(q, k_cache, v_cache, paged, scale_log2, sliding_window, out)
+    if paged.num_decodes < paged.seq_lens.numel():
+        launch_prefill(q, k_cache, v_cache, paged, scale_log2, sliding_window, causal, out)
     return out

@@ -111,13 +111,13 @@ def launch_decode(
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
     scale_log2: float,
     window: int,
     out: torch.Tensor,
 ) -> None:
     """Fill rows 0 .. num_decodes of out."""
-    decodes, (_, heads, dim) = batch.num_decodes, q.shape
+    decodes, (_, heads, dim) = paged.num_decodes, q.shape
     kv_heads = k_cache.shape[2]
     group = heads // kv_heads
     splits = max(1, min(MAX_SPLITS, triton.cdiv(PROGRAMS_WANTED, decodes * kv_heads)))
@@ -128,8 +128,8 @@ def launch_decode(
         q,
         k_cache,
         v_cache,
-        batch.block_tables,
-        batch.seq_lens,
+        paged.block_tables,
+        paged.seq_lens,
         part_sums,
         part_lse,
         scale_log2,
@@ -138,7 +138,7 @@ def launch_decode(
         splits,
         q.stride(0),
         q.stride(1),
-        batch.block_tables.stride(0),
+        paged.block_tables.stride(0),
         k_cache.stride(0),
         k_cache.stride(1),
         k_cache.stride(2),

@@ -41,6 +41,7 @@ def _kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    CAUSAL: tl.constexpr,
 ):
     sequence = (first_sequence + tl.program_id(1)).to(tl.int64)
     kv_head = tl.program_id(2)
@@ -62,7 +63,9 @@ def _kernel(
         begin = 0
         if window > 0:
             begin = tl.maximum(length - queries_here + first - window + 1, 0)
-        end = tl.minimum(length - queries_here + first + BLOCK_Q, length)
+        end = length
+        if CAUSAL:
+            end = tl.minimum(length - queries_here + first + BLOCK_Q, length)
         peak = tl.full((BLOCK_M,), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK_M,), tl.float32)
         sums = tl.zeros((BLOCK_M, BLOCK_D), tl.float32)
@@ -77,7 +80,10 @@ def _kernel(
             alive = (key < end)[:, None] & (column < DIM)[None, :]
             keys = tl.load(k_cache + at[:, None] + column[None, :], mask=alive, other=0.0)
             values = tl.load(v_cache + at[:, None] + column[None, :], mask=alive, other=0.0)
-            visible = real[:, None] & (key[None, :] <= position[:, None])
+            if CAUSAL:
+                visible = real[:, None] & (key[None, :] <= position[:, None])
+            else:
+                visible = real[:, None] & (key < end)[None, :]
             if window > 0:
                 visible = visible & (key[None, :] > position[:, None] - window)
             peak, total, sums = fold_tile(queries, keys, values, visible, scale_log2, peak, total, sums)
@@ -90,9 +96,10 @@ def launch_prefill(
     q: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    batch: PagedBatch,
+    paged: PagedBatch,
     scale_log2: float,
     window: int,
+    causal: bool,
     out: torch.Tensor,
 ) -> None:
     """Fill the rows of the sequences after the decodes; padded sequences keep what out holds."""
@@ -101,23 +108,23 @@ def launch_prefill(
     group = heads // kv_heads
     block_m = max(ROW_TILE, triton.next_power_of_2(group))
     block_q = block_m // group
-    sequences = batch.seq_lens.numel() - batch.num_decodes
-    _kernel[(triton.cdiv(batch.max_seqlen_q, block_q), sequences, kv_heads)](
+    sequences = paged.seq_lens.numel() - paged.num_decodes
+    _kernel[(triton.cdiv(paged.max_seqlen_q, block_q), sequences, kv_heads)](
         q,
         k_cache,
         v_cache,
         out,
-        batch.block_tables,
-        batch.seq_lens,
-        batch.cu_seqlens_q,
-        batch.num_decodes,
+        paged.block_tables,
+        paged.seq_lens,
+        paged.cu_seqlens_q,
+        paged.num_decodes,
         scale_log2,
         window,
         k_cache.shape[1],
         q.stride(0),
         q.stride(1),
         out.stride(0),
-        batch.block_tables.stride(0),
+        paged.block_tables.stride(0),
         k_cache.stride(0),
         k_cache.stride(1),
         k_cache.stride(2),
@@ -127,4 +134,5 @@ def launch_prefill(
         BLOCK_M=block_m,
         BLOCK_Q=block_q,
         BLOCK_N=KEY_TILE,
+        CAUSAL=causal,
     )

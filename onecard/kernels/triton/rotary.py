@@ -19,11 +19,10 @@ def _turn(
     tl.store(first + HALF, (b * cos + a * sin).to(x.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["positions"])
+@triton.jit
 def _kernel(
     q,
     k,
-    positions,
     cos_sin,
     stride_q: tl.int64,
     stride_k: tl.int64,
@@ -39,21 +38,20 @@ def _kernel(
 ):
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)[None, :]
-    angles = cos_sin + tl.load(positions + token) * stride_angle + column
+    angles = cos_sin + token * stride_angle + column
     cos = tl.load(angles, mask=column < HALF, other=0.0).to(tl.float32)
     sin = tl.load(angles + HALF, mask=column < HALF, other=0.0).to(tl.float32)
     _turn(q + token * stride_q, stride_q_head, cos, sin, Q_HEADS, Q_PAD, HALF, BLOCK)
     _turn(k + token * stride_k, stride_k_head, cos, sin, K_HEADS, K_PAD, HALF, BLOCK)
 
 
-def launch(q: torch.Tensor, k: torch.Tensor, positions: torch.Tensor, cos_sin: torch.Tensor) -> None:
+def launch(q: torch.Tensor, k: torch.Tensor, cos_sin: torch.Tensor) -> None:
     tokens, half = q.shape[0], cos_sin.shape[1] // 2
     if tokens == 0:
         return
     _kernel[(tokens,)](
         q,
         k,
-        positions,
         cos_sin,
         q.stride(0),
         k.stride(0),

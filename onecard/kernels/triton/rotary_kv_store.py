@@ -4,6 +4,8 @@ import torch
 import triton
 import triton.language as tl
 
+from onecard.kernels.paged_attention.metadata import PagedBatch
+
 
 @triton.jit
 def _turn(
@@ -49,12 +51,11 @@ def _copy(
     tl.store(out + head * DIM + column, values, mask=inside)
 
 
-@triton.jit(do_not_specialize=["positions", "slots"])
+@triton.jit(do_not_specialize=["slots"])
 def _kernel(
     q,
     k,
     v,
-    positions,
     cos_sin,
     k_cache,
     v_cache,
@@ -80,7 +81,7 @@ def _kernel(
 ):
     token = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, BLOCK)[None, :]
-    angles = cos_sin + tl.load(positions + token).to(tl.int64) * stride_angle + column
+    angles = cos_sin + token * stride_angle + column
     cos = tl.load(angles, mask=column < HALF, other=0.0).to(tl.float32)
     sin = tl.load(angles + HALF, mask=column < HALF, other=0.0).to(tl.float32)
     queries, keys, values = q + token * stride_q, k + token * stride_k, v + token * stride_v
@@ -99,11 +100,10 @@ def launch(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,
-    positions: torch.Tensor,
     cos_sin: torch.Tensor,
     k_cache: torch.Tensor,
     v_cache: torch.Tensor,
-    slot_mapping: torch.Tensor,
+    paged: PagedBatch,
 ) -> None:
     tokens, q_heads, dim = q.shape
     k_heads, half = k.shape[1], cos_sin.shape[1] // 2
@@ -113,11 +113,10 @@ def launch(
         q,
         k,
         v,
-        positions,
         cos_sin,
         k_cache,
         v_cache,
-        slot_mapping,
+        paged.slot_mapping,
         q.stride(0),
         k.stride(0),
         v.stride(0),

@@ -75,7 +75,7 @@ def launch(
     cu_seqlens: torch.Tensor,
     max_seqlen: int,
     scale: float,
-    causal: bool,
+    causal: bool = False,
 ) -> torch.Tensor:
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     _, heads, dim = q.shape

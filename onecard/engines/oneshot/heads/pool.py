@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 PoolingMode = Literal["mean", "mean_sqrt_len_tokens", "cls", "max", "lasttoken"]
 POOLING_MODES: tuple[PoolingMode, ...] = get_args(PoolingMode)
@@ -19,7 +20,9 @@ class Pooling:
     mode: PoolingMode = "mean"
     normalize: bool = False
 
-    def __call__(self, hidden: torch.Tensor, cu_seqlens: torch.Tensor) -> torch.Tensor:
+    def __call__(
+        self, hidden: torch.Tensor, cu_seqlens: torch.Tensor, model: nn.Module | None = None
+    ) -> torch.Tensor:
         """hidden `[T, D]`, cu_seqlens `[B + 1]` int32, no text empty -> `[B, D]` float32."""
         vectors = self._pool(hidden, cu_seqlens)
         return F.normalize(vectors, dim=-1) if self.normalize else vectors

@@ -1,0 +1,51 @@
+"""`kind: llm`: decoder-only language models, from Hugging Face folders and GGUF files."""
+
+from pathlib import Path
+
+from onecard.engines.api import Task
+from onecard.engines.kinds.kind import Blueprint
+from onecard.engines.lifecycle.attach import Placement
+from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
+from onecard.engines.models.registry import load_config
+from onecard.engines.paged.build import DecoderFiles, build_decoder, decoder_needs
+from onecard.engines.paged.engine import GenerationEngine
+from onecard.engines.step.sizes import ON_CPU, StepSize, step_size
+from onecard.engines.text.generation_config import load_generation_defaults
+from onecard.engines.text.service import TextService
+from onecard.engines.text.tokenizer import load_tokenizer
+from onecard.registry.spec import ModelSpec
+
+ON_GPU = (8192, 256)
+
+
+class LanguageModelKind:
+    tasks: frozenset[Task] = frozenset({"generate"})
+
+    def read(self, spec: ModelSpec, path: Path) -> DecoderFiles:
+        return DecoderFiles.of(spec, path, load_config(path, "llm"))
+
+    def step_size(self, spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
+        return step_size(spec.engine, ON_CPU if device_type == "cpu" else ON_GPU)
+
+    def needs(self, spec: ModelSpec, headers: DecoderFiles, size: StepSize, facts: CardFacts) -> ModelNeeds:
+        return decoder_needs(spec, headers, size, facts)
+
+    def build(self, blueprint: Blueprint, place: Placement) -> tuple[GenerationEngine, CardModel]:
+        spec, path = blueprint.spec, blueprint.path
+        template = Path(spec.engine.chat_template) if spec.engine.chat_template else None
+        tokenizer = load_tokenizer(Path(spec.engine.tokenizer) if spec.engine.tokenizer else path, template)
+        defaults = load_generation_defaults(path)
+        core, model = build_decoder(spec, blueprint.headers, blueprint.size, tokenizer, place)
+        engine = GenerationEngine(
+            info=blueprint.info(self.tasks, defaults.sampling),
+            core=core,
+            loop=place.card.loop,
+            text=TextService(tokenizer, place.card.executor),
+            gate=place.gate,
+            vocab_size=blueprint.headers.config.vocab_size,
+            eos_token_ids=frozenset((*tokenizer.eos_token_ids, *defaults.eos_token_ids)),
+            device=place.card.device,
+            seed=spec.engine.seed,
+        )
+        return engine, model

@@ -1,0 +1,43 @@
+"""The event loop's side of an engine: what the fronts of all kinds share."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Generic, TypeVar
+
+from onecard.engines.api import ChatPrompt, ModelInfo
+from onecard.engines.lifecycle.gate import Gate
+from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.step.core import StepCore
+from onecard.engines.text.service import TextService
+
+Core = TypeVar("Core", bound=StepCore[Any, Any])
+
+
+class Front(Generic[Core]):
+    """Implements `api.Tokenizing`. A kind's front validates requests, waits at the gate where the model
+    sleeps, and posts them to the core on its device loop."""
+
+    def __init__(self, info: ModelInfo, core: Core, loop: DeviceLoop, text: TextService, gate: Gate):
+        self.info = info
+        self.core = core
+        self.gate = gate
+        self._loop = loop
+        self._text = text
+
+    async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
+        return await self._text.tokenize(prompt, add_special_tokens)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        return await self._text.detokenize(token_ids)
+
+    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        return self._text.token_strings(token_ids)
+
+    def _post(self, request: Any) -> None:
+        self._loop.post(partial(self.core.add, request))
+
+    def _post_abort(self, request: Any) -> None:
+        self._loop.post(partial(self._abort, request))
+
+    def _abort(self, request: Any) -> None:
+        self._loop.deliver(self.core.abort(request))
