@@ -14,7 +14,7 @@ from aiohttp import BodyPartReader, web
 
 from onecard.engines.api import InvalidRequestError
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.http.body import Parsed, arriving, validated
+from onecard.gateway.http.body import Parsed, arrived, validated
 from onecard.gateway.http.errors import GatewayError, shorten, too_large
 
 SPOOL_BYTES = 1 << 20
@@ -67,9 +67,7 @@ async def parse_form(
         raise GatewayError(415, f"Send the body as multipart/form-data, not as {kind}.")
     form = _Form(request, file)
     try:
-        with arriving(request) as timeout:
-            async with timeout:
-                await form.read()
+        await arrived(request, form.read)
         yield validated(request, form.fields, schema), form.upload
     finally:
         await form.upload.do(form.upload.content.close)
