@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import nn
 
-from onecard.engines.api import EngineFailedError, FinishReason, RequestStats, StatsSink
+from onecard.engines.api import EngineFailedError, FinishReason, RequestStats, StatsSink, StepStats
 from onecard.engines.oneshot.job import Job
 from onecard.engines.oneshot.packing import filler_texts, pack
 from onecard.engines.oneshot.queue import Entry, TokenBudgetQueue
@@ -17,7 +17,7 @@ from onecard.engines.runtime.cost_model import StepShape
 from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.staging import Staging, to_host
 from onecard.engines.runtime.step_clock import StepClock, StepMark
-from onecard.engines.step.core import StepCore, StepCounts, distinct
+from onecard.engines.step.core import StatsButTimes, StepCore, distinct
 
 Head = Callable[[torch.Tensor, torch.Tensor, nn.Module], torch.Tensor]
 """Hidden states `[T, H]`, cu_seqlens `[B + 1]` and the model that they are of, to a row of numbers for each
@@ -174,7 +174,7 @@ class OneShotCore(StepCore[Texts, Rows]):
 
     # --- what has been computed -------------------------------------------------------------------------
 
-    def _read(self, batch: Texts, output: Rows) -> tuple[list[Delivery], StepCounts]:
+    def _read(self, batch: Texts, output: Rows) -> tuple[list[Delivery], StatsButTimes]:
         """Put the rows where they belong, and hand over the requests that are whole."""
         deliveries: list[Delivery] = []
         for entry, row in zip(batch.entries, output.values.numpy(), strict=True):
@@ -183,13 +183,11 @@ class OneShotCore(StepCore[Texts, Rows]):
             job.num_missing -= 1
             if job.num_missing == 0 and not job.cancelled:
                 deliveries += [job.deliver, *self._end(job, "stop")]
-        counts = StepCounts(
-            num_running=len(batch.jobs),
-            num_waiting=len(self._queue),
-            kv_usage=0.0,
-            prompt_tokens=batch.shape.tokens,
+        running, waiting = len(batch.jobs), len(self._queue)
+        stats = partial(
+            StepStats, self.name, running, waiting, kv_usage=0.0, prompt_tokens=batch.shape.tokens
         )
-        return deliveries, counts
+        return deliveries, stats
 
     def _lose(self, suspect: list[Texts], error: BaseException) -> list[Delivery]:
         """Also their texts that still wait; the others go on."""

@@ -18,10 +18,9 @@ from onecard.engines.api import (
     TokenLogprob,
 )
 from onecard.engines.memory.block_pool import BlockPool, Requests
-from onecard.engines.paged.decode_graphs import DecodeGraphs
+from onecard.engines.paged.decode_graphs import DecodeGraphs, PagedModel
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.output import token_logprobs
-from onecard.engines.paged.paged_model import PagedModel
 from onecard.engines.paged.request import Request, Sequence, Status
 from onecard.engines.paged.runner import ModelRunner, PromptLogprobs, StepOutput
 from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
@@ -29,7 +28,7 @@ from onecard.engines.paged.statistics import Statistics, token_times
 from onecard.engines.runtime.cost_model import StepShape
 from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.step_clock import StepClock
-from onecard.engines.step.core import StepCore, StepCounts, distinct
+from onecard.engines.step.core import StatsButTimes, StepCore, distinct
 from onecard.engines.step.sizes import StepSize
 from onecard.engines.text.tokenizer import Tokenizer
 from onecard.registry.spec import ModelSpec
@@ -215,7 +214,7 @@ class PagedCore(StepCore[Schedule, StepOutput]):
 
     # --- what has been computed -----------------------------------------------------------------------------
 
-    def _read(self, batch: Schedule, output: StepOutput) -> tuple[list[Delivery], StepCounts]:
+    def _read(self, batch: Schedule, output: StepOutput) -> tuple[list[Delivery], StatsButTimes]:
         token_ids = [] if output.token_ids is None else output.token_ids.tolist()
         now = time.monotonic()
         for prompt in output.prompt_logprobs:

@@ -9,12 +9,12 @@ nothing from Python but which rows take part, and at which positions.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 
 from onecard.engines.layers.forward_batch import ForwardBatch
-from onecard.engines.paged.paged_model import PagedModel
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
 from onecard.engines.runtime.cuda_graphs import GraphBackend, Run
@@ -22,6 +22,14 @@ from onecard.engines.runtime.staging import Staging, staged_bytes, staged_views
 from onecard.kernels.gather_inputs import gather_decode_inputs
 from onecard.kernels.paged_attention import PagedBatch
 from onecard.kernels.sampling import sample
+
+
+class PagedModel(Protocol):
+    """Packed tokens to hidden states `[T, H]`, rows of those to logits `[N, V]` float32."""
+
+    def __call__(self, batch: ForwardBatch) -> torch.Tensor: ...
+
+    def compute_logits(self, hidden: torch.Tensor) -> torch.Tensor: ...
 
 
 def default_sizes(max_num_seqs: int) -> list[int]:

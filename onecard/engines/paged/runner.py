@@ -6,8 +6,7 @@ import numpy as np
 import torch
 
 from onecard.engines.paged.batch import PromptRows, StepInputs, build_inputs
-from onecard.engines.paged.decode_graphs import DecodeGraphs
-from onecard.engines.paged.paged_model import PagedModel
+from onecard.engines.paged.decode_graphs import DecodeGraphs, PagedModel
 from onecard.engines.paged.request import Sequence
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.sampler import Logprobs, Sampled, Sampler, compute_logprobs

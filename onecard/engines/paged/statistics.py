@@ -2,11 +2,12 @@
 
 import time
 from dataclasses import dataclass, field
+from functools import partial
 
-from onecard.engines.api import FinishReason, RequestStats
+from onecard.engines.api import FinishReason, RequestStats, StepStats
 from onecard.engines.paged.request import Sequence, Status
 from onecard.engines.paged.scheduler import Schedule, Scheduler
-from onecard.engines.step.core import StepCounts
+from onecard.engines.step.core import StatsButTimes
 
 
 @dataclass
@@ -59,9 +60,11 @@ class Statistics:
         self._prefix_hits += schedule.prefix_hits
         self._num_deferred = schedule.num_deferred
 
-    def step(self, times: TokenTimes) -> StepCounts:
+    def step(self, times: TokenTimes) -> StatsButTimes:
         pool = self._scheduler.kv.pool
-        counts = StepCounts(
+        stats = partial(
+            StepStats,
+            model=self._model,
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
             kv_usage=pool.num_used_blocks / max(pool.max_blocks, 1),
@@ -76,7 +79,7 @@ class Statistics:
             inter_token_seconds=tuple(times.later),
         )
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
-        return counts
+        return stats
 
     def request(self, sequence: Sequence, reason: FinishReason) -> RequestStats:
         request, now = sequence.request, time.monotonic()

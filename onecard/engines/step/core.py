@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Generic, Protocol, TypedDict, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -52,21 +52,8 @@ class Graphs(Protocol):
     def capture(self, size: int) -> None: ...
 
 
-class StepCounts(TypedDict, total=False):
-    """What a shape says of a step in its `api.StepStats`; times are the core's."""
-
-    num_running: int
-    num_waiting: int
-    kv_usage: float
-    prompt_tokens: int
-    cached_prompt_tokens: int
-    num_deferred: int
-    generation_tokens: int
-    prefix_queries: int
-    prefix_hits: int
-    preemptions: int
-    first_token_seconds: tuple[float, ...]
-    inter_token_seconds: tuple[float, ...]
+StatsButTimes = Callable[..., StepStats]
+"""What a shape says of a step in its `api.StepStats`; times are the core's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +167,7 @@ class StepCore(ABC, Generic[Batch, Output]):
         """The newest step never ran."""
 
     @abstractmethod
-    def _read(self, batch: Batch, output: Output) -> tuple[list[Delivery], StepCounts]:
+    def _read(self, batch: Batch, output: Output) -> tuple[list[Delivery], StatsButTimes]:
         """What a step that has been computed means for its requests."""
 
     @abstractmethod
@@ -261,27 +248,22 @@ class StepCore(ABC, Generic[Batch, Output]):
         mark = step.output.mark
         mark.wait()
         waited = time.perf_counter() - began
-        deliveries, counts = self._read(step.batch, step.output)
+        deliveries, stats = self._read(step.batch, step.output)
         shape = step.batch.shape
         self._budget.observe(shape, mark.device_seconds)
         self._limit.grow(shape.tokens, self.max_step_tokens)
         host = step.launch_seconds + time.perf_counter() - began - waited
-        deliveries.append(self._report(mark, host, counts))
+        deliveries.append(self._report(mark, host, stats))
         self._suspect = []
         return deliveries
 
-    def _report(self, mark: StepMark, host: float, counts: StepCounts) -> Delivery:
+    def _report(self, mark: StepMark, host: float, stats: StatsButTimes) -> Delivery:
         """`host`: seconds of launching and collecting, without waiting for the card. A CPU computes while it
         launches: that is taken out here."""
         device = mark.device_seconds
-        stats = StepStats(
-            model=self.name,
-            host_seconds=host if self._clock.asynchronous else host - device,
-            device_seconds=device,
-            gap_seconds=mark.gap_seconds,
-            **counts,
-        )
-        return partial(self._stats.record_step, stats)
+        host -= 0.0 if self._clock.asynchronous else device
+        whole = stats(host_seconds=host, device_seconds=device, gap_seconds=mark.gap_seconds)
+        return partial(self._stats.record_step, whole)
 
     def fail(self, error: BaseException) -> list[Delivery]:
         suspect, self._suspect, self._retrying = self._suspect, [], False

@@ -1,2 +1,4 @@
-"""Triton kernels, one operation a file. Imported only by the operations themselves, when they run on a
-GPU."""
+"""Triton kernels and their launchers, imported only where Triton runs.
+
+A launcher takes what its operation's reference takes: the contract is there.
+"""

@@ -1,6 +1,5 @@
 """Inputs of a decode step, one sequence a program: its token, its place, what it needs of its table."""
 
-import torch
 import triton
 import triton.language as tl
 
@@ -51,17 +50,17 @@ def _kernel(
 
 
 def launch(
-    row_ids: torch.Tensor,
-    starts: torch.Tensor,
-    last_token: torch.Tensor,
-    rows_tables: torch.Tensor,
-    block_size: int,
-    input_ids: torch.Tensor,
-    positions: torch.Tensor,
-    slot_mapping: torch.Tensor,
-    seq_lens: torch.Tensor,
-    block_tables: torch.Tensor,
-) -> None:
+    row_ids,
+    starts,
+    last_token,
+    rows_tables,
+    block_size,
+    input_ids,
+    positions,
+    slot_mapping,
+    seq_lens,
+    block_tables,
+):
     if row_ids.numel() == 0:
         return
     _kernel[(row_ids.numel(),)](

@@ -1,6 +1,5 @@
 """K and V of one token a program, to the slot the scheduler gave it."""
 
-import torch
 import triton
 import triton.language as tl
 
@@ -30,13 +29,7 @@ def _kernel(
         tl.store(v_cache + target, tl.load(v + token * stride_v + column, mask=inside), mask=inside)
 
 
-def launch(
-    k: torch.Tensor,
-    v: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    slot_mapping: torch.Tensor,
-) -> None:
+def launch(k, v, k_cache, v_cache, slot_mapping):
     tokens, heads, dim = k.shape
     if tokens == 0:
         return

@@ -34,13 +34,7 @@ def _kernel(
     tl.store(out + row * DIM + column, (centred * scale * gain + shift).to(out.dtype.element_ty), mask=inside)
 
 
-def launch(
-    x: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor,
-    eps: float,
-    residual: torch.Tensor | None = None,
-) -> torch.Tensor:
+def launch(x, weight, bias, eps, residual=None):
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rows, dim = x.shape
     if rows == 0:

@@ -5,20 +5,11 @@ import math
 
 import torch
 
-from onecard.kernels.paged_attention.metadata import PagedBatch
 from onecard.kernels.triton.paged_decode import launch_decode
 from onecard.kernels.triton.paged_prefill import launch_prefill
 
 
-def launch(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    paged: PagedBatch,
-    scale: float,
-    sliding_window: int = 0,
-    causal: bool = True,
-) -> torch.Tensor:
+def launch(q, k_cache, v_cache, paged, scale, sliding_window=0, causal=True):
     """Two launches for a mixed batch. Grids depend on shapes only: a captured graph holds for any lengths.
 
     A decode's one query is its sequence's last token: causal or not, it sees all keys.

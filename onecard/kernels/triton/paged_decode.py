@@ -9,7 +9,6 @@ import torch
 import triton
 import triton.language as tl
 
-from onecard.kernels.paged_attention.metadata import PagedBatch
 from onecard.kernels.triton.softmax import fold_tile
 
 KEY_TILE = 64
@@ -107,15 +106,7 @@ def _reduce(
     )
 
 
-def launch_decode(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    paged: PagedBatch,
-    scale_log2: float,
-    window: int,
-    out: torch.Tensor,
-) -> None:
+def launch_decode(q, k_cache, v_cache, paged, scale_log2, window, out):
     """Fill rows 0 .. num_decodes of out."""
     decodes, (_, heads, dim) = paged.num_decodes, q.shape
     kv_heads = k_cache.shape[2]

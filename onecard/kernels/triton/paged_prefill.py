@@ -4,11 +4,9 @@ A tile's rows are queries times the heads that share the K/V head, so a tile of 
 group: row r is query r // GROUP of the tile, head r % GROUP of the group.
 """
 
-import torch
 import triton
 import triton.language as tl
 
-from onecard.kernels.paged_attention.metadata import PagedBatch
 from onecard.kernels.triton.softmax import fold_tile
 
 ROW_TILE = 64
@@ -92,16 +90,7 @@ def _kernel(
         tl.store(out_at, result.to(out.dtype.element_ty), mask=inside)
 
 
-def launch_prefill(
-    q: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    paged: PagedBatch,
-    scale_log2: float,
-    window: int,
-    causal: bool,
-    out: torch.Tensor,
-) -> None:
+def launch_prefill(q, k_cache, v_cache, paged, scale_log2, window, causal, out):
     """Fill the rows of the sequences after the decodes; padded sequences keep what out holds."""
     _, heads, dim = q.shape
     kv_heads = k_cache.shape[2]

@@ -55,18 +55,7 @@ def launch_add(
     return out, total
 
 
-def _run(
-    x: torch.Tensor,
-    residual: torch.Tensor,
-    weight: torch.Tensor,
-    out: torch.Tensor,
-    total: torch.Tensor,
-    eps: float,
-    heads: int,
-    stride_row: int,
-    stride_head: int,
-    add: bool,
-) -> None:
+def _run(x, residual, weight, out, total, eps, heads, stride_row, stride_head, add):
     dim = x.shape[-1]
     rows = x.numel() // dim
     if rows == 0:

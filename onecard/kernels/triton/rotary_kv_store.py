@@ -1,10 +1,7 @@
 """Rotary embedding on the way to the cache, one token a program: k is read once and not written back."""
 
-import torch
 import triton
 import triton.language as tl
-
-from onecard.kernels.paged_attention.metadata import PagedBatch
 
 
 @triton.jit
@@ -96,15 +93,7 @@ def _kernel(
         _copy(values, stride_v_head, v_cache + target, 0, K_HEADS, K_PAD, DIM, DIM_PAD)
 
 
-def launch(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cos_sin: torch.Tensor,
-    k_cache: torch.Tensor,
-    v_cache: torch.Tensor,
-    paged: PagedBatch,
-) -> None:
+def launch(q, k, v, cos_sin, k_cache, v_cache, paged):
     tokens, q_heads, dim = q.shape
     k_heads, half = k.shape[1], cos_sin.shape[1] // 2
     if tokens == 0:

@@ -189,15 +189,7 @@ def _kernel(
     tl.store(tokens + row, chosen.to(tl.int64))
 
 
-def launch(
-    logits: torch.Tensor,
-    temperature: torch.Tensor,
-    top_k: torch.Tensor,
-    top_p: torch.Tensor,
-    min_p: torch.Tensor,
-    seeds: torch.Tensor,
-    steps: torch.Tensor,
-) -> torch.Tensor:
+def launch(logits, temperature, top_k, top_p, min_p, seeds, steps):
     rows, vocab = logits.shape
     tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)
     scratch = torch.empty((rows, TILE), dtype=torch.int32, device=logits.device)

@@ -68,15 +68,7 @@ def _kernel(
         tl.store(out_at, result.to(out.dtype.element_ty), mask=inside)
 
 
-def launch(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    cu_seqlens: torch.Tensor,
-    max_seqlen: int,
-    scale: float,
-    causal: bool = False,
-) -> torch.Tensor:
+def launch(q, k, v, cu_seqlens, max_seqlen, scale, causal=False):
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     _, heads, dim = q.shape
     grid = (triton.cdiv(max_seqlen, QUERY_TILE), cu_seqlens.numel() - 1, heads)
