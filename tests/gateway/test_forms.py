@@ -393,7 +393,7 @@ async def test_a_spool_is_closed_after_the_write_that_nobody_waits_for():
     writing.cancel()
     with pytest.raises(asyncio.CancelledError):
         await writing
-    closing = asyncio.create_task(upload.close())
+    closing = asyncio.create_task(upload.do(upload.content.close))
     await asyncio.sleep(0.01)
     assert not upload.content.closed
     closing.cancel()

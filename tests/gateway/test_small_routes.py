@@ -134,6 +134,7 @@ async def test_openapi_names_the_header_for_priority_where_the_body_takes_one(cl
         if parameter["name"] == "X-Priority"
     }
     takes = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
+    takes += ("/v1/rerank", "/rerank")
     assert named == dict.fromkeys(takes, ("header", False, "integer"))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from onecard.gateway.routes.table import ROUTES
 
-ASKING = [row for row in ROUTES.rows if row.task is not None]
+ASKING = [row for row in ROUTES.rows if row.task is not None and row.example is not None]
 ABLE = {"generate": "talker", "embed": "embedder"}
 
 

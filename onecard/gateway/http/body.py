@@ -2,8 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 import orjson
@@ -20,6 +19,7 @@ PRIORITY_HEADER = "X-Priority"
 """For clients that can set a header for all requests of theirs, but no field in the body, which wins."""
 
 Parsed = TypeVar("Parsed", bound=RequestModel)
+Read = TypeVar("Read")
 
 
 async def parse(request: web.Request, schema: type[Parsed]) -> Parsed:
@@ -43,7 +43,7 @@ def validated(request: web.Request, data: dict[str, Any], schema: type[Parsed]) 
 async def read_object(request: web.Request) -> dict[str, Any]:
     """The body, which must be a JSON object."""
     _check_content_type(request)
-    body = await _read(request)
+    body = await arrived(request, request.read)
     try:
         data = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -77,23 +77,17 @@ def _check_content_type(request: web.Request) -> None:
             raise GatewayError(415, f"Send the body as application/json, not as {shorten(kind)}.")
 
 
-async def _read(request: web.Request) -> bytes:
-    with arriving(request) as timeout:
-        if request.content.is_eof():  # all of it came with the headers, as it mostly does
-            return await request.read()
-        async with timeout:
-            return await request.read()
-
-
-@contextmanager
-def arriving(request: web.Request) -> Iterator[asyncio.Timeout]:
-    """Around whatever reads a body: with the timeout for it, and its failures as errors to be answered."""
+async def arrived(request: web.Request, read: Callable[[], Awaitable[Read]]) -> Read:
+    """What `read` makes of the body, within the time for it; its failures as errors to be answered."""
     gateway = request.app[GATEWAY]
     limit = gateway.server.max_body_bytes
     if (request.content_length or 0) > limit:
         raise too_large(limit)
     try:
-        yield asyncio.timeout(gateway.body_timeout)
+        if request.content.is_eof():  # all of it came with the headers, as it mostly does
+            return await read()
+        async with asyncio.timeout(gateway.body_timeout):
+            return await read()
     except TimeoutError:
         raise GatewayError(408, f"The body did not arrive within {gateway.body_timeout:g} seconds.") from None
     except web.HTTPRequestEntityTooLarge:

@@ -14,7 +14,7 @@ from aiohttp import BodyPartReader, web
 
 from onecard.engines.api import InvalidRequestError
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.http.body import Parsed, arriving, validated
+from onecard.gateway.http.body import Parsed, arrived, validated
 from onecard.gateway.http.errors import GatewayError, shorten, too_large
 
 SPOOL_BYTES = 1 << 20
@@ -38,15 +38,9 @@ class Upload:
 
     async def append(self, piece: bytes) -> None:
         self.size += len(piece)
-        await self._do(self.content.write, piece)
+        await self.do(self.content.write, piece)
 
-    async def rewind(self) -> None:
-        await self._do(self.content.seek, 0)
-
-    async def close(self) -> None:
-        await self._do(self.content.close)
-
-    async def _do(self, call: Callable[..., Any], *args: Any) -> None:
+    async def do(self, call: Callable[..., Any], *args: Any) -> None:
         """On a thread where it may touch the disk; then it is done whether or not it is waited for."""
         if self.size <= SPOOL_BYTES:
             call(*args)
@@ -73,12 +67,10 @@ async def parse_form(
         raise GatewayError(415, f"Send the body as multipart/form-data, not as {kind}.")
     form = _Form(request, file)
     try:
-        with arriving(request) as timeout:
-            async with timeout:
-                await form.read()
+        await arrived(request, form.read)
         yield validated(request, form.fields, schema), form.upload
     finally:
-        await form.upload.close()
+        await form.upload.do(form.upload.content.close)
 
 
 class _Form:
@@ -104,7 +96,7 @@ class _Form:
             raise InvalidRequestError(f"The form could not be read: {shorten(str(error))}.") from None
         if not self._has_file:
             raise InvalidRequestError(f"`{self._file}` is required", param=self._file)
-        await self.upload.rewind()
+        await self.upload.do(self.upload.content.seek, 0)
 
     async def _part(self, part: object) -> None:
         if not isinstance(part, BodyPartReader) or not part.name:

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from onecard.engines.api import CardStatus, ModelStatus, Task
+from onecard.engines.api import CacheConfig, CardHealth, Task
 
 
 class Answer(BaseModel):
@@ -213,7 +213,35 @@ class VersionAnswer(Answer):
     version: str
 
 
+class CardRow(Answer):
+    name: str
+    device: str
+    total_bytes: int
+    budget_bytes: int
+    arena_bytes: int
+    page_bytes: int
+    pages_free: int
+    pages_total: int
+    health: CardHealth | None
+
+
+class ModelRow(Answer):
+    name: str
+    kind: str
+    card: str
+    state: str
+    weight_bytes: int
+    kv_bytes_used: int
+    kv_bytes_owned: int
+    floor_bytes: int
+    ceiling_bytes: int
+    running: int
+    waiting: int
+    finished: int
+    cache: CacheConfig | None
+
+
 class StatusAnswer(Answer):
     state: str
-    cards: list[CardStatus]
-    models: list[ModelStatus]
+    cards: list[CardRow]
+    models: list[ModelRow]
