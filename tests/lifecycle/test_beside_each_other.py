@@ -9,7 +9,7 @@ from manager_helpers import Loop, SmallCard
 
 from onecard.engines.api import ModelUnavailableError
 from onecard.engines.lifecycle import manager
-from onecard.engines.lifecycle.manager import BrokenModelError
+from onecard.engines.lifecycle.weight_mover import BrokenModelError
 from onecard.engines.node.replacement import renew, resize, retire
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from manager_helpers import SmallCard
 
-from onecard.engines.lifecycle.manager import BrokenModelError
+from onecard.engines.lifecycle.weight_mover import BrokenModelError
 from onecard.engines.runtime import worker
 
 LOST = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")

@@ -12,7 +12,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from onecard.engines.api import (
@@ -26,29 +25,9 @@ from onecard.engines.lifecycle.card_model import CardModel
 from onecard.engines.lifecycle.decide import decide, reason
 from onecard.engines.lifecycle.gate import Gate, out_of_service
 from onecard.engines.lifecycle.quiet import QuietWatch
-from onecard.engines.lifecycle.table import (
-    Ask,
-    Asked,
-    Begin,
-    BePatient,
-    Changed,
-    Close,
-    Departure,
-    Effect,
-    End,
-    Event,
-    Late,
-    Left,
-    Moved,
-    MoveOut,
-    Reopen,
-    Table,
-    Waking,
-    Watch,
-)
+from onecard.engines.lifecycle.table import Ask, Effect, Event, Table
 from onecard.engines.lifecycle.weight_mover import WeightMover
 from onecard.engines.memory.arena import DeviceArena
-from onecard.engines.memory.homes import Resident
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.worker import run_on
@@ -58,20 +37,6 @@ T = TypeVar("T")
 
 PATIENCE_SECONDS = 10.0
 """How long a model that must make room may go on taking requests before it is made to finish."""
-
-
-class BrokenModelError(ModelUnavailableError):
-    """The model itself is at fault: its files, or what its first steps came to."""
-
-
-@dataclass(frozen=True)
-class _Asker:
-    """Who waits for an ask: `answer` comes when it ends or, where it is for the card, when it begins. From
-    then on whoever wants the model hears `gone`."""
-
-    card_model: CardModel | None
-    gone: EngineError | None
-    answer: asyncio.Future[None]
 
 
 class LifecycleManager:
@@ -85,11 +50,12 @@ class LifecycleManager:
         self._events: deque[Event] = deque()
         """Those that are still to be decided on: effects may bring more."""
         self._deciding = False
-        self._askers: dict[Ask, _Asker] = {}
+        self._answers: dict[Ask, asyncio.Future[None]] = {}
+        """Given to whoever waits for an ask: when it ends or, where it is for the card, when it begins."""
         self._quiet = QuietWatch(loop, self._look_again)
-        self._moves: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._come_or_gone = asyncio.Event()
-        """Set, and replaced by the next one, when a model joins the card or is cleared away."""
+        """Set, and replaced by the next one, when a model joins the card or leaves it."""
 
     @property
     def is_quiet(self) -> bool:
@@ -114,7 +80,7 @@ class LifecycleManager:
         card_model = self.card_models.get(name)
         if card_model is not None:
             card_model.gate.fail(out_of_service(name, error))
-            self._decide(Changed())
+            self._decide(Event("changed"))
             self._start(self.discard(card_model, error), f"discard {name}")
 
     async def discard(self, card_model: CardModel, error: BaseException) -> None:
@@ -127,12 +93,12 @@ class LifecycleManager:
         if self.card_models.get(card_model.name) is card_model:
             await self.mover.wipe_out(card_model, error)
             del self.card_models[card_model.name]
-        self._tell_of_change()
+        self._tell_of_change()  # also of one that has failed before it came
 
     def _tell_of_change(self) -> None:
         self._come_or_gone.set()
         self._come_or_gone = asyncio.Event()
-        self._decide(Changed())
+        self._decide(Event("changed"))
 
     # --- what an operator, a request, a reload or the clock asks for ----------------------------------------
 
@@ -144,7 +110,7 @@ class LifecycleManager:
             raise InvalidRequestError(
                 f"The model `{name}` is pinned in the registry: it never sleeps.", param="model"
             )
-        async with self._asking(Ask("sleep", name, level), card_model):
+        async with self._asking(Ask("sleep", name, level)):
             pass
         if level == 2:
             async with self.still():
@@ -159,8 +125,7 @@ class LifecycleManager:
         All who want the model wait for one ask, which goes on when some of them leave. When all have left
         before there is room for it, nobody else is put to sleep any more, and it sleeps on.
         """
-        ask = self._table.wake_of(name) or Ask("wake", name)
-        async with self._asking(ask, self.card_models[name]):
+        async with self._asking(self._table.wake_of(name) or Ask("wake", name)):
             pass
 
     async def wake_up(self, gate: Gate) -> None:
@@ -172,7 +137,7 @@ class LifecycleManager:
     def reason(self, gate: Gate) -> str:
         if self._find(gate) is None:
             return "a change of the registry is still being carried out"
-        self._table.models = self._seen()
+        self._look()
         return reason(self._table, gate.name)
 
     def arrived(self, gate: Gate) -> None:
@@ -202,30 +167,28 @@ class LifecycleManager:
 
     def vacated(self, card_model: CardModel, gone: EngineError) -> AbstractAsyncContextManager[None]:
         """The same, once nobody is there any more; who comes from then on hears `gone`."""
-        return self._asking(Ask("vacate", card_model.name), card_model, gone)
+        return self._asking(Ask("vacate", card_model.name, gone=gone))
 
     def room_for(self, card_model: CardModel, floor_pages: int) -> AbstractAsyncContextManager[None]:
         """The same, once there is room for such a floor, if the model is awake, and whoever was in its way
         sleeps. Raises `ModelUnavailableError` where those that never sleep are."""
-        return self._asking(Ask("grow", card_model.name, floor_pages=floor_pages), card_model)
+        return self._asking(Ask("grow", card_model.name, floor_pages=floor_pages))
 
     async def on_loop(self, call: Callable[[], T]) -> T:
         return await run_on(self.loop, call)
 
     @asynccontextmanager
-    async def _asking(
-        self, ask: Ask, card_model: CardModel | None = None, gone: EngineError | None = None
-    ) -> AsyncIterator[None]:
+    async def _asking(self, ask: Ask) -> AsyncIterator[None]:
         """What is asked for holds inside. Raises what it is refused with."""
         loop = asyncio.get_running_loop()
-        asker = self._askers.setdefault(ask, _Asker(card_model, gone, loop.create_future()))
-        self._decide(Asked(ask))
+        answer = self._answers.setdefault(ask, loop.create_future())
+        self._decide(Event("asked", ask))
         try:
-            await asyncio.shield(asker.answer)
+            await asyncio.shield(answer)
             yield
         finally:
             # Not before whoever has waited too long has found the reason.
-            loop.call_soon(self._decide, Left(ask))
+            loop.call_soon(self._decide, Event("left", ask))
 
     # --- events in, effects out -----------------------------------------------------------------------------
 
@@ -236,70 +199,71 @@ class LifecycleManager:
         self._deciding = True
         try:
             while self._events:
-                self._table.models = self._seen()
+                self._look()
                 for effect in decide(self._table, self._events.popleft()):
                     self._carry_out(effect)
         finally:
             self._deciding = False
 
-    def _seen(self) -> dict[str, Resident]:
-        return {
+    def _look(self) -> None:
+        self._table.models = {
             name: card_model.seen(self.pool, self._quiet.is_quiet(card_model))
             for name, card_model in self.card_models.items()
         }
 
     def _carry_out(self, effect: Effect) -> None:
-        match effect:
-            case Close(departure, newcomer):
-                if newcomer:
-                    logger.info("%s makes room for %s", departure.model, newcomer)
-                card_model = self.card_models[departure.model]
-                card_model.gate.turn(_resting(_level(departure, card_model)))
-            case Reopen(name):
-                logger.info("nobody wants %s to sleep any more: it serves on", name)
-                self.card_models[name].gate.turn("ready")
-            case Waking(name):
-                self.card_models[name].gate.turn("waking")
-            case MoveOut(departure):
-                card_model = self.card_models[departure.model]
-                self._start(
-                    self._leave(card_model, _level(departure, card_model)), f"sleep {card_model.name}"
-                )
-            case Begin(ask):
+        match effect.do, effect.ask:
+            case "begin", Ask() as ask:
                 self._begin(ask)
-            case End(ask, why):
-                self._end(ask, why)
-            case BePatient(ask):
-                asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._decide, Late(ask))
-            case Watch(name):
-                self._quiet.watch(self.card_models[name])
+            case "end", Ask() as ask:
+                self._end(ask, effect.why)
+            case "patience", Ask() as ask:
+                loop = asyncio.get_running_loop()
+                loop.call_later(PATIENCE_SECONDS, self._decide, Event("late", ask))
+            case _:
+                self._carry_out_of(self.card_models[effect.model], effect)
+
+    def _carry_out_of(self, card_model: CardModel, effect: Effect) -> None:
+        level = effect.level or card_model.policy.sleep_level
+        match effect.do:
+            case "close":
+                if effect.ask is not None and effect.ask.kind != "sleep":
+                    logger.info("%s makes room for %s", card_model.name, effect.ask.model)
+                card_model.gate.turn(_resting(level))
+            case "reopen":
+                logger.info("nobody wants %s to sleep any more: it serves on", card_model.name)
+                card_model.gate.turn("ready")
+            case "waking":
+                card_model.gate.turn("waking")
+            case "watch":
+                self._quiet.watch(card_model)
+            case "move_out":
+                self._start(self._leave(card_model, level), f"sleep {card_model.name}")
 
     def _begin(self, ask: Ask) -> None:
-        asker = self._askers[ask]
-        if ask.kind == "wake":
-            assert asker.card_model is not None
-            self._start(self._come(ask, asker.card_model), f"wake {ask.model}")
+        card_model = self.card_models.get(ask.model)
+        if ask.kind == "wake" and card_model is not None:
+            self._start(self._come(ask, card_model), f"wake {ask.model}")
             return
-        if asker.card_model is not None and asker.gone is not None:
-            asker.card_model.gate.refusal = asker.card_model.gate.refusal or asker.gone
+        if ask.kind == "vacate" and card_model is not None:
+            card_model.gate.refusal = card_model.gate.refusal or ask.gone
         self._answer(ask)
 
     def _end(self, ask: Ask, why: str) -> None:
-        """A wake that ends before its weights have moved: it was given up or refused, if the model sleeps."""
-        card_model = self._askers[ask].card_model
-        error: EngineError | None = None
-        if why:
-            error = ModelUnavailableError(f"The model `{ask.model}` can't wake up: {why}.")
+        """A wake that ends before its weights have moved: it is given up or refused, or needn't be."""
+        card_model = self.card_models.get(ask.model)
+        error = ModelUnavailableError(f"The model `{ask.model}` can't wake up: {why}.") if why else None
         if ask.kind == "wake" and card_model is not None:
-            error = error or card_model.gate.refusal
             if card_model.gate.state == "waking":
-                logger.info("%s sleeps on: %s", card_model.name, error or "nobody waits for it any more")
+                logger.info("%s sleeps on: %s", card_model.name, why or "nobody waits for it any more")
                 card_model.gate.turn(_at_rest(card_model))
-        self._answer(ask, error)
+            self._answer(ask, error or card_model.gate.refusal)
+        else:
+            self._answer(ask, error)
 
     def _answer(self, ask: Ask, error: EngineError | None = None) -> None:
         """Whoever waits gets the error; if nobody does any more, it has been logged and is no news."""
-        answer = self._askers.pop(ask).answer
+        answer = self._answers.pop(ask)
         if error is None:
             answer.set_result(None)
         else:
@@ -309,7 +273,7 @@ class LifecycleManager:
     def _look_again(self, card_model: CardModel) -> None:
         """Nothing of the model ran a moment ago, or somebody was let in or has left."""
         if self._quiet.is_quiet(card_model):
-            self._decide(Changed())
+            self._decide(Event("changed"))
         elif not self._table.at_rest:
             self._quiet.watch(card_model)
 
@@ -320,8 +284,8 @@ class LifecycleManager:
 
     def _start(self, move: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(move, name=name)
-        self._moves.add(task)
-        task.add_done_callback(self._moves.discard)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # --- weights on their way -------------------------------------------------------------------------------
 
@@ -347,11 +311,6 @@ class LifecycleManager:
             logger.info("%s is awake after %.2f s", card_model.name, time.perf_counter() - began)
         except EngineError as error:
             failure = error
-        except Exception as error:
-            logger.exception("%s can't wake up", card_model.name)
-            failure = BrokenModelError(f"The model `{card_model.name}` can't be woken up: {error}")
-            failure.__cause__ = error
-        if failure is not None:
             card_model.gate.turn(_at_rest(card_model))
         await self._moved(card_model)
         self._answer(ask, failure)
@@ -362,11 +321,7 @@ class LifecycleManager:
             if card_model.gate.refusal is not None:
                 await self.clear_away(card_model, card_model.gate.refusal)
         finally:
-            self._decide(Moved())
-
-
-def _level(departure: Departure, card_model: CardModel) -> SleepLevel:
-    return departure.level or card_model.policy.sleep_level
+            self._decide(Event("moved"))
 
 
 def _resting(level: SleepLevel) -> ModelState:

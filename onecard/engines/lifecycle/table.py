@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from onecard.engines.api import SleepLevel
+from onecard.engines.api import EngineError, SleepLevel
 from onecard.engines.lifecycle.eviction import make_room
 from onecard.engines.memory.homes import Resident
 
@@ -18,25 +18,53 @@ class Ask:
     vacate  the card, once nobody uses the model, and nobody wakes it or puts it to sleep
     hold    the card
 
-    Whoever asked for the card has it until it leaves. Once nobody waits for an ask any more it is given up,
-    but for weights that are on their way.
+    Whoever asked for the card has it until it leaves. An ask that nobody waits for any more is given up, but
+    for weights that are on their way.
     """
 
     kind: Literal["wake", "sleep", "grow", "vacate", "hold"]
     model: str = ""
     level: SleepLevel = 1
     floor_pages: int = 0
+    gone: EngineError | None = None
+    """What those hear that come to a model once it is vacated."""
     num_waiting: int = 0
     begun: bool = False
     """The model is said to be waking up; or it is on its way out for this."""
 
 
-@dataclass(eq=False)
-class Departure:
-    """A model on its way out: its gate is closed, and its requests finish. `level` None: its policy's."""
+@dataclass(frozen=True)
+class Event:
+    """asked    somebody waits for the ask
+    left     one of those doesn't any more, or is done with the card
+    late     the ask has been patient
+    moved    the model that was on its way in or out is there, or couldn't be brought there
+    changed  a model is to be looked at again: it has become quiet, has failed, has come or gone
+    """
 
+    what: Literal["asked", "left", "late", "moved", "changed"]
+    ask: Ask | None = None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Of a model, `ask` says what for. None of an ask:
+    close     new requests wait from now on
+    reopen    nobody wants the model to sleep any more
+    move_out  its weights leave, `level` deep, None: as its policy says; `moved` follows
+    waking    that is its state
+    watch     `changed` follows once it is quiet
+    Of an ask:
+    begin     the card is the asker's; for a wake the weights move in, and `moved` follows
+    end       it has what it wants, is given up, or is refused for `why`
+    patience  `late` follows
+    """
+
+    do: Literal["close", "reopen", "move_out", "waking", "watch", "begin", "end", "patience"]
     model: str
-    level: SleepLevel | None
+    ask: Ask | None = None
+    level: SleepLevel | None = None
+    why: str = ""
 
 
 @dataclass
@@ -47,9 +75,10 @@ class Table:
     models: dict[str, Resident] = field(default_factory=dict)
     asks: list[Ask] = field(default_factory=list)
     """In order of arrival."""
-    departures: dict[str, Departure] = field(default_factory=dict)
-    moving: Ask | Departure | None = None
-    """Who has the card."""
+    departures: dict[str, SleepLevel | None] = field(default_factory=dict)
+    """Models on their way out: their gates are closed, and their requests finish."""
+    moving: Ask | str | None = None
+    """Who has the card: whoever asked for it, or the model that leaves."""
     turn: Ask | None = None
     """For whom others are put to sleep."""
     late: bool = False
@@ -69,126 +98,26 @@ class Table:
     def serves(self, name: str) -> bool:
         """Its gate is open."""
         model, moving = self.models.get(name), self.moving
-        changing = isinstance(moving, Ask) and moving.kind in ("wake", "vacate") and moving.model == name
-        return model is not None and model.awake and not (model.failed or changing or name in self.departures)
+        if model is None or not model.awake or model.failed or name in self.departures:
+            return False
+        return not (isinstance(moving, Ask) and moving.model == name and moving.kind in ("wake", "vacate"))
 
-    def sleepers(self, ask: Ask, beside: Ask | None = None) -> list[str]:
+    def sleepers(self, ask: Ask | None, beside: Ask | None = None) -> list[str]:
         """Who has to leave for it, those that leave anyway first; also `beside` what another asks for. Raises
         `PinnedInTheWayError`."""
-        models = {
-            model.name: replace(model, idle=True, last_used=0.0) if model.name in self.departures else model
-            for model in self.models.values()
-        }
-        for one in (ask, beside):
-            if one is not None:
-                model = models[one.model]
-                floor = max(model.floor_pages, one.floor_pages)
-                models[one.model] = replace(model, awake=model.awake or one is beside, floor_pages=floor)
+        if ask is None or ask is self.moving:
+            return []
+        models = dict(self.models)
+        for name in self.departures.keys() & models.keys():
+            models[name] = replace(models[name], idle=True, last_used=0.0)
+        for one in filter(None, (ask, beside)):
+            floor = max(models[one.model].floor_pages, one.floor_pages)
+            models[one.model] = replace(models[one.model], floor_pages=floor)
+        if beside is not None:
+            models[beside.model] = replace(models[beside.model], awake=True)
         return make_room(models.values(), ask.model, self.num_pages)
 
     def drop(self, ask: Ask) -> None:
-        if ask in self.asks:
-            self.asks.remove(ask)
+        self.asks = [other for other in self.asks if other is not ask]
         self.turn = None if self.turn is ask else self.turn
         self.moving = None if self.moving is ask else self.moving
-
-
-# --- events -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Asked:
-    """Somebody waits for it."""
-
-    ask: Ask
-
-
-@dataclass(frozen=True)
-class Left:
-    """One of those doesn't any more, or is done with the card."""
-
-    ask: Ask
-
-
-@dataclass(frozen=True)
-class Moved:
-    """The model that was on its way in or out is there, or couldn't be brought there."""
-
-
-@dataclass(frozen=True)
-class Late:
-    """The patience that was asked for has run out."""
-
-    ask: Ask
-
-
-@dataclass(frozen=True)
-class Changed:
-    """A model is to be looked at again: it has become idle, has failed, has come or gone."""
-
-
-Event = Asked | Left | Moved | Late | Changed
-
-
-# --- effects ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Close:
-    """New requests wait from now on. `newcomer`: whose room it makes; empty: an operator's wish."""
-
-    departure: Departure
-    newcomer: str = ""
-
-
-@dataclass(frozen=True)
-class Reopen:
-    """Nobody wants the model to sleep any more."""
-
-    model: str
-
-
-@dataclass(frozen=True)
-class MoveOut:
-    """`Moved` follows."""
-
-    departure: Departure
-
-
-@dataclass(frozen=True)
-class Begin:
-    """The card is the asker's. A wake's weights move in; `Moved` follows."""
-
-    ask: Ask
-
-
-@dataclass(frozen=True)
-class End:
-    """Nothing more comes of it: it has what it wants, is given up, or is refused for `why`."""
-
-    ask: Ask
-    why: str = ""
-
-
-@dataclass(frozen=True)
-class Waking:
-    """That is the model's state from now on."""
-
-    model: str
-
-
-@dataclass(frozen=True)
-class BePatient:
-    """`Late` follows."""
-
-    ask: Ask
-
-
-@dataclass(frozen=True)
-class Watch:
-    """`Changed` follows once the model is `quiet`."""
-
-    model: str
-
-
-Effect = Close | Reopen | MoveOut | Begin | End | Waking | BePatient | Watch

@@ -8,7 +8,7 @@ from functools import partial
 
 import torch
 
-from onecard.engines.api import ModelUnavailableError, SleepLevel
+from onecard.engines.api import EngineError, ModelUnavailableError, SleepLevel
 from onecard.engines.lifecycle.card_model import CardModel
 from onecard.engines.lifecycle.gate import out_of_service
 from onecard.engines.lifecycle.home_weights import CardMoment
@@ -23,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 CLAIM_TRIES = 100
 CLAIM_POLL_SECONDS = 0.01
+
+
+class BrokenModelError(ModelUnavailableError):
+    """The model itself is at fault: its files, or what its first steps came to."""
 
 
 class WeightMover:
@@ -94,8 +98,17 @@ class WeightMover:
     # --- back on the card ------------------------------------------------------------
 
     async def bring(self, card_model: CardModel) -> None:
-        """There is room. Where this raises, nothing of the model stays on the card but its account, its
-        requests included; or, where it can't be cleared away, it has failed."""
+        """There is room. Raises `EngineError`: then nothing of the model stays on the card but its account,
+        its requests included; or, where it can't be cleared away, it has failed."""
+        try:
+            await self._bring(card_model)
+        except EngineError:
+            raise
+        except Exception as error:
+            logger.exception("%s can't wake up", card_model.name)
+            raise BrokenModelError(f"The model `{card_model.name}` can't be woken up: {error}") from error
+
+    async def _bring(self, card_model: CardModel) -> None:
         _refuse_broken(card_model)
         moment = await self._claim(card_model)
         try:

@@ -2,8 +2,7 @@
 dropping a request: one at a time or side by side.
 
 A name is routable from the moment a replacement is announced: requests wait at the new engine's gate while
-the old one finishes what it was given. Two engines of one name are never on a card together. All of it runs on
-the event loop; what touches the card's books is posted to its device loop.
+the old one finishes what it was given. Two engines of one name are never on a card together.
 """
 
 import logging
@@ -12,8 +11,8 @@ from functools import partial
 
 from onecard.engines.api import EngineError, ModelNotFoundError, ModelUnavailableError
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.manager import BrokenModelError, LifecycleManager
-from onecard.engines.lifecycle.weight_mover import WeightMover
+from onecard.engines.lifecycle.manager import LifecycleManager
+from onecard.engines.lifecycle.weight_mover import BrokenModelError, WeightMover
 from onecard.engines.node.served import ServedModel
 
 logger = logging.getLogger(__name__)
