@@ -40,8 +40,10 @@ def _note(table: Table, event: Event) -> None:
     if event.what == "moved" and isinstance(table.moving, str):
         del table.departures[table.moving]
         table.moving = None
-    elif event.what == "moved" and isinstance(table.moving, Ask):
-        table.drop(table.moving)
+    elif event.what == "moved" and isinstance(ask := table.moving, Ask):
+        table.drop(ask)
+        if ask.num_waiting:  # they go on before anything else moves
+            table.moving = ask
     elif event.what == "late":
         table.late = table.late or ask is table.turn
     elif event.what == "asked" and ask is not None:
@@ -50,7 +52,7 @@ def _note(table: Table, event: Event) -> None:
             table.asks.append(ask)
     elif event.what == "left" and ask is not None:
         ask.num_waiting -= 1
-        if ask is table.moving and ask.kind != "wake":
+        if ask is table.moving and (ask.kind != "wake" or not (ask.num_waiting or ask in table.asks)):
             table.drop(ask)
 
 
@@ -90,7 +92,7 @@ def _obey_operators(table: Table) -> list[Effect] | None:
         leaving = ask.model in table.departures
         if ask.kind != "sleep" or (ask.begun and leaving):
             continue
-        if not ask.begun and not leaving and table.wake_of(ask.model):
+        if not (ask.begun or leaving or table.is_settled(ask.model)):
             continue
         if ask.begun or not (leaving or table.serves(ask.model)):
             return _end(table, ask)
@@ -170,8 +172,7 @@ def _consider(table: Table, ask: Ask) -> list[Effect] | None:
 def _needs_room(table: Table, ask: Ask) -> bool:
     """A model that sleeps finds room for a larger floor when it wakes up."""
     model = table.models.get(ask.model)
-    grows = model is not None and model.awake and not model.failed and ask.floor_pages > model.floor_pages
-    return grows or ask.kind == "wake"
+    return ask.kind == "wake" or (model is not None and model.awake and ask.floor_pages > model.floor_pages)
 
 
 def _go_in_turn(table: Table, ask: Ask) -> list[Effect] | None:

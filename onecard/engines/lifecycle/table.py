@@ -86,21 +86,25 @@ class Table:
 
     @property
     def at_rest(self) -> bool:
-        return not (self.asks or self.departures)
+        return not (self.asks or self.departures or self.moving)
 
     def wake_of(self, name: str) -> Ask | None:
         return next((ask for ask in self.asks if ask.kind == "wake" and ask.model == name), None)
 
     def is_settled(self, name: str) -> bool:
         """Nobody wakes the model or puts it to sleep."""
-        return self.wake_of(name) is None and name not in self.departures
+        return self.wake_of(name) is None and not self._has_card(name, "wake") and name not in self.departures
 
     def serves(self, name: str) -> bool:
-        """Its gate is open."""
-        model, moving = self.models.get(name), self.moving
+        """Its gate is open, to whoever comes now."""
+        model = self.models.get(name)
         if model is None or not model.awake or model.failed or name in self.departures:
             return False
-        return not (isinstance(moving, Ask) and moving.model == name and moving.kind in ("wake", "vacate"))
+        return not (self._has_card(name, "wake") or self._has_card(name, "vacate"))
+
+    def _has_card(self, name: str, kind: str) -> bool:
+        moving = self.moving
+        return isinstance(moving, Ask) and (moving.model, moving.kind) == (name, kind)
 
     def sleepers(self, ask: Ask | None, beside: Ask | None = None) -> list[str]:
         """Who has to leave for it, those that leave anyway first; also `beside` what another asks for. Raises
