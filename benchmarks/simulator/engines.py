@@ -12,7 +12,7 @@ from onecard.engines.api import SamplingParams, TokenChunk
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.page_size import blocks_in_page
-from onecard.engines.oneshot.queue import Entry, Ticket, TokenBudgetQueue
+from onecard.engines.oneshot.queue import Entry, Queued, TokenBudgetQueue
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
 from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
@@ -198,14 +198,14 @@ class SimulatedEncoder:
     weight: float = 1.0
     served: list[Served] = field(default_factory=list)
     preempted_tokens: int = 0
-    _missing: dict[Ticket, tuple[Served, int]] = field(default_factory=dict)
+    _missing: dict[Queued, tuple[Served, int]] = field(default_factory=dict)
     _budget: StepBudget = field(default_factory=StepBudget)
 
     def add(self, arrival: Arrival) -> None:
-        ticket = Ticket(arrival.priority)
+        queued = Queued(arrival.priority)
         self.served.append(Served(arrival))
-        self._missing[ticket] = self.served[-1], len(arrival.lengths)
-        self.queue.add(ticket, [[0] * length for length in arrival.lengths])
+        self._missing[queued] = self.served[-1], len(arrival.lengths)
+        self.queue.add(queued, [[0] * length for length in arrival.lengths])
 
     def has_work(self) -> bool:
         return len(self.queue) > 0
@@ -223,9 +223,9 @@ class SimulatedEncoder:
         assert isinstance(step.batch, list)
         self._budget.observe(step.shape, step.seconds)
         for entry in step.batch:
-            served, missing = self._missing[entry.ticket]
-            self._missing[entry.ticket] = served, missing - 1
+            served, missing = self._missing[entry.queued]
+            self._missing[entry.queued] = served, missing - 1
             if missing == 1:
                 served.times.append(now)
                 served.finished = True
-                del self._missing[entry.ticket]
+                del self._missing[entry.queued]

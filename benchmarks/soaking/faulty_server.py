@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -98,22 +98,21 @@ def break_language_models(faults: Faults) -> None:
 def break_encoders(faults: Faults) -> None:
     from onecard.engines.oneshot.core import OneShotCore
 
-    enqueue: Callable[[Any, Any], None] = OneShotCore._enqueue
+    run = OneShotCore._run
 
-    def faulty(self: Any, step: Any) -> None:
+    def faulty(self: Any, batch: Any) -> Any:
         fault = faults.draw(self)
-        if fault is not None:
-            tickets = [entry.ticket for entry in step.entries]
-            faults.note(fault, list(map(id, tickets)), waking=any(t.arrived == 0.0 for t in tickets))
+        if fault is None:
+            return run(self, batch)
+        faults.note(fault, list(map(id, batch.jobs)), waking=any(job.arrived == 0.0 for job in batch.jobs))
         if fault == "before":
             raise_fault(fault)
-        enqueue(self, step)
-        if fault == "collect":
-            step.mark = BrokenMark(step.mark)
-        elif fault is not None:
+        output = run(self, batch)
+        if fault != "collect":
             raise_fault(fault)
+        return replace(output, mark=BrokenMark(output.mark))
 
-    OneShotCore._enqueue = faulty  # type: ignore[method-assign]
+    OneShotCore._run = faulty  # type: ignore[method-assign]
 
 
 def main() -> int:
