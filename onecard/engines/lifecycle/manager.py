@@ -9,7 +9,6 @@ model's room.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
@@ -41,9 +40,6 @@ class LifecycleManager:
         self.mover = WeightMover(arena, pool, loop)
         self.card_models: dict[str, CardModel] = {}
         self._table = Table(pool.num_pages)
-        self._events: deque[Event] = deque()
-        """Those that are still to be decided on: effects may bring more."""
-        self._deciding = False
         self._answers: dict[Ask, asyncio.Future[None]] = {}
         """Given to whoever waits for an ask: when it ends or, where it is for the card, when it begins."""
         self._quiet = QuietWatch(loop, self._look_again)
@@ -119,8 +115,10 @@ class LifecycleManager:
         All who want the model wait for one ask, which goes on when some of them leave. When all have left
         before there is room for it, nobody else is put to sleep any more, and it sleeps on.
         """
+        gate = self.card_models[name].gate
         async with self._asking(self._table.wake_of(name) or Ask("wake", name)):
-            pass
+            if gate.refusal is not None:
+                raise gate.refusal
 
     async def wake_up(self, gate: Gate) -> None:
         if self._find(gate) is None:  # a reload is bringing it
@@ -185,17 +183,10 @@ class LifecycleManager:
     # --- events in, effects out -----------------------------------------------------------------------------
 
     def _decide(self, event: Event) -> None:
-        self._events.append(event)
-        if self._deciding:
-            return
-        self._deciding = True
-        try:
-            while self._events:
-                self._look()
-                for effect in decide(self._table, self._events.popleft()):
-                    self._carry_out(effect)
-        finally:
-            self._deciding = False
+        """What is done about it may bring more events, but none at once."""
+        self._look()
+        for effect in decide(self._table, event):
+            self._carry_out(effect)
 
     def _look(self) -> None:
         self._table.models = {
@@ -239,13 +230,10 @@ class LifecycleManager:
     def _end(self, ask: Ask, card_model: CardModel | None, why: str) -> None:
         """A wake that ends before its weights have moved: it is given up or refused, or needn't be."""
         error = ModelUnavailableError(f"The model `{ask.model}` can't wake up: {why}.") if why else None
-        if ask.kind == "wake" and card_model is not None:
-            if card_model.gate.state == "waking":
-                logger.info("%s sleeps on: %s", card_model.name, why or "nobody waits for it any more")
-                card_model.rest()
-            self._answer(ask, error or card_model.gate.refusal)
-        else:
-            self._answer(ask, error)
+        if ask.kind == "wake" and card_model is not None and card_model.gate.state == "waking":
+            logger.info("%s sleeps on: %s", card_model.name, why or "nobody waits for it any more")
+            card_model.rest()
+        self._answer(ask, error)
 
     def _answer(self, ask: Ask, error: EngineError | None = None) -> None:
         """Whoever waits gets the error; if nobody does any more, it has been logged and is no news."""
