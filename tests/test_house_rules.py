@@ -68,6 +68,11 @@ TORCH_FREE_MEMORY = {
 }
 
 
+PURE_LIFECYCLE = ("onecard.engines.lifecycle.decide", "onecard.engines.lifecycle.table")
+PURE_LIFECYCLE_USES = {"api", "memory.homes", "lifecycle.table", "lifecycle.eviction"}
+"""Who sleeps for whom is decided without clocks, threads or weights."""
+
+
 @dataclass(frozen=True)
 class Import:
     module: str
@@ -163,6 +168,8 @@ def _engines(importer: str, used: Import) -> str | None:
     if part not in ENGINE_PARTS or not within(used.module, "onecard.engines"):
         return None
     target = used.module.removeprefix("onecard.engines.")
+    if importer in PURE_LIFECYCLE and not any(within(target, allowed) for allowed in PURE_LIFECYCLE_USES):
+        return f"{importer} only decides"
     if within(target, "api") or any(within(target, allowed) for allowed in ENGINE_PARTS[part]):
         return None
     return f"engines/{part} may import of the engines only: api, {', '.join(sorted(ENGINE_PARTS[part]))}"
@@ -219,6 +226,7 @@ def test_every_part_of_engines_has_a_rule() -> None:
         ("onecard.engines.paged.engine", "from onecard.engines.node.factory import start_node"),
         ("onecard.engines.paged.engine", "from onecard.registry.loader import load_registry"),
         ("onecard.engines.weights.loader", "import pickle"),
+        ("onecard.engines.lifecycle.decide", "from onecard.engines.lifecycle import gate"),
         ("onecard.engines.node.local_node", "from . import api"),
     ],
 )

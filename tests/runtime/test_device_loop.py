@@ -135,6 +135,24 @@ async def test_an_idle_loop_checks_integrity_and_sleeps_until_something_is_poste
     loop.stop()
 
 
+async def test_who_asks_is_told_once_an_engine_has_no_requests_and_all_posted_before_has_run():
+    received: list = []
+    engine = CountingEngine("a", received, left=5)
+    loop = await start(engine)
+    told: list[int] = []
+    loop.post(lambda: setattr(engine, "left", engine.left + 3))
+    loop.when_idle(engine.has_work, lambda: told.append(engine.left))
+    await until(lambda: told)
+    assert (told, len(received)) == ([0], 8)
+    await until(loop.is_idle)
+    loop.when_idle(engine.has_work, lambda: told.append(-1))
+    await until(lambda: told == [0, -1])
+    loop.post(lambda: setattr(engine, "left", 1))
+    await until(lambda: len(received) == 9)
+    assert told == [0, -1], "once each"
+    loop.stop()
+
+
 async def test_a_step_that_raises_is_handed_to_its_engine_and_the_others_go_on():
     received: list = []
     bad = CountingEngine("bad", received, left=3, broken=1)

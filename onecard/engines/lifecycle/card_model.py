@@ -57,7 +57,12 @@ class CardModel:
         """Something of it runs or waits, or is on its way."""
         return self.hooks.has_requests() or self.gate.num_waiting > 0
 
-    def seen(self, pool: PagePool, quiet: bool = False) -> Resident:
+    def rest(self, level: SleepLevel | None = None) -> None:
+        """Its gate is closed: it sleeps so deep, or is about to; None: as deep as its weights lie."""
+        level = level or (2 if self.weights.model is None else 1)
+        self.gate.turn("asleep" if level == 1 else "unloaded")
+
+    def seen(self, pool: PagePool, quiet: bool) -> Resident:
         """As decisions see it. It has its place for as long as its home is claimed, whatever its state: also
         while its last requests finish, or once it has failed and isn't cleared away yet."""
         return Resident(

@@ -40,10 +40,10 @@ def _note(table: Table, event: Event) -> None:
     if event.what == "moved" and isinstance(table.moving, str):
         del table.departures[table.moving]
         table.moving = None
-    elif event.what == "moved" and isinstance(ask := table.moving, Ask):
-        table.drop(ask)
-        if ask.num_waiting:  # they go on before anything else moves
-            table.moving = ask
+    elif event.what == "moved" and isinstance(table.moving, Ask):
+        moved = table.moving
+        table.drop(moved)
+        table.moving = moved if moved.num_waiting else None  # they go on before anything else moves
     elif event.what == "late":
         table.late = table.late or ask is table.turn
     elif event.what == "asked" and ask is not None:

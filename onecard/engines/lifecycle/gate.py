@@ -20,17 +20,9 @@ class WakeTimeout:
 class Waker(Protocol):
     """Who brings the models behind gates to their card."""
 
-    async def wake_up(self, gate: "Gate") -> None:
-        """Returns when the model may be awake, or raises `EngineError`."""
-        ...
-
-    def reason(self, gate: "Gate") -> str:
-        """Why the model isn't awake yet, for whoever has waited too long."""
-        ...
-
-    def arrived(self, gate: "Gate") -> None:
-        """A request that was on its way is with its engine in a moment, or has left."""
-        ...
+    async def wake_up(self, gate: "Gate") -> None: ...  # returns when the model may be awake
+    def reason(self, gate: "Gate") -> str: ...  # why it isn't yet, for whoever has waited too long
+    def arrived(self, gate: "Gate") -> None: ...  # a request is with its engine in a moment, or has left
 
 
 class Gate:

@@ -9,18 +9,11 @@ model's room.
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
-from onecard.engines.api import (
-    EngineError,
-    InvalidRequestError,
-    ModelState,
-    ModelUnavailableError,
-    SleepLevel,
-)
+from onecard.engines.api import EngineError, InvalidRequestError, ModelUnavailableError, SleepLevel
 from onecard.engines.lifecycle.card_model import CardModel
 from onecard.engines.lifecycle.decide import decide, reason
 from onecard.engines.lifecycle.gate import Gate, out_of_service
@@ -47,9 +40,6 @@ class LifecycleManager:
         self.mover = WeightMover(arena, pool, loop)
         self.card_models: dict[str, CardModel] = {}
         self._table = Table(pool.num_pages)
-        self._events: deque[Event] = deque()
-        """Those that are still to be decided on: effects may bring more."""
-        self._deciding = False
         self._answers: dict[Ask, asyncio.Future[None]] = {}
         """Given to whoever waits for an ask: when it ends or, where it is for the card, when it begins."""
         self._quiet = QuietWatch(loop, self._look_again)
@@ -65,14 +55,15 @@ class LifecycleManager:
 
     # --- models that come and go ----------------------------------------------------------------------------
 
-    def add(self, card_model: CardModel, state: ModelState = "unloaded") -> None:
+    def add(self, card_model: CardModel) -> None:
         """The model is on its card; whoever waits at its gate may wake it."""
         self.card_models[card_model.name] = card_model
-        card_model.gate.turn(state)
         self._tell_of_change()
 
-    def remove(self, name: str) -> None:
-        del self.card_models[name]
+    def remove(self, card_model: CardModel) -> None:
+        """It has left, or has failed before it came."""
+        if self.card_models.get(card_model.name) is card_model:
+            del self.card_models[card_model.name]
         self._tell_of_change()
 
     def engine_failed(self, name: str, error: BaseException) -> None:
@@ -92,8 +83,7 @@ class LifecycleManager:
         """The same, for whoever has the card."""
         if self.card_models.get(card_model.name) is card_model:
             await self.mover.wipe_out(card_model, error)
-            del self.card_models[card_model.name]
-        self._tell_of_change()  # also of one that has failed before it came
+        self.remove(card_model)
 
     def _tell_of_change(self) -> None:
         self._come_or_gone.set()
@@ -125,8 +115,10 @@ class LifecycleManager:
         All who want the model wait for one ask, which goes on when some of them leave. When all have left
         before there is room for it, nobody else is put to sleep any more, and it sleeps on.
         """
+        gate = self.card_models[name].gate
         async with self._asking(self._table.wake_of(name) or Ask("wake", name)):
-            pass
+            if gate.refusal is not None:
+                raise gate.refusal
 
     async def wake_up(self, gate: Gate) -> None:
         if self._find(gate) is None:  # a reload is bringing it
@@ -149,17 +141,15 @@ class LifecycleManager:
     async def sleep_idle(self) -> None:
         """Put to sleep whoever nobody has used for its `ttl`."""
         now = time.monotonic()
-        for card_model in list(self.card_models.values()):
-            if card_model.awake and card_model.busy:
-                card_model.gate.touch()
-            ttl = card_model.policy.ttl
-            if ttl is None or not card_model.awake or card_model.policy.pinned:
+        for card_model in [card_model for card_model in self.card_models.values() if card_model.awake]:
+            gate, policy = card_model.gate, card_model.policy
+            if card_model.busy:
+                gate.touch()
+            if policy.ttl is None or policy.pinned or not card_model.awake or self._find(gate) is None:
                 continue
-            if self.card_models.get(card_model.name) is not card_model:
-                continue
-            if now - card_model.gate.last_used >= ttl and self._table.moving is None:
-                logger.info("%s has been idle for %.0f s: it goes to sleep", card_model.name, ttl)
-                await self.sleep(card_model.name, card_model.policy.sleep_level)
+            if now - gate.last_used >= policy.ttl and self._table.moving is None:
+                logger.info("%s has been idle for %.0f s: it goes to sleep", card_model.name, policy.ttl)
+                await self.sleep(card_model.name, policy.sleep_level)
 
     def still(self) -> AbstractAsyncContextManager[None]:
         """No weights move, and what is known of the card's models holds."""
@@ -193,17 +183,10 @@ class LifecycleManager:
     # --- events in, effects out -----------------------------------------------------------------------------
 
     def _decide(self, event: Event) -> None:
-        self._events.append(event)
-        if self._deciding:
-            return
-        self._deciding = True
-        try:
-            while self._events:
-                self._look()
-                for effect in decide(self._table, self._events.popleft()):
-                    self._carry_out(effect)
-        finally:
-            self._deciding = False
+        """What is done about it may bring more events, but none at once."""
+        self._look()
+        for effect in decide(self._table, event):
+            self._carry_out(effect)
 
     def _look(self) -> None:
         self._table.models = {
@@ -212,36 +195,31 @@ class LifecycleManager:
         }
 
     def _carry_out(self, effect: Effect) -> None:
-        match effect.do, effect.ask:
-            case "begin", Ask() as ask:
-                self._begin(ask)
-            case "end", Ask() as ask:
-                self._end(ask, effect.why)
-            case "patience", Ask() as ask:
+        card_model, ask = self.card_models.get(effect.model), effect.ask
+        match effect.do:
+            case "begin" if ask:
+                self._begin(ask, card_model)
+            case "end" if ask:
+                self._end(ask, card_model, effect.why)
+            case "patience":
                 loop = asyncio.get_running_loop()
                 loop.call_later(PATIENCE_SECONDS, self._decide, Event("late", ask))
-            case _:
-                self._carry_out_of(self.card_models[effect.model], effect)
-
-    def _carry_out_of(self, card_model: CardModel, effect: Effect) -> None:
-        level = effect.level or card_model.policy.sleep_level
-        match effect.do:
-            case "close":
-                if effect.ask is not None and effect.ask.kind != "sleep":
-                    logger.info("%s makes room for %s", card_model.name, effect.ask.model)
-                card_model.gate.turn(_resting(level))
-            case "reopen":
+            case "close" if card_model:
+                if ask and ask.kind != "sleep":
+                    logger.info("%s makes room for %s", card_model.name, ask.model)
+                card_model.rest(effect.level or card_model.policy.sleep_level)
+            case "reopen" if card_model:
                 logger.info("nobody wants %s to sleep any more: it serves on", card_model.name)
                 card_model.gate.turn("ready")
-            case "waking":
+            case "waking" if card_model:
                 card_model.gate.turn("waking")
-            case "watch":
+            case "watch" if card_model:
                 self._quiet.watch(card_model)
-            case "move_out":
-                self._start(self._leave(card_model, level), f"sleep {card_model.name}")
+            case "move_out" if card_model:
+                leaving = self._leave(card_model, effect.level or card_model.policy.sleep_level)
+                self._start(leaving, f"sleep {card_model.name}")
 
-    def _begin(self, ask: Ask) -> None:
-        card_model = self.card_models.get(ask.model)
+    def _begin(self, ask: Ask, card_model: CardModel | None) -> None:
         if ask.kind == "wake" and card_model is not None:
             self._start(self._come(ask, card_model), f"wake {ask.model}")
             return
@@ -249,17 +227,13 @@ class LifecycleManager:
             card_model.gate.refusal = card_model.gate.refusal or ask.gone
         self._answer(ask)
 
-    def _end(self, ask: Ask, why: str) -> None:
+    def _end(self, ask: Ask, card_model: CardModel | None, why: str) -> None:
         """A wake that ends before its weights have moved: it is given up or refused, or needn't be."""
-        card_model = self.card_models.get(ask.model)
         error = ModelUnavailableError(f"The model `{ask.model}` can't wake up: {why}.") if why else None
-        if ask.kind == "wake" and card_model is not None:
-            if card_model.gate.state == "waking":
-                logger.info("%s sleeps on: %s", card_model.name, why or "nobody waits for it any more")
-                card_model.gate.turn(_at_rest(card_model))
-            self._answer(ask, error or card_model.gate.refusal)
-        else:
-            self._answer(ask, error)
+        if ask.kind == "wake" and card_model is not None and card_model.gate.state == "waking":
+            logger.info("%s sleeps on: %s", card_model.name, why or "nobody waits for it any more")
+            card_model.rest()
+        self._answer(ask, error)
 
     def _answer(self, ask: Ask, error: EngineError | None = None) -> None:
         """Whoever waits gets the error; if nobody does any more, it has been logged and is no news."""
@@ -292,10 +266,10 @@ class LifecycleManager:
     async def _leave(self, card_model: CardModel, level: SleepLevel) -> None:
         began = time.perf_counter()
         try:
-            reached = await self.mover.leave(card_model, level)
-            card_model.gate.turn(_resting(reached))
+            level = await self.mover.leave(card_model, level)
+            card_model.rest(level)
             seconds = time.perf_counter() - began
-            logger.info("%s sleeps (level %d) after %.2f s", card_model.name, reached, seconds)
+            logger.info("%s sleeps (level %d) after %.2f s", card_model.name, level, seconds)
         except Exception as error:
             logger.exception("%s can't leave its card in good order", card_model.name)
             card_model.gate.fail(out_of_service(card_model.name, error))
@@ -311,9 +285,11 @@ class LifecycleManager:
             logger.info("%s is awake after %.2f s", card_model.name, time.perf_counter() - began)
         except EngineError as error:
             failure = error
-            card_model.gate.turn(_at_rest(card_model))
-        await self._moved(card_model)
-        self._answer(ask, failure)
+            card_model.rest()
+        try:
+            await self._moved(card_model)
+        finally:
+            self._answer(ask, failure)
 
     async def _moved(self, card_model: CardModel) -> None:
         """One that has failed on its way has no place on the card any more."""
@@ -322,11 +298,3 @@ class LifecycleManager:
                 await self.clear_away(card_model, card_model.gate.refusal)
         finally:
             self._decide(Event("moved"))
-
-
-def _resting(level: SleepLevel) -> ModelState:
-    return "asleep" if level == 1 else "unloaded"
-
-
-def _at_rest(card_model: CardModel) -> ModelState:
-    return "unloaded" if card_model.weights.model is None else "asleep"

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 
 import torch
@@ -46,10 +46,13 @@ class WeightMover:
         self._loop.add_engine(card_model.engine)
 
     def part(self, card_model: CardModel) -> None:
-        """Undoes `join`. The engine has no requests and owns no pages; its home may still be claimed."""
-        self._loop.remove_engine(card_model.name)
-        if card_model.name in self._pool.engines:
-            self._pool.remove_engine(card_model.name)
+        """For good. The engine has no requests and owns no pages; its home may still be claimed."""
+        try:
+            card_model.hooks.close()
+        finally:
+            self._loop.remove_engine(card_model.name)
+            if card_model.name in self._pool.engines:
+                self._pool.remove_engine(card_model.name)
 
     def allot(self, card_model: CardModel, floor_pages: int, ceiling_pages: int) -> None:
         """The model's share from now on. One that sleeps has its floor when it wakes up."""
@@ -109,11 +112,11 @@ class WeightMover:
             raise BrokenModelError(f"The model `{card_model.name}` can't be woken up: {error}") from error
 
     async def _bring(self, card_model: CardModel) -> None:
-        _refuse_broken(card_model)
         moment = await self._claim(card_model)
         try:
             await self._come_back(card_model, moment)
-            _refuse_broken(card_model)
+            if card_model.gate.refusal is not None:
+                raise card_model.gate.refusal
         except BaseException as error:
             await self._give_up(card_model, error)
             raise
@@ -125,7 +128,8 @@ class WeightMover:
         card_model.weights.load(card_model.on_load)
         self.allot(card_model, card_model.floor_pages, card_model.ceiling_pages)
         assert card_model.weights.model is not None
-        with _on(self._arena.device):
+        device = self._arena.device  # Triton launches on the thread's current one; a loop's has set its own
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
             for _ in card_model.hooks.move_in(card_model.weights.model):
                 pass
 
@@ -134,13 +138,13 @@ class WeightMover:
         `ModelUnavailableError` where they can't be had."""
 
         def claim() -> CardMoment | None:
-            if not self._pool.claim_home(card_model.name, card_model.weights.home):
-                return None
-            return CardMoment.now(self._arena.device)
+            claimed = self._pool.claim_home(card_model.name, card_model.weights.home)
+            return CardMoment.now(self._arena.device) if claimed else None
 
+        # A page may be held by a step in flight, and again by the next one: this waits for a gap between such
+        # steps, of which there is no news.
         for _ in range(CLAIM_TRIES):
-            moment = await run_on(self._loop, claim)
-            if moment is not None:
+            if (moment := await run_on(self._loop, claim)) is not None:
                 return moment
             await asyncio.sleep(CLAIM_POLL_SECONDS)
         raise ModelUnavailableError(f"The model `{card_model.name}` gets no memory now; try again later.")
@@ -191,7 +195,6 @@ class WeightMover:
         """Each on its own: what one of them can't do keeps nobody else out of the card's memory."""
         if card_model.reclaimer is None or card_model.name in self._pool.engines:
             _in_any_case(card_model, lambda: self._loop.deliver(card_model.engine.give_up(error)))
-        _in_any_case(card_model, card_model.hooks.close)
         _in_any_case(card_model, partial(self.part, card_model))
         if self._pool.has_home(card_model.name):
             _in_any_case(card_model, partial(self.release_home, card_model))
@@ -209,13 +212,3 @@ def _in_any_case(card_model: CardModel, call: Callable[[], None]) -> None:
         if classify(error) == "fatal":
             raise
         logger.exception("%s doesn't leave in good order", card_model.name)
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the thread's current card; a device loop's thread has set its own."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
-
-
-def _refuse_broken(card_model: CardModel) -> None:
-    if card_model.gate.refusal is not None:
-        raise card_model.gate.refusal

@@ -12,9 +12,8 @@ serves more models than it holds:
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
 
-from onecard.engines.memory.card_plan import PlanError
+from onecard.engines.memory.card_plan import ModelPlan, PlanError
 
 ALIGNMENT = 256
 """Every weight begins at a multiple of so many bytes: what kernels' vector loads and libraries ask for."""
@@ -119,18 +118,7 @@ def place_beside(
     return placed
 
 
-class Placed(Protocol):
-    """What has a home, and promises: a `Resident`, or a `ModelPlan`."""
-
-    @property
-    def home(self) -> range: ...
-    @property
-    def floor_pages(self) -> int: ...
-    @property
-    def longest_pages(self) -> int: ...
-
-
-def promised_pages(residents: Collection[Placed]) -> int:
+def promised_pages(residents: Collection[Resident | ModelPlan]) -> int:
     """Pages that these models need to be awake at once: their homes, and beside them all floors at a time, or
     the longest request of any of them alone."""
     floors = sum(r.floor_pages for r in residents)
@@ -138,7 +126,7 @@ def promised_pages(residents: Collection[Placed]) -> int:
     return sum(len(r.home) for r in residents) + max(floors, longest)
 
 
-def can_be_awake(residents: Collection[Placed], num_pages: int) -> bool:
+def can_be_awake(residents: Collection[Resident | ModelPlan], num_pages: int) -> bool:
     """Whether these models can be awake at once with all that they are promised."""
     homes = sorted((r.home for r in residents if r.home), key=lambda home: home.start)
     apart = all(a.stop <= b.start for a, b in pairwise(homes))

@@ -106,7 +106,8 @@ def _build_all(
             card.manager.mover.join(model.card_model)
             if share.awake_at_start:
                 card.manager.mover.load_at_start(model.card_model)
-            card.manager.add(model.card_model, "ready" if share.awake_at_start else "unloaded")
+            model.card_model.gate.turn("ready" if share.awake_at_start else "unloaded")
+            card.manager.add(model.card_model)
             models.append(model)
     return cards, models
 

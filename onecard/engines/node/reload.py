@@ -41,8 +41,6 @@ class _Decision:
 
     plans: dict[str, CardPlan] = field(default_factory=dict)
     staying: dict[str, Blueprint] = field(default_factory=dict)
-    blueprints: dict[str, Blueprint] = field(default_factory=dict)
-    """Of those that come or are made anew."""
     replacements: dict[str, Replacement] = field(default_factory=dict)
 
 
@@ -70,7 +68,7 @@ class Reload:
                 await still.enter_async_context(card.manager.still())
             with _refusals():
                 decision = self._decide(wanted, read, changes)
-                await run_aside(partial(self._build, decision))
+                await run_aside(partial(self._build, decision, read))
             self._switch(decision, wanted)
             on_taken()
             await self._retune(decision, wanted)
@@ -131,10 +129,8 @@ class Reload:
             return "replace"
         built, blueprint = model.blueprint.size, model.blueprint
         size = steps_of(spec, self._card_of(spec).plan.facts(), blueprint.needs.max_model_len)
-        larger = (
-            size.max_num_seqs > built.max_num_seqs
-            or size.max_num_batched_tokens > built.max_num_batched_tokens
-        )
+        more_tokens = size.max_num_batched_tokens > built.max_num_batched_tokens
+        larger = size.max_num_seqs > built.max_num_seqs or more_tokens
         return "rebuild" if effect == "live" and larger else effect
 
     def _decide(
@@ -159,17 +155,15 @@ class Reload:
                     needs.append(blueprint.needs)
                     continue
                 effect, blueprint = read[spec.name]
-                replacement = _replacement(old, effect, blueprint)
-                decision.replacements[spec.name] = replacement
-                decision.blueprints[spec.name] = blueprint
+                replacement = decision.replacements[spec.name] = _replacement(old, effect, blueprint)
                 if replacement.keeps_weights and old is not None:
                     staying.append(_resident(old))
                 needs.append(blueprint.needs)
             decision.plans[card.plan.card] = replan_card(card.plan, staying, needs)
         return decision
 
-    def _build(self, decision: _Decision) -> None:
-        for name, blueprint in decision.blueprints.items():
+    def _build(self, decision: _Decision, read: Mapping[str, tuple[Effect, Blueprint]]) -> None:
+        for name, (_, blueprint) in read.items():
             card = self._card_of(blueprint.spec)
             share = decision.plans[card.plan.card].model(name)
             try:
@@ -200,23 +194,16 @@ class Reload:
         specs = {spec.name: spec for spec in wanted.cards}
         for name, card in self._cards.items():
             quantum = quantum_of(specs[name], card.handle.device.type)
-            staying = [
-                model
-                for model in self._models.values()
-                if model.info.name in decision.staying and model.card is card
-            ]
+            staying = [self._models[name] for name in decision.staying if self._models[name].card is card]
             await card.manager.on_loop(partial(_retune, card, quantum, staying))
 
     # --- one by one ---------------------------------------------------------------------------------------
 
     async def _carry_out(self, decision: _Decision) -> list[str]:
         """What is worth a note to whoever asked."""
-        notes = await asyncio.gather(
-            *(replacement.carry_out() for replacement in decision.replacements.values())
-        )
+        notes = await asyncio.gather(*(one.carry_out() for one in decision.replacements.values()))
         for name in decision.staying:
-            model = self._models[name]
-            notes.append(await self._settle(model))
+            notes.append(await self._settle(self._models[name]))
         return [note for note in notes if note is not None]
 
     async def _settle(self, model: ServedModel) -> str | None:

@@ -78,6 +78,7 @@ async def arrive(manager: LifecycleManager, card_model: CardModel) -> None:
     """The model is on the card, asleep; whoever waits at its gate may wake it."""
     async with manager.still():
         await manager.on_loop(partial(manager.mover.join, card_model))
+        card_model.gate.turn("unloaded")
         manager.add(card_model)
 
 
@@ -87,13 +88,15 @@ async def retire(manager: LifecycleManager, card_model: CardModel, gone: EngineE
         card_model.gate.state = "unloaded"
         if manager.card_models.get(card_model.name) is card_model:
             try:
-                there = manager.pool.has_home(card_model.name)
-                await manager.on_loop(partial(_move_away, manager.mover, card_model, there))
-                await manager.mover.drop(card_model)
+                if manager.pool.has_home(card_model.name):
+                    await manager.mover.leave(card_model, level=2)
+                else:
+                    await manager.mover.drop(card_model)
+                await manager.on_loop(partial(manager.mover.part, card_model))
             except Exception as error:
                 logger.exception("%s doesn't leave in good order", card_model.name)
                 await manager.mover.wipe_out(card_model, error)
-            manager.remove(card_model.name)
+            manager.remove(card_model)
 
 
 async def renew(manager: LifecycleManager, old: CardModel, new: CardModel, gone: EngineError) -> None:
@@ -108,7 +111,7 @@ async def renew(manager: LifecycleManager, old: CardModel, new: CardModel, gone:
             raise BrokenModelError(f"The model `{old.name}` has failed while it was to be made anew")
         new.weights = old.weights
         new.floor_pages = min(old.floor_pages, new.floor_pages)
-        manager.add(new, "loading")
+        manager.add(new)
         try:
             await manager.on_loop(partial(_swap, manager.mover, old, new, state == "ready"))
             if state == "ready":
@@ -129,19 +132,9 @@ async def resize(
         await manager.on_loop(partial(manager.mover.allot, card_model, floor_pages, ceiling_pages))
 
 
-def _move_away(mover: WeightMover, card_model: CardModel, there: bool) -> None:
-    if there:
-        card_model.hooks.move_out()
-    card_model.hooks.close()
-    mover.part(card_model)
-    if there:
-        mover.release_home(card_model)
-
-
 def _swap(mover: WeightMover, old: CardModel, new: CardModel, awake: bool) -> None:
     if awake:
         old.hooks.move_out()
-    old.hooks.close()
     mover.part(old)
     mover.join(new)
     if awake:
@@ -149,9 +142,8 @@ def _swap(mover: WeightMover, old: CardModel, new: CardModel, awake: bool) -> No
 
 
 def _removed(model: ServedModel) -> ModelNotFoundError:
-    return ModelNotFoundError(
-        f"The model `{model.info.name}` is no longer served.", param="model", code="model_not_found"
-    )
+    said = f"The model `{model.info.name}` is no longer served."
+    return ModelNotFoundError(said, param="model", code="model_not_found")
 
 
 def _replaced(model: ServedModel) -> ModelUnavailableError:
