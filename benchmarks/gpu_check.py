@@ -27,7 +27,8 @@ TESTS = (
     "tests/kernels",
     "tests/models/test_decoders.py",
     "tests/models/test_xlm_roberta.py",
-    "tests/encoder/test_packing.py",
+    "tests/models/test_classifiers.py",
+    "tests/oneshot/test_packing.py",
 )
 DEVICE = """
 import json, torch
