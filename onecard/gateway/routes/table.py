@@ -23,6 +23,11 @@ look, order = partial(Route, "GET", access="admin"), partial(Route, "POST", acce
 QUESTION = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "temperature": 0}
 HEALTH = responses.HealthAnswer
 
+RERANKING = {
+    "query": "What is the capital of France?",
+    "documents": ["Paris.", "Bananas are rich in potassium."],
+}
+
 ROWS = (
     post(
         "/v1/chat/completions",
@@ -60,12 +65,17 @@ ROWS = (
         RerankAnswer,
         RerankBody,
         task="rerank",
-        example={
-            "query": "What is the capital of France?",
-            "documents": ["Paris.", "Bananas are rich in potassium."],
-        },
+        example=RERANKING,
     ),
-    post("/rerank", rerank.rerank, "The same", RerankAnswer, RerankBody, task="rerank"),
+    post(
+        "/rerank",
+        rerank.rerank,
+        "The same",
+        RerankAnswer,
+        RerankBody,
+        task="rerank",
+        example=RERANKING,
+    ),
     post(
         "/tokenize",
         tokenize.tokenize,
