@@ -27,6 +27,9 @@ from onecard.engines.api import (
     ModelNotFoundError,
     ModelStatus,
     NodeStatus,
+    Reranker,
+    RerankRequest,
+    RerankResult,
     ShuttingDownError,
     TextGenerator,
     TokenChunk,
@@ -38,6 +41,7 @@ from onecard.gateway.app import create_app
 from onecard.gateway.routes.route import Routes
 from onecard.gateway.routes.table import ROUTES
 from onecard.gateway.schemas import responses
+from onecard.gateway.schemas.rerank import RerankAnswer
 from onecard.registry.spec import Registry, ServerSpec
 
 CONTRACT = Path(__file__).parents[3] / "shared" / "contracts" / "openai-openapi.json"
@@ -45,6 +49,8 @@ ANSWERS = {
     "/v1/chat/completions": responses.ChatAnswer,
     "/v1/completions": responses.CompletionAnswer,
     "/v1/embeddings": responses.EmbeddingAnswer,
+    "/v1/rerank": RerankAnswer,
+    "/rerank": RerankAnswer,
     "/v1/models": responses.ModelList,
     "/tokenize": responses.TokenizeAnswer,
     "/detokenize": responses.DetokenizeAnswer,
@@ -180,10 +186,12 @@ class FakeGenerator(FakeTokenizer):
         return stream
 
 
-class FakeEmbedder(FakeTokenizer):
+class FakeOneShot(FakeTokenizer):
+    """What embedders and rerankers share: requests wait, run, and may be cancelled meanwhile."""
+
     def __init__(self, info: ModelInfo):
         super().__init__(info)
-        self.requests: list[EmbedRequest] = []
+        self.requests: list[Any] = []
         self.error: EngineError | None = None
         self.gate: asyncio.Event | None = None
         """Requests wait for it before they run."""
@@ -191,7 +199,7 @@ class FakeEmbedder(FakeTokenizer):
         """Requests run until it is set."""
         self.cancelled = asyncio.Event()
 
-    async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
+    async def run(self, request: Any, on_begun: Callable[[], None] | None) -> None:
         self.requests.append(request)
         if self.error is not None:
             raise self.error
@@ -205,8 +213,25 @@ class FakeEmbedder(FakeTokenizer):
         except asyncio.CancelledError:
             self.cancelled.set()
             raise
+
+
+class FakeEmbedder(FakeOneShot):
+    async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
+        await self.run(request, on_begun)
         rows = [[len(x), i, 0.1, -1 / 3] for i, x in enumerate(request.inputs)]
         return EmbedResult(np.array(rows, dtype=np.float32), sum(len(x) for x in request.inputs))
+
+
+class FakeReranker(FakeOneShot):
+    """The longer a document, the better."""
+
+    async def rerank(
+        self, request: RerankRequest, on_begun: Callable[[], None] | None = None
+    ) -> RerankResult:
+        await self.run(request, on_begun)
+        lengths = np.array([len(document) for document in request.documents], dtype=np.float32)
+        scores = lengths - 2 if request.raw_scores else lengths / 100
+        return RerankResult(scores, len(request.query) * len(lengths) + int(lengths.sum()))
 
 
 class FakeNode:
@@ -225,13 +250,17 @@ class FakeNode:
         self.embed = FakeEmbedder(
             ModelInfo("embedder", "embedding", "/models/embedder", 1700000001, 256, frozenset({"embed"}))
         )
-        self.engines: list[FakeGenerator | FakeEmbedder] = [self.chat, self.embed]
+        self.rerank = FakeReranker(
+            ModelInfo("judge", "reranker", "/models/judge", 1700000003, 256, frozenset({"rerank"}))
+        )
+        """Served where a test adds it to `engines`."""
+        self.engines: list[FakeTokenizer] = [self.chat, self.embed]
         self.state: Any = "ready"
 
     def models(self) -> Sequence[ModelInfo]:
         return [engine.info for engine in self.engines]
 
-    def engine(self, name: str) -> TextGenerator | Embedder:
+    def engine(self, name: str) -> TextGenerator | Embedder | Reranker:
         if self.state == "draining":
             raise ShuttingDownError("The server is shutting down.")
         for engine in self.engines:
@@ -292,6 +321,13 @@ def second_talker(node: FakeNode) -> FakeGenerator:
     )
     node.engines.append(engine)
     return engine
+
+
+@pytest.fixture
+def judge(node: FakeNode) -> FakeReranker:
+    """A reranker, served too."""
+    node.engines.append(node.rerank)
+    return node.rerank
 
 
 @pytest.fixture

@@ -61,6 +61,37 @@ async def test_embeddings_that_run_do_not_count(serve, node):
     assert [(await reply).status for reply in running] == [200] * 3
 
 
+RERANK, PAIRS = "/rerank", {"query": "a", "documents": ["b", "c"]}
+
+
+async def test_rerankings_have_a_queue_of_their_own(serve, judge, metrics):
+    client = await serve(max_queued_requests=2)
+    judge.gate = asyncio.Event()
+    waiting = [asyncio.create_task(client.post(RERANK, PAIRS)) for _ in range(2)]
+    while len(judge.requests) < 2:
+        await asyncio.sleep(0.001)
+    for path in (RERANK, "/v1/rerank"):
+        reply = await client.post(path, PAIRS)
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
+        assert "waiting for the model `judge` and the limit is 2." in reply.error["message"]
+    assert (await client.post(EMBED, {"input": "a"})).status == 200
+    assert metrics.rejections == [("judge", "queue_full")] * 2
+    judge.gate.set()
+    assert [(await reply).status for reply in waiting] == [200, 200]
+
+
+async def test_rerankings_that_run_do_not_count(serve, judge):
+    client = await serve(max_queued_requests=1)
+    judge.running = asyncio.Event()
+    running = []
+    for i in range(3):
+        running.append(asyncio.create_task(client.post(RERANK, PAIRS)))
+        while len(judge.requests) <= i and not running[i].done():
+            await asyncio.sleep(0.001)
+    judge.running.set()
+    assert [(await reply).status for reply in running] == [200] * 3
+
+
 async def test_requests_that_have_begun_do_not_count(serve, node):
     client = await serve(max_queued_requests=1)
     gate = node.chat.hold(1)

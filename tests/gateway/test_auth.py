@@ -15,6 +15,8 @@ INFERENCE = [
     ("POST", "/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]}),
     ("POST", "/v1/completions", {"prompt": "Hi"}),
     ("POST", "/v1/embeddings", {"input": "Hi"}),
+    ("POST", "/v1/rerank", {"query": "Hi", "documents": ["a"]}),
+    ("POST", "/rerank", {"query": "Hi", "documents": ["a"]}),
     ("POST", "/tokenize", {"model": "talker", "prompt": "Hi"}),
     ("POST", "/detokenize", {"model": "talker", "tokens": [1]}),
     ("GET", "/v1/models", None),
@@ -38,7 +40,7 @@ async def guarded(serve):
 
 
 @pytest.mark.parametrize(("method", "path", "body"), INFERENCE)
-async def test_every_inference_path_wants_a_key(guarded, node, method, path, body):
+async def test_every_inference_path_wants_a_key(guarded, node, judge, method, path, body):
     for headers in (
         {},
         {"Authorization": "Bearer wrong"},
@@ -51,7 +53,7 @@ async def test_every_inference_path_wants_a_key(guarded, node, method, path, bod
         assert reply.status == 401, (path, headers)
         assert (reply.error["code"], reply.error["type"]) == ("invalid_api_key", "AuthenticationError")
         assert reply.headers["WWW-Authenticate"] == "Bearer"
-    assert node.chat.requests == []
+    assert node.chat.requests == judge.requests == []
     for headers in ({"Authorization": "Bearer first-key"}, {"x-api-key": "first-key"}):
         assert (await guarded.request(method, path, json=body, headers=headers)).status == 200
 
@@ -157,6 +159,7 @@ def test_every_route_is_one_or_the_other():
         return {row.path.replace("{name:.+}", "talker").replace("{id:.+}", "talker") for row in rows}
 
     assert paths("admin") == {path for _, path in ADMIN}
+    assert paths("key") == {path for _, path, _ in INFERENCE}
     assert paths("open") == {*OPEN, "/version", "/metrics", "/ping"}
     assert not [path for path in paths("key", "open") if ROUTES.is_admin(path)]
 

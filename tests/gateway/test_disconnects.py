@@ -59,6 +59,16 @@ async def test_hanging_up_cancels_an_embedding(client, node):
         await node.embed.cancelled.wait()
 
 
+async def test_hanging_up_cancels_a_reranking(client, judge):
+    judge.gate = asyncio.Event()
+    _, writer = await connect(client)
+    writer.write(raw("/rerank", {"query": "a", "documents": ["b"]}))
+    await until(lambda: judge.requests)
+    writer.close()
+    async with asyncio.timeout(WITHIN):
+        await judge.cancelled.wait()
+
+
 async def test_a_reset_connection_aborts(client, node):
     node.chat.hold(1)
     _, writer = await connect(client)

@@ -5,13 +5,15 @@ import pytest
 CHAT = ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Hi"}]})
 COMPLETION = ("/v1/completions", {"prompt": ["a", "b"]})
 EMBEDDING = ("/v1/embeddings", {"input": "a"})
+RERANKING = ("/v1/rerank", {"query": "a", "documents": ["b"]})
 
 
 def asked(node):
-    return [request.priority for request in (*node.chat.requests, *node.embed.requests)]
+    asked = (*node.chat.requests, *node.embed.requests, *node.rerank.requests)
+    return [request.priority for request in asked]
 
 
-@pytest.mark.parametrize(("path", "body"), [CHAT, COMPLETION, EMBEDDING])
+@pytest.mark.parametrize(("path", "body"), [CHAT, COMPLETION, EMBEDDING, RERANKING])
 @pytest.mark.parametrize(
     ("header", "field", "expected"),
     [
@@ -24,7 +26,7 @@ def asked(node):
         ("nonsense", {"priority": 2}, 2),
     ],
 )
-async def test_the_body_wins_over_the_header(client, node, path, body, header, field, expected):
+async def test_the_body_wins_over_the_header(client, node, judge, path, body, header, field, expected):
     headers = {} if header is None else {"X-Priority": header}
     reply = await client.post(path, {**body, **(field or {})}, headers=headers)
     assert reply.status == 200
@@ -40,9 +42,9 @@ async def test_streams_have_their_priority_too(client, node):
     assert asked(node) == [-9]
 
 
-@pytest.mark.parametrize(("path", "body"), [CHAT, COMPLETION, EMBEDDING])
+@pytest.mark.parametrize(("path", "body"), [CHAT, COMPLETION, EMBEDDING, RERANKING])
 @pytest.mark.parametrize("header", ["", "high", "1.5", "1e3", "0x1", "١", "9" * 4000])
-async def test_a_header_that_is_no_integer_is_refused(client, node, path, body, header):
+async def test_a_header_that_is_no_integer_is_refused(client, node, judge, path, body, header):
     reply = await client.post(path, body, headers={"X-Priority": header})
     assert (reply.status, reply.error["param"]) == (400, "priority")
     assert "X-Priority" in reply.error["message"]

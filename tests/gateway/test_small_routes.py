@@ -133,8 +133,8 @@ async def test_openapi_names_the_header_for_priority_where_the_body_takes_one(cl
         for parameter in operation.get("parameters", [])
         if parameter["name"] == "X-Priority"
     }
-    takes = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/tokenize", "/detokenize")
-    takes += ("/v1/rerank", "/rerank")
+    takes = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank", "/rerank")
+    takes += ("/tokenize", "/detokenize")
     assert named == dict.fromkeys(takes, ("header", False, "integer"))
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,9 @@ from onecard.engines.oneshot.build import EncoderFiles, build_encoder, encoder_n
 from onecard.engines.oneshot.engine import InputTooLongError, OneShotEngine
 from onecard.engines.oneshot.heads.classify import classify
 from onecard.engines.step.sizes import StepSize
-from onecard.engines.text.hf_tokenizer import model_max_length
+from onecard.engines.text.errors import ModelFileError
+from onecard.engines.text.hf_tokenizer import model_max_length, tells_token_types
+from onecard.engines.text.pairs import Pair, PairTemplate, longest_first
 from onecard.engines.text.service import TextService
 from onecard.registry.spec import ModelSpec
 
@@ -42,13 +45,35 @@ class RerankerKind:
     def build(self, blueprint: Blueprint, place: Placement) -> tuple["RerankingEngine", CardModel]:
         spec, files = blueprint.spec, blueprint.headers
         text = TextService(files.tokenizer(spec), place.card.executor)
+        typed = files.config.type_vocab_size > 1 and tells_token_types(files.path)
+        template = _template(text, files, typed)
         core, model = build_encoder(spec, files, blueprint.size, classify, 1, place)
         info = blueprint.info(self.tasks)
-        return RerankingEngine(info, core, place.card.loop, text, place.gate, 1), model
+        front = (info, core, place.card.loop, text, place.gate, 1)
+        return RerankingEngine(*front, template=template, typed=typed), model
+
+
+def _template(text: TextService, files: EncoderFiles, typed: bool) -> PairTemplate:
+    """Raises `ModelFileError` where the tokenizer makes no pairs, or none that the model can read."""
+    try:
+        template = PairTemplate.of(text.tokenizer.backend)
+    except ModelFileError as error:
+        raise ModelFileError(f"{files.path}: {error}") from error
+    if typed and template.num_types > files.config.type_vocab_size:
+        raise ModelFileError(
+            f"{files.path}: the tokenizer tells {template.num_types} types of tokens apart, the model "
+            f"{files.config.type_vocab_size}"
+        )
+    return template
 
 
 class RerankingEngine(OneShotEngine):
-    """Implements `api.Reranker`."""
+    """Implements `api.Reranker`. Not `typed`: the model isn't told the types of tokens."""
+
+    def __init__(self, *front: Any, template: PairTemplate, typed: bool):
+        super().__init__(*front)
+        self._template = template
+        self._typed = typed
 
     async def rerank(
         self, request: RerankRequest, on_begun: Callable[[], None] | None = None
@@ -57,19 +82,44 @@ class RerankingEngine(OneShotEngine):
         arrived = time.monotonic()
         if not request.documents:
             raise InvalidRequestError("`documents` is empty: send at least one.", param="documents")
-        limit = self._truncation(request.truncate_prompt_tokens)
+        room = self._room(request.truncate_prompt_tokens)
         with self.gate.arriving():
-            pairs = await self._text.encode_pairs(
-                request.query, request.documents, request.max_tokens_per_doc, limit
-            )
-        longest = self.info.max_model_len
-        for index, pair in enumerate(pairs):
-            if len(pair.token_ids) > longest:
-                what = f"the query and document {index}"
-                raise InputTooLongError(longest, len(pair.token_ids), what, "reranking", "documents")
+            given = [request.query, *request.documents]
+            query, *documents = await self._text.encode_texts(given, add_special_tokens=False)
+        pairs = [
+            self._pair(index, query, document[: request.max_tokens_per_doc], room)
+            for index, document in enumerate(documents)
+        ]
         texts = [pair.token_ids for pair in pairs]
-        logits = await self._run(
-            texts, request.priority, on_begun, arrived, [pair.type_ids for pair in pairs]
-        )
-        scores = logits[:, 0] if request.raw_scores else 1.0 / (1.0 + np.exp(-logits[:, 0]))
-        return RerankResult(scores, sum(map(len, texts)))
+        types = [pair.type_ids for pair in pairs]
+        logits = (await self._run(texts, request.priority, on_begun, arrived, types))[:, 0]
+        return RerankResult(logits if request.raw_scores else sigmoid(logits), sum(map(len, texts)))
+
+    def _room(self, asked: int | None) -> int | None:
+        """For a pair's two texts, where the request allows cutting."""
+        limit, added = self._truncation(asked), self._template.num_added
+        if limit is not None and limit <= added:
+            raise InvalidRequestError(
+                f"'truncate_prompt_tokens' comes to {limit}; a pair has {added} tokens of the model's own "
+                "beside the query and the document.",
+                param="truncate_prompt_tokens",
+            )
+        return None if limit is None else limit - added
+
+    def _pair(self, index: int, query: list[int], document: list[int], room: int | None) -> Pair:
+        """Only what fits is joined: a long query times many documents is more than there is memory for."""
+        first, second = len(query), len(document)
+        if room is not None:
+            first, second = longest_first(first, second, room)
+        longest, length = self.info.max_model_len, first + second + self._template.num_added
+        if length > longest:
+            what = f"the query and document {index}"
+            raise InputTooLongError(longest, length, what, "reranking", "documents")
+        if length == 0:
+            raise InvalidRequestError(f"The query and document {index} are empty.", param="documents")
+        return self._template.join(query[:first], document[:second], self._typed)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Without overflow for logits of any size."""
+    return np.exp(-np.logaddexp(np.float32(0), -logits))

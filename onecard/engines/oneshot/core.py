@@ -145,7 +145,7 @@ class OneShotCore(StepCore[Texts, Rows]):
     @torch.inference_mode()
     def _run(self, batch: Texts) -> Rows:
         texts = [entry.token_ids for entry in batch.entries]
-        filler = filler_texts(batch.shape.tokens) if self._device.type == "cpu" else []
+        filler = filler_texts(batch.shape.tokens, self._longest) if self._device.type == "cpu" else []
         packed = pack([*texts, *filler], self._staging, [entry.type_ids for entry in batch.entries])
         mark = self._clock.begin()
         assert self.model is not None, "the model is asleep"

@@ -36,10 +36,11 @@ def pack(
 FILLER_TOKENS = 64
 
 
-def filler_texts(num_tokens: int) -> list[list[int]]:
-    """Texts of token 0 that fill a CPU's step up to a row count that its linear layers know.
+def filler_texts(num_tokens: int, longest: int = FILLER_TOKENS) -> list[list[int]]:
+    """Texts of token 0, `longest` at most, that fill a CPU's step up to a row count that its linear layers
+    know.
 
     See `padded_rows`: filled once here, no layer has to copy its input. Nobody reads what becomes of them.
     """
-    missing = padded_rows(num_tokens) - num_tokens
-    return [[0] * min(FILLER_TOKENS, missing - start) for start in range(0, missing, FILLER_TOKENS)]
+    missing, length = padded_rows(num_tokens) - num_tokens, min(FILLER_TOKENS, longest)
+    return [[0] * min(length, missing - start) for start in range(0, missing, length)]

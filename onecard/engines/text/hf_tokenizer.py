@@ -50,6 +50,12 @@ def model_max_length(folder: Path) -> int | None:
     return int(limit) if isinstance(limit, int | float) and limit >= 1 else None
 
 
+def tells_token_types(folder: Path) -> bool:
+    """Whether a model of two texts is told which of them a token is of; its makers may have left it out."""
+    names = read_json(folder / "tokenizer_config.json").get("model_input_names")
+    return not isinstance(names, list) or "token_type_ids" in names
+
+
 def special_tokens(folder: Path, config: dict[str, Any], backend: tokenizers.Tokenizer) -> SpecialTokens:
     names = {role: text for role in _ROLES if (text := _text_of(config.get(role))) is not None}
     ids = {role: backend.token_to_id(text) for role, text in names.items()}

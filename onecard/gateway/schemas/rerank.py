@@ -8,9 +8,15 @@ from onecard.engines.api import InvalidRequestError, RerankRequest
 from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, Truncation
 from onecard.gateway.schemas.responses import Answer
 
+MAX_DOCUMENTS = 2048
+"""Each is read together with the query, so many empty ones in a short body would be much to read."""
 
-def _document(value: Any) -> Any:
-    return value.get("text") if isinstance(value, dict) else value
+
+def _document(value: Any) -> str:
+    text = value.get("text") if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise ValueError("must be a string, or an object with its text as `text`")
+    return text
 
 
 Document = Annotated[
@@ -31,7 +37,7 @@ class RerankBody(ModelRequest):
     """A query, and documents to be sorted by how well they answer it."""
 
     query: str = Field(min_length=1)
-    documents: list[Document] = Field(min_length=1)
+    documents: list[Document] = Field(min_length=1, max_length=MAX_DOCUMENTS)
     top_n: int = Field(0, ge=0, le=MAX_INT32, description="So many of the best; 0: all.")
     return_documents: bool = True
     max_tokens_per_doc: int | None = Field(
