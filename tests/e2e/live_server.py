@@ -13,14 +13,14 @@ from typing import Any
 
 
 class Server:
-    """Serves the demo registry on a free port; made when it answers. The last call is `stop`."""
+    """Serves the demo registry, or another, on a free port; made when it answers. The last call is `stop`."""
 
-    def __init__(self, repository: Path):
+    def __init__(self, repository: Path, registry: Path = Path("configs/demo.yaml")):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "onecard", "serve", "configs/demo.yaml", "--port", str(self.port)]
+        command = [sys.executable, "-m", "onecard", "serve", str(registry), "--port", str(self.port)]
         self.process = subprocess.Popen(
             command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

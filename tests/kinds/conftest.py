@@ -44,7 +44,8 @@ def _build(script: Path, folder: Path) -> None:
         if not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")):
             install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", libraries]
             _run([*install, *CONVERTING], environment)
-            environment["PYTHONPATH"] = f"{libraries}:{environment.get('PYTHONPATH', '')}"
+            paths = [libraries, environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         _run(["bash", str(script), str(folder), "reranker"], environment)
 
 

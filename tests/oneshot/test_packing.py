@@ -13,12 +13,34 @@ def test_filler_brings_a_step_to_a_row_count_that_is_known(num_tokens: int):
     assert all(0 < len(text) <= FILLER_TOKENS for text in filler)
 
 
+@pytest.mark.parametrize("longest", [1, 5, 40, FILLER_TOKENS + 1])
+def test_filler_is_no_longer_than_what_the_model_reads(longest: int):
+    filler = filler_texts(1025, longest)
+    assert 1025 + sum(map(len, filler)) == padded_rows(1025)
+    assert max(map(len, filler)) <= min(longest, FILLER_TOKENS)
+
+
 def test_texts_lie_one_after_another():
     batch = pack([[5, 6, 7], [8]], Staging(torch.device("cpu")))
     assert batch.input_ids.tolist() == [5, 6, 7, 8]
     assert batch.positions.tolist() == [0, 1, 2, 0]
     assert batch.cu_seqlens.tolist() == [0, 3, 4]
     assert batch.max_seqlen == 3
+    assert batch.token_type_ids is None
+
+
+def test_types_lie_with_their_texts_and_those_that_have_none_are_of_type_0():
+    texts = [[5, 6, 7], [8], [9, 9], [0, 0]]
+    batch = pack(texts, Staging(torch.device("cpu")), [[0, 1, 1], None, [0, 2]])
+    assert batch.token_type_ids.dtype == torch.int64
+    assert batch.token_type_ids.tolist() == [0, 1, 1, 0, 0, 2, 0, 0], "the filler behind them, too"
+    assert batch.input_ids.tolist() == [5, 6, 7, 8, 9, 9, 0, 0]
+    assert batch.cu_seqlens.tolist() == [0, 3, 4, 6, 8]
+
+
+@pytest.mark.parametrize("types", [(), [None], [None, None]])
+def test_a_step_without_types_has_none(types: list[None]):
+    assert pack([[5, 6], [7]], Staging(torch.device("cpu")), types).token_type_ids is None
 
 
 @pytest.mark.gpu
@@ -35,3 +57,8 @@ def test_a_step_goes_to_the_card_in_one_copy_and_may_be_followed_by_others():
         assert batch.input_ids.tolist() == expected.input_ids.tolist()
         assert batch.positions.tolist() == expected.positions.tolist()
         assert batch.cu_seqlens.tolist() == expected.cu_seqlens.tolist()
+        types = [[text[0] % 2] * len(text) if text[0] % 3 else None for text in texts]
+        typed, expected = pack(texts, staging, types), pack(texts, Staging(torch.device("cpu")), types)
+        assert (typed.token_type_ids is None) == (expected.token_type_ids is None)
+        if expected.token_type_ids is not None:
+            assert typed.token_type_ids.tolist() == expected.token_type_ids.tolist()

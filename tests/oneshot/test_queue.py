@@ -96,6 +96,24 @@ def test_a_text_beyond_the_budget_runs_alone() -> None:
     assert [taken(queue) for _ in range(3)] == [[(queued, 0)], [(queued, 1)], [(queued, 2)]]
 
 
+def test_types_stay_with_their_texts() -> None:
+    queue = TokenBudgetQueue(4, 8)
+    pairs, plain = Queued(), Queued()
+    queue.add(pairs, [[1, 2], [3], [4, 5]], [[0, 1], None, [0, 0]])
+    queue.add(plain, [[6]])
+    seen = []
+    while step := queue.take():
+        queue.put_back(step)
+        step = queue.take()
+        seen += [(entry.queued, entry.token_ids, entry.type_ids) for entry in step]
+    assert seen == [
+        (pairs, [1, 2], [0, 1]),
+        (pairs, [3], None),
+        (pairs, [4, 5], [0, 0]),
+        (plain, [6], None),
+    ]
+
+
 @given(
     lengths=st.lists(st.integers(1, 12), min_size=1, max_size=12),
     budgets=st.lists(st.integers(-3, 40), min_size=12, max_size=12),

@@ -85,11 +85,10 @@ class RerankingEngine(OneShotEngine):
         room = self._room(request.truncate_prompt_tokens)
         with self.gate.arriving():
             given = [request.query, *request.documents]
-            query, *documents = await self._text.encode_texts(given, add_special_tokens=False)
-        pairs = [
-            self._pair(index, query, document[: request.max_tokens_per_doc], room)
-            for index, document in enumerate(documents)
-        ]
+            encoded = await self._text.encode_texts(given, add_special_tokens=False)
+            size = sum(len(request.query) + len(document) for document in request.documents)
+            most = request.max_tokens_per_doc
+            pairs = await self._text.run(size, lambda: self._pairs(encoded, most, room))
         texts = [pair.token_ids for pair in pairs]
         types = [pair.type_ids for pair in pairs]
         logits = (await self._run(texts, request.priority, on_begun, arrived, types))[:, 0]
@@ -105,6 +104,10 @@ class RerankingEngine(OneShotEngine):
                 param="truncate_prompt_tokens",
             )
         return None if limit is None else limit - added
+
+    def _pairs(self, encoded: list[list[int]], most: int | None, room: int | None) -> list[Pair]:
+        query, *documents = encoded
+        return [self._pair(index, query, document[:most], room) for index, document in enumerate(documents)]
 
     def _pair(self, index: int, query: list[int], document: list[int], room: int | None) -> Pair:
         """Only what fits is joined: a long query times many documents is more than there is memory for."""

@@ -54,12 +54,12 @@ class TextService:
         write their own. Raises `InvalidRequestError`.
         """
         if isinstance(prompt, str):
-            ids = await self._run(len(prompt), lambda: self._encode(prompt, add_special_tokens is not False))
+            ids = await self.run(len(prompt), lambda: self._encode(prompt, add_special_tokens is not False))
             return EncodedPrompt(ids, prompt)
         if isinstance(prompt, ChatPrompt):
             chat = self._read_parts(prompt)
             size = self._inline_chars + 1 if self.tokenizer.renders_slowly(chat) else _chat_size(chat)
-            return await self._run(size, lambda: self._encode_chat(chat, bool(add_special_tokens)))
+            return await self.run(size, lambda: self._encode_chat(chat, bool(add_special_tokens)))
         self.check_token_ids(prompt)
         return EncodedPrompt(list(prompt), None)
 
@@ -70,7 +70,7 @@ class TextService:
         for text in texts:
             _check_text(text)
         encode = self.tokenizer.encode_batch
-        return await self._run(sum(map(len, texts)), lambda: encode(texts, add_special_tokens))
+        return await self.run(sum(map(len, texts)), lambda: encode(texts, add_special_tokens))
 
     async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
         return (await self.encode_prompt(prompt, add_special_tokens)).token_ids
@@ -80,7 +80,7 @@ class TextService:
         self.check_token_ids(token_ids)
         decode = self.tokenizer.decode
         size = len(token_ids) * self._inline_chars // INLINE_TOKENS
-        return await self._run(size, lambda: decode(token_ids, skip_special_tokens=False))
+        return await self.run(size, lambda: decode(token_ids, skip_special_tokens=False))
 
     def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         """The vocabulary's own spelling of each id (`Ġhello`)."""
@@ -102,7 +102,8 @@ class TextService:
         text = self.tokenizer.render_chat(prompt)
         return EncodedPrompt(self._encode(text, add_special_tokens), text)
 
-    async def _run(self, size: int, call: Callable[[], T]) -> T:
+    async def run(self, size: int, call: Callable[[], T]) -> T:
+        """`call` at once, or in the executor where it has to do with more than a few characters."""
         if size <= self._inline_chars:
             return call()
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
