@@ -8,16 +8,14 @@ import re
 from pathlib import Path
 
 from onecard.registry.problems import did_you_mean
-from onecard.registry.sources.base import Source
+from onecard.registry.sources.base import Progress, Source
 from onecard.registry.sources.hugging_face import HuggingFaceSource
 from onecard.registry.sources.local import LocalSource
 from onecard.registry.sources.modelscope import ModelScopeSource
-from onecard.registry.sources.progress import NoProgress, Progress
 from onecard.registry.sources.pypi import PyPISource
 from onecard.registry.spec import ModelSpec, SourceError
 
 __all__ = [
-    "NoProgress",
     "Progress",
     "Source",
     "check_source",

@@ -1,13 +1,27 @@
-"""What every scheme offers."""
+"""What every scheme offers, and what a download tells whoever watches it."""
 
 import hashlib
 from pathlib import Path
 from typing import Protocol
 
-from onecard.registry.sources.progress import Progress
 from onecard.registry.spec import SourceError
 
-_CHUNK = 1 << 20
+
+class Progress:
+    """Follows one download after another: `start`, any number of `advance`, `done`. This one tells nobody.
+
+    `start` may come again without a `done` before it when a download begins anew. Called from the thread
+    that fetches; for some sources from several threads at once.
+    """
+
+    def start(self, name: str, total_bytes: int | None) -> None:
+        """A download called `name` begins; `total_bytes` is None where the server doesn't say."""
+
+    def advance(self, n: int) -> None:
+        """`n` more bytes have arrived."""
+
+    def done(self) -> None:
+        """The download is complete, or has failed."""
 
 
 class Source(Protocol):
@@ -28,11 +42,8 @@ class Source(Protocol):
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sha256(name: str, found: str, pinned: str | None) -> None:

@@ -5,9 +5,8 @@ import time
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from onecard.registry.sources.base import check_sha256, file_sha256
+from onecard.registry.sources.base import Progress, check_sha256, file_sha256
 from onecard.registry.sources.index import IndexFile
-from onecard.registry.sources.progress import Progress
 from onecard.registry.sources.web import RangeRefusedError, UnreachableError, Web
 from onecard.registry.spec import SourceError
 

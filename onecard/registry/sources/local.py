@@ -4,8 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onecard.registry.problems import did_you_mean
-from onecard.registry.sources.base import check_sha256, file_sha256
-from onecard.registry.sources.progress import Progress
+from onecard.registry.sources.base import Progress, check_sha256, file_sha256
 from onecard.registry.spec import SourceError
 
 

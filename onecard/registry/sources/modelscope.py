@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onecard.registry.sources.base import Progress
 from onecard.registry.sources.hugging_face import ALLOW, IGNORE, is_complete
-from onecard.registry.sources.progress import Progress
 from onecard.registry.spec import SourceError
 
 
