@@ -14,19 +14,11 @@ from recording_stats import RecordingStats
 
 from onecard.engines.node.factory import start_node
 from onecard.registry.loader import load_registry
-from onecard.registry.sources import fetch
+from onecard.registry.sources import Progress, fetch
 from onecard.registry.spec import MemoryAmount, Registry
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-class _NoProgress:
-    def start(self, name: str, total_bytes: int | None) -> None: ...
-
-    def advance(self, n: int) -> None: ...
-
-    def done(self) -> None: ...
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +34,7 @@ def demo_registry() -> Registry:
 @pytest.fixture(scope="session")
 def demo_paths(demo_registry: Registry) -> dict[str, Path]:
     """The demo's models, fetched into onecard's cache if they aren't there."""
-    return {model.name: fetch(model, _NoProgress()) for model in demo_registry.models}
+    return {model.name: fetch(model, Progress()) for model in demo_registry.models}
 
 
 @pytest.fixture(scope="session")

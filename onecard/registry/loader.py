@@ -1,11 +1,8 @@
-"""A registry file -> frozen specs.
-
-`load_registry` is what the rest of onecard calls; `load` also tells where each key stands in the file.
-"""
+"""A registry file -> frozen specs."""
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from onecard.registry.decode import Decoder
@@ -16,30 +13,17 @@ from onecard.registry.spec import ModelSpec, Registry, RegistryError
 from onecard.registry.validate import validate
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A registry, and where each key path (`models[0].memory`) stands in its file."""
+def load_registry(path: str | Path, env: Mapping[str, str] | None = None) -> Registry:
+    """The registry in the YAML file `path`, checked; RegistryError with every problem found.
 
-    registry: Registry
-    positions: Mapping[str, Position]
-
-
-def load_registry(path: str | Path) -> Registry:
-    """The registry in the YAML file `path`, checked; RegistryError with every problem found."""
-    return load(path).registry
-
-
-def load(path: str | Path, env: Mapping[str, str] | None = None) -> Loaded:
-    """As `load_registry`, with positions; `env` stands in for the process's environment."""
+    `env` stands in for the process's environment.
+    """
     file = Path(path)
     problems = Problems(str(path))
     document = Document(_read(file), os.environ if env is None else env, problems)
-    if document.root is None:
-        if not problems.found:
-            problems.add(
-                Position(1, 1), "", "the file is empty; a registry has the keys server, cards, models"
-            )
-        problems.raise_if_any()
+    if document.root is None and not problems.found:
+        problems.add(Position(1, 1), "", "the file is empty; a registry has the keys server, cards, models")
+    problems.raise_if_any()
     assert document.root is not None
     decoder = Decoder(document, problems)
     registry = decoder.spec(Registry, document.root)
@@ -49,7 +33,7 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> Loaded:
     registry = replace(registry, models=models, path=str(path))
     validate(registry, decoder.positions, problems)
     problems.raise_if_any()
-    return Loaded(registry, decoder.positions)
+    return registry
 
 
 def _read(file: Path) -> str:

@@ -15,7 +15,7 @@ import pytest
 from cross_encoders import registry_of, write_bert, write_xlm_roberta
 
 from onecard.engines.api import RerankRequest, RerankResult
-from onecard.registry.sources.cache import cache_root, publishing
+from onecard.registry.sources.pypi import cache_root
 
 CONVERTING = ("onnx", "onnxruntime", "ml_dtypes", "protobuf", "flatbuffers")
 """What it takes to read the weights' own format, and nothing else here needs."""
@@ -32,8 +32,11 @@ def reranker_path(request: pytest.FixtureRequest) -> Path:
         script = request.getfixturevalue("shared_folder") / "models" / "fetch.sh"
         if not script.is_file():
             pytest.skip("the folder `shared` has no script that builds the reranker")
-        with publishing(built) as scratch:
-            _build(script, scratch)
+        built.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=built.parent) as scratch:
+            _build(script, Path(scratch))
+            if not built.exists():  # another session may have been as fast
+                (Path(scratch) / built.name).rename(built)
     return built
 
 

@@ -25,7 +25,7 @@ from onecard.engines.kinds.reranker import sigmoid
 from onecard.engines.memory.card_plan import PlanError
 from onecard.engines.models.config import ConfigError
 from onecard.engines.node.factory import plan_registry, start_node
-from onecard.engines.text.errors import ModelFileError
+from onecard.engines.text.generation_config import ModelFileError
 from onecard.gateway.cli import main
 
 QUERY = "the dog runs over what?"

@@ -22,7 +22,7 @@ from onecard.engines.oneshot.sentence_config import SentenceConfig
 from onecard.engines.runtime.step_clock import HostStepClock
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.service import TextService
-from onecard.engines.text.special_tokens import SpecialTokens
+from onecard.engines.text.token_text import SpecialTokens
 from onecard.engines.text.tokenizer import Tokenizer
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from onecard.engines.text.chat_template import ChatTemplates
-from onecard.engines.text.special_tokens import SpecialTokens
+from onecard.engines.text.token_text import SpecialTokens
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
 
 CORPUS = [

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from onecard.engines.text.errors import ModelFileError
+from onecard.engines.text.generation_config import ModelFileError
 from onecard.engines.text.pairs import Pair, PairTemplate, longest_first
 
 LETTERS = "abcdefgh"

@@ -10,8 +10,7 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from onecard.engines.api import ChatPrompt
-from onecard.engines.text.errors import ModelFileError
-from onecard.engines.text.gguf_metadata import read_metadata
+from onecard.engines.text.generation_config import ModelFileError
 from onecard.engines.text.token_text import byte_alphabet
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -150,13 +149,14 @@ def test_damaged_gguf_files_are_refused(byte_level: Tokenizer, write_gguf: Write
     whole = write_gguf(byte_level_fields(byte_level)).read_bytes()
     broken = tmp_path / "broken.gguf"
     for content, message in [
-        (b"", "not a GGUF"),
+        (b"", "is empty"),
+        (b"GGML", "not a GGUF"),
         (b"GGUF" + b"\xff" * 64, "version"),
         (whole[:900], "damaged"),
     ]:
         broken.write_bytes(content)
         with pytest.raises(ValueError, match=message):
-            read_metadata(broken)
+            load_tokenizer(broken)
 
 
 def test_a_folder(byte_level: Tokenizer, tmp_path: Path) -> None:

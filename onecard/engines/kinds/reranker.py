@@ -17,7 +17,7 @@ from onecard.engines.oneshot.build import EncoderFiles, build_encoder, encoder_n
 from onecard.engines.oneshot.engine import InputTooLongError, OneShotEngine
 from onecard.engines.oneshot.heads.classify import classify
 from onecard.engines.step.sizes import StepSize
-from onecard.engines.text.errors import ModelFileError
+from onecard.engines.text.generation_config import ModelFileError
 from onecard.engines.text.hf_tokenizer import model_max_length, tells_token_types
 from onecard.engines.text.pairs import Pair, PairTemplate, longest_first
 from onecard.engines.text.service import TextService

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onecard.engines.text.errors import ModelFileError
-from onecard.engines.text.gguf_metadata import read_metadata
+from onecard.engines.weights.gguf_file import GgufFile
 
 _NAMES = {
     "temperature": "temperature",
@@ -30,25 +29,16 @@ _GGUF_NAMES = {
 }
 
 
+class ModelFileError(ValueError):
+    """A tokenizer, template or JSON file beside a model's weights that can't be used; the message names it
+    and says why."""
+
+
 @dataclass(frozen=True)
 class GenerationDefaults:
     sampling: dict[str, Any] = field(default_factory=dict)
     """Fields of `api.SamplingParams` that the model's files set."""
     eos_token_ids: tuple[int, ...] = ()
-
-
-def load_generation_defaults(path: Path) -> GenerationDefaults:
-    """`path`: a model folder or a GGUF file. Missing files mean no defaults."""
-    if path.is_file():
-        metadata = read_metadata(path)
-        sampling = {ours: metadata[key] for key, ours in _GGUF_NAMES.items() if key in metadata}
-        eos = metadata.get("tokenizer.ggml.eos_token_id")
-        return GenerationDefaults(sampling, () if eos is None else (eos,))
-    generation = read_json(path / "generation_config.json")
-    config = read_json(path / "config.json")
-    sampling = {ours: generation[name] for name, ours in _NAMES.items() if generation.get(name) is not None}
-    eos = generation.get("eos_token_id", config.get("eos_token_id"))
-    return GenerationDefaults(sampling, _as_tuple(eos))
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -62,6 +52,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ModelFileError(f"{path} should hold a JSON object")
     return content
+
+
+def load_generation_defaults(path: Path) -> GenerationDefaults:
+    """`path`: a model folder or a GGUF file. Missing files mean no defaults."""
+    if path.is_file():
+        metadata = GgufFile(path).metadata
+        sampling = {ours: metadata[key] for key, ours in _GGUF_NAMES.items() if key in metadata}
+        eos = metadata.get("tokenizer.ggml.eos_token_id")
+        return GenerationDefaults(sampling, () if eos is None else (eos,))
+    generation = read_json(path / "generation_config.json")
+    config = read_json(path / "config.json")
+    sampling = {ours: generation[name] for name, ours in _NAMES.items() if generation.get(name) is not None}
+    eos = generation.get("eos_token_id", config.get("eos_token_id"))
+    return GenerationDefaults(sampling, _as_tuple(eos))
 
 
 def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from itertools import groupby, islice
 
 import tokenizers
 
-from onecard.engines.text.errors import ModelFileError
+from onecard.engines.text.generation_config import ModelFileError
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How a vocabulary spells bytes: what text one token stands for.
+"""What tokens stand for: how a vocabulary spells bytes, and which of its tokens have a role.
 
 Byte-level BPE (GPT-2, Llama 3, Qwen) writes each byte as one printable character; SentencePiece (Llama 2,
 Mistral, Gemma) writes a space as U+2581 and lone bytes as `<0xAB>`; WordPiece marks continuations with
@@ -6,7 +6,7 @@ Mistral, Gemma) writes a space as U+2581 and lone bytes as `<0xAB>`; WordPiece m
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
@@ -71,3 +71,14 @@ def _flatten(decoder: dict[str, Any] | None) -> list[dict[str, Any]]:
     if decoder["type"] == "Sequence":
         return [step for child in decoder["decoders"] for step in _flatten(child)]
     return [decoder]
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """By id, and by text for chat templates: `names` maps a role (`bos_token`, ...) to the token."""
+
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    """Ids that end an answer, the tokenizer's own first."""
+    pad_token_id: int | None = None
+    names: dict[str, str] = field(default_factory=dict)

@@ -16,9 +16,8 @@ from tokenizers import normalizers
 from onecard.engines.api import ChatPrompt
 from onecard.engines.text import gguf_tokenizer, hf_tokenizer
 from onecard.engines.text.chat_template import ChatTemplates
-from onecard.engines.text.gguf_metadata import read_metadata
-from onecard.engines.text.special_tokens import SpecialTokens
-from onecard.engines.text.token_text import TokenSpelling, spelling_of
+from onecard.engines.text.token_text import SpecialTokens, TokenSpelling, spelling_of
+from onecard.engines.weights.gguf_file import GgufFile
 
 
 class Tokenizer:
@@ -103,10 +102,6 @@ class Tokenizer:
         """Whether `render_chat` starts a process for `prompt`, so it doesn't belong on the event loop."""
         return self._templates.runs_in_process(prompt)
 
-    @property
-    def has_chat_template(self) -> bool:
-        return bool(self._templates)
-
     def render_chat(self, prompt: ChatPrompt) -> str:
         """The prompt text of `prompt` under the model's chat template (or the one it brings itself).
 
@@ -125,7 +120,7 @@ def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase
     Raises `ValueError` where there is no tokenizer that can be read.
     """
     if path.is_file():
-        metadata = read_metadata(path)
+        metadata = GgufFile(path).metadata
         backend = gguf_tokenizer.build_backend(metadata)
         special = gguf_tokenizer.special_tokens(metadata)
         templates = gguf_tokenizer.chat_templates(metadata)

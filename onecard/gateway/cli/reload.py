@@ -8,7 +8,7 @@ from pathlib import Path
 
 from onecard.engines.api import InvalidRegistryError, ReloadReport
 from onecard.registry.changes import compare, in_effect, needs_restart
-from onecard.registry.sources import fetch
+from onecard.registry.sources import Progress, fetch
 from onecard.registry.spec import ModelSpec, Registry, RegistryError
 from onecard.registry.units import format_bytes
 
@@ -23,15 +23,12 @@ Apply = Callable[[Registry, dict[str, Path]], Awaitable[ReloadReport]]
 changed nothing then, for one that can't be served (one that doesn't fit its card)."""
 
 
-class LogProgress:
-    """A `Progress` for a server that has no terminal to draw bars on."""
+class LogProgress(Progress):
+    """For a server that has no terminal to draw bars on: the log tells of beginnings and ends only."""
 
     def start(self, name: str, total_bytes: int | None) -> None:
         size = f" ({format_bytes(total_bytes)})" if total_bytes is not None else ""
         logger.info("fetching %s%s", name, size)
-
-    def advance(self, n: int) -> None:
-        """The log tells of beginnings and ends only."""
 
     def done(self) -> None:
         logger.info("fetched")

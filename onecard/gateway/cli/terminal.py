@@ -19,7 +19,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from onecard.registry.sources import fetch
+from onecard.registry import sources
 from onecard.registry.spec import MemoryAmount, ModelSpec
 from onecard.registry.units import format_bytes
 
@@ -77,8 +77,8 @@ class Bars:
         return self._bars.add_task(name, total=total)
 
 
-class DownloadBars(Bars):
-    """A bar for each download; the `Progress` that `registry.sources.fetch` reports to."""
+class DownloadBars(Bars, sources.Progress):
+    """A bar for each download."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
@@ -122,4 +122,4 @@ class LoadBars(Bars):
 def fetch_all(models: Iterable[ModelSpec], console: Console) -> dict[str, Path]:
     """Model name -> local path, fetching what is not there yet. Raises `RegistryError`."""
     with DownloadBars(console) as bars:
-        return {model.name: fetch(model, bars) for model in models}
+        return {model.name: sources.fetch(model, bars) for model in models}

@@ -6,11 +6,9 @@ from typing import Protocol
 
 from onecard.registry.spec import SourceError
 
-_CHUNK = 1 << 20
 
-
-class Progress(Protocol):
-    """Follows one download after another: `start`, any number of `advance`, `done`.
+class Progress:
+    """Follows one download after another: `start`, any number of `advance`, `done`. This one tells nobody.
 
     `start` may come again without a `done` before it when a download begins anew. Called from the thread
     that fetches; for some sources from several threads at once.
@@ -24,10 +22,6 @@ class Progress(Protocol):
 
     def done(self) -> None:
         """The download is complete, or has failed."""
-
-
-class NoProgress(Progress):
-    """Watches nothing."""
 
 
 class Source(Protocol):
@@ -48,11 +42,8 @@ class Source(Protocol):
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sha256(name: str, found: str, pinned: str | None) -> None:

