@@ -1,5 +1,4 @@
-"""Who is let in, and put out: the bounded queues, one a model, of requests that wait for their first output, and the
-server's end."""
+"""Who is let in, and put out: the bounded queues, one a model, and the end of the server."""
 
 import asyncio
 from collections import Counter
