@@ -1,10 +1,12 @@
-"""The bounded queues, one a model: how many of its requests may wait for their first output."""
+"""Who is let in, and put out: the bounded queues, one a model, and the end of the server."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from onecard.engines.api import QueueFullError
+from onecard.engines.api import QueueFullError, ShuttingDownError
 from onecard.gateway.metrics import Metrics
 
 
@@ -12,13 +14,18 @@ class Ticket:
     """Places in a model's queue. Given back by `begun` (it runs) or when the request ends."""
 
     def __init__(self, admission: "Admission", model: str, weight: int):
-        self._admission, self._model, self._weight = admission, model, weight
+        self.admission, self._model, self._weight = admission, model, weight
 
     def begun(self) -> None:
         """The request waits no longer. May be called any number of times."""
         if self._weight:
-            self._admission.give_back(self._model, self._weight)
+            self.admission.give_back(self._model, self._weight)
             self._weight = 0
+
+    def refused(self, error: Exception) -> None:
+        """The request ends with `error`; where that is a refusal, it is counted as one."""
+        if isinstance(error, QueueFullError):
+            self.admission.metrics.rejected(self._model, error.reason)
 
 
 class Admission:
@@ -28,9 +35,12 @@ class Admission:
     """
 
     def __init__(self, limit: int, metrics: Metrics):
-        self.limit, self._metrics = limit, metrics
+        self.limit, self.metrics = limit, metrics
         self.waiting: Counter[str] = Counter()
         """Only the models for which any waits."""
+        self.running: set[asyncio.Task[Any]] = set()
+        """What answers requests now, to models or not."""
+        self._is_over = False
 
     @contextmanager
     def admit(self, model: str, weight: int = 1) -> Iterator[Ticket]:
@@ -40,7 +50,7 @@ class Admission:
         the limit can be served at all.
         """
         if (waiting := self.waiting[model]) and waiting + weight > self.limit:
-            self._metrics.rejected(model, "queue_full")
+            self.metrics.rejected(model, "queue_full")
             raise QueueFullError(
                 f"{waiting} requests are waiting for the model `{model}` and the limit is {self.limit}. "
                 "Please retry later."
@@ -48,9 +58,10 @@ class Admission:
         self.waiting[model] += weight
         ticket = Ticket(self, model, weight)
         try:
-            yield ticket
+            with self.cut_off_heard():
+                yield ticket
         except QueueFullError as error:
-            self._metrics.rejected(model, error.reason)
+            ticket.refused(error)
             raise
         finally:
             ticket.begun()
@@ -60,3 +71,19 @@ class Admission:
         self.waiting[model] -= weight
         if not self.waiting[model]:
             del self.waiting[model]  # models come and go
+
+    def cut_off(self) -> None:
+        """Requests that still run hear at once that the server stops them."""
+        self._is_over = True
+        for task in self.running:
+            task.cancel()
+
+    @contextmanager
+    def cut_off_heard(self) -> Iterator[None]:
+        """Around what `cut_off` interrupts: raises `ShuttingDownError` then."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._is_over:
+                raise
+            raise ShuttingDownError("The request was stopped by the server; try another one.") from None

@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -301,3 +302,34 @@ def test_the_demo_is_served_and_drained(live: Live, onecard: Run, monkeypatch: p
     live.process.send_signal(signal.SIGTERM)
     assert live.process.wait(20) == 0
     assert "stopped" in live.said()
+
+
+@pytest.mark.weights
+def test_what_outlives_the_drain_is_cut_off_with_an_answer(
+    smollm2_path: Path, repository: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "registry.yaml"
+    file.write_text(
+        "server: {drain_timeout: 0.5}\ncards: [{name: card0, device: cpu, memory: 2GiB}]\nmodels:\n"
+        f"  - {{name: a, kind: llm, source: {smollm2_path}, memory: 0.9}}\n"
+    )
+    asked = {"model": "a", "prompt": "Once", "max_tokens": 4000, "ignore_eos": True}
+    with serving(repository, tmp_path / "log", str(file)) as live, ThreadPoolExecutor() as pool:
+        plain = pool.submit(live.post, "/v1/completions", asked)
+        request = urllib.request.Request(
+            live.url + "/v1/completions",
+            json.dumps(asked | {"stream": True}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as stream:
+            stream.readline()
+            live.process.send_signal(signal.SIGTERM)
+            began = time.monotonic()
+            *_, error, done, _ = stream.read().decode().split("\n\n")
+        assert live.process.wait(20) == 0
+        assert time.monotonic() - began < 4  # what is promised is 2.5
+        assert done == "data: [DONE]"
+        assert json.loads(error.removeprefix("data: "))["error"]["type"] == "ServiceUnavailableError"
+        status, answer = plain.result()
+        assert (status, answer["error"]["type"]) == (503, "ServiceUnavailableError")
+        assert "2 requests were still unfinished after 0.5 s" in live.said()

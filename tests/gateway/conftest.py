@@ -357,8 +357,8 @@ class Reply:
 class Client:
     """Talks to the server; every 200 is held against our description and OpenAI's."""
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, contract: "Contract"):
-        self.url, self.session, self.contract = url, session, contract
+    def __init__(self, url: str, session: aiohttp.ClientSession, contract: "Contract", app: web.Application):
+        self.url, self.session, self.contract, self.app = url, session, contract, app
 
     @property
     def port(self) -> int:
@@ -470,7 +470,7 @@ async def serve(node: FakeNode, metrics: FakeMetrics, contract: Contract) -> Asy
             stack.push_async_callback(runner.cleanup)
             await web.TCPSite(runner, "127.0.0.1", 0).start()
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            return Client(f"http://127.0.0.1:{runner.addresses[0][1]}", session, contract)
+            return Client(f"http://127.0.0.1:{runner.addresses[0][1]}", session, contract, app)
 
         yield start
 

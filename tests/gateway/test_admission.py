@@ -1,11 +1,13 @@
 """The bounded queues and the drain."""
 
 import asyncio
+import json
 
 import pytest
 
 from onecard.engines.api import ModelUnavailableError, QueueFullError, ShuttingDownError
 from onecard.gateway.admission import Admission
+from onecard.gateway.context import GATEWAY
 
 CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -176,3 +178,47 @@ def test_a_limit_that_changes_holds_at_once(metrics):
         admission.limit = 2
         with admission.admit("m"):
             pass
+
+
+@pytest.mark.parametrize("step", [0, 1])
+async def test_what_is_cut_off_gets_an_answer_at_once(client, node, metrics, step):
+    node.chat.hold(step)
+    node.embed.running = asyncio.Event()
+    plain = asyncio.create_task(client.post(CHAT, BODY))
+    embedding = asyncio.create_task(client.post("/v1/embeddings", {"input": "a"}))
+    stream = asyncio.create_task(client.request("POST", CHAT, json={**BODY, "stream": True}))
+    while len(node.chat.streams) < 2 or not node.embed.requests:
+        await asyncio.sleep(0.001)
+    while step and not all(stream.completion_tokens for stream in node.chat.streams):
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.01)
+    node.begin_drain()
+    client.app[GATEWAY].admission.cut_off()
+    async with asyncio.timeout(1):
+        replies = [await plain, await embedding, await stream]
+    for reply in replies[: 3 - step]:
+        assert (reply.status, reply.headers["Retry-After"]) == (503, "5")
+        assert reply.error["message"].startswith("The request was stopped by the server")
+    if step:
+        *_, frame, done = replies[2].text.split("\n\n")[:-1]
+        assert json.loads(frame.removeprefix("data: "))["error"]["type"] == "ServiceUnavailableError"
+        assert (replies[2].status, done) == (200, "data: [DONE]")
+    assert all(stream.aborted.is_set() for stream in node.chat.streams)
+    assert sorted(metrics.rejections) == [("embedder", "draining"), *[("talker", "draining")] * 2]
+    assert not client.app[GATEWAY].admission.running
+
+
+async def test_a_body_that_is_on_its_way_is_cut_off_with_an_answer(client):
+    headers = {"Content-Type": "application/json"}
+    arriving = asyncio.create_task(client.request("POST", CHAT, data=endless(), headers=headers))
+    while not client.app[GATEWAY].admission.running:
+        await asyncio.sleep(0.001)
+    client.app[GATEWAY].admission.cut_off()
+    async with asyncio.timeout(1):
+        assert (await arriving).status == 503
+
+
+async def endless():
+    while True:
+        yield b" "
+        await asyncio.sleep(0.01)

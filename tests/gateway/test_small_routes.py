@@ -94,6 +94,15 @@ async def test_health(client, node, state, ready, live):
     assert {(await client.get(path)).status for path in LIVE} == {live}
 
 
+async def test_probes_are_not_counted_however_they_are_spelt(client, metrics):
+    for row in ROUTES.rows:
+        if row.access == "open":
+            await client.request(row.method, row.path, check=False)
+    assert metrics.requests == []
+    await client.get("/v1/models")
+    assert [request[0] for request in metrics.requests] == ["/v1/models"]
+
+
 async def test_ping_version_and_metrics(client):
     assert (await client.get("/ping")).status == 200
     assert (await client.request("POST", "/ping")).status == 200

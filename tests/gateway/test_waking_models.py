@@ -79,13 +79,14 @@ async def test_a_503_that_says_what_was_waited_for(client, gate, metrics, path, 
 
 
 @pytest.mark.parametrize(("path", "body"), [("/v1/chat/completions", CHAT), ("/v1/completions", COMPLETION)])
-async def test_a_stream_that_was_told_to_wait_ends_with_the_error(client, path, body):
+async def test_a_stream_that_was_told_to_wait_ends_with_the_error(client, metrics, path, body):
     async with client.session.post(client.url + path, json={**body, "stream": True}) as response:
         assert response.status == 200
         comment, frame, done = (await response.text()).split("\n\n")[:-1]
     assert (comment, done) == (": talker is waking up", "data: [DONE]")
     error = json.loads(frame.removeprefix("data: "))["error"]
     assert (error["type"], error["message"]) == ("ServiceUnavailableError", TOO_LATE)
+    assert metrics.rejections == [("talker", "wake_timeout")]
 
 
 async def test_one_that_wakes_in_time_answers(client, gate, timeout):

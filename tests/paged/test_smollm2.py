@@ -208,6 +208,42 @@ def test_bad_token_ids_are_refused(demo_node):
     engine = demo_node.node.engine("smollm2")
     with pytest.raises(InvalidRequestError, match="vocabulary"):
         demo_node.call(answer(engine, [1, 10**7]))
+    with pytest.raises(InvalidRequestError) as refused:
+        demo_node.call(engine.detokenize([10**7]))
+    assert refused.value.param == "tokens"
+
+
+def test_what_the_context_cannot_hold_is_refused_in_words_of_the_request(demo_node):
+    engine = demo_node.node.engine("smollm2")
+    limit = engine.info.max_model_len
+    with pytest.raises(InvalidRequestError, match=r"`min_tokens` is .* the context leaves") as refused:
+        demo_node.call(answer(engine, QUESTIONS[0], min_tokens=limit, max_tokens=None))
+    assert refused.value.param == "min_tokens"
+    for prompt, param in ((tuple([100] * limit), "prompt"), (QUESTIONS[0], "messages")):
+        with pytest.raises(
+            InvalidRequestError, match=f"in the {param}, .*length of the {param} or"
+        ) as refused:
+            demo_node.call(answer(engine, prompt, max_tokens=limit))
+        assert refused.value.param == param
+
+
+def test_a_prompt_whose_answer_ends_at_once_is_cached(demo_node):
+    engine = demo_node.node.engine("smollm2")
+    size = engine.core.scheduler.kv.block_size
+    prompt = tuple(range(300, 300 + 2 * size))
+
+    async def cached_tokens(prompt: tuple[int, ...], max_tokens: int) -> tuple[int, tuple[int, ...]]:
+        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, ignore_eos=True)
+        stream = await engine.generate(GenerateRequest("c", prompt, sampling))
+        tokens = [token async for chunk in stream for token in chunk.token_ids]
+        return stream.cached_tokens, (*prompt, *tokens)
+
+    cached, whole = demo_node.call(cached_tokens(prompt, 1))
+    assert cached == 0
+    cached, longer = demo_node.call(cached_tokens(whole, size))
+    assert cached == 2 * size
+    # The last step of that answer has filled a third block.
+    assert demo_node.call(cached_tokens(longer, 1))[0] == 3 * size
 
 
 def test_truncation_to_the_context_leaves_room_for_the_answer(demo_node):
@@ -226,6 +262,9 @@ def test_truncation_to_the_context_leaves_room_for_the_answer(demo_node):
     assert demo_node.call(prompt_of(20)) == long[20 - limit :]
     assert demo_node.call(prompt_of(None)) == long[1 - limit :]
     assert demo_node.call(prompt_of(20, keep=3)) == long[-3:]
+    with pytest.raises(InvalidRequestError, match=f"it may be 1 to {limit}, or -1") as refused:
+        demo_node.call(prompt_of(20, keep=limit + 1))
+    assert refused.value.param == "truncate_prompt_tokens"
     with pytest.raises(InvalidRequestError, match="maximum context length"):
         demo_node.call(prompt_of(limit))
 

@@ -115,7 +115,9 @@ def test_what_is_wrong_is_the_clients_error(template: str, request_: ChatPrompt,
 
 
 def test_without_a_template_the_error_says_what_to_do() -> None:
-    with pytest.raises(InvalidRequestError, match="no chat template"):
+    with pytest.raises(
+        InvalidRequestError, match=r"no chat template: send a `prompt` .* `engine.chat_template`"
+    ):
         ChatTemplates().render(prompt(), {})
 
 

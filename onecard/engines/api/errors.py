@@ -21,13 +21,13 @@ class InvalidRequestError(EngineError):
 class ContextLengthError(InvalidRequestError):
     """Prompt plus answer are longer than the model's context. Clients match on the message and code."""
 
-    def __init__(self, max_model_len: int, prompt_tokens: int, max_tokens: int = 0):
+    def __init__(self, max_model_len: int, prompt_tokens: int, max_tokens: int = 0, param: str = "messages"):
         asked = f"{max_tokens} in the completion" if max_tokens else "with at least 1 in the completion"
         super().__init__(
             f"This model's maximum context length is {max_model_len} tokens. However, you requested "
-            f"{prompt_tokens + max(max_tokens, 1)} tokens ({prompt_tokens} in the messages, {asked}). "
-            "Please reduce the length of the messages or completion.",
-            param="messages",
+            f"{prompt_tokens + max(max_tokens, 1)} tokens ({prompt_tokens} in the {param}, {asked}). "
+            f"Please reduce the length of the {param} or completion.",
+            param=param,
             code="context_length_exceeded",
         )
 

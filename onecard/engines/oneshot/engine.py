@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onecard.engines.api import ContextLengthError, InvalidRequestError, ModelInfo
+from onecard.engines.api import ContextLengthError, ModelInfo
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.oneshot.core import OneShotCore
 from onecard.engines.oneshot.job import Job
@@ -59,18 +59,6 @@ class OneShotEngine(Front[OneShotCore]):
             self._post_abort(job)
             raise
         return job.results
-
-    def _truncation(self, asked: int | None) -> int | None:
-        """The most tokens of a text, where the request allows cutting."""
-        longest = self.info.max_model_len
-        if asked is None:
-            return None
-        if asked < -1 or asked == 0 or asked > longest:
-            raise InvalidRequestError(
-                f"'truncate_prompt_tokens' is {asked}; it may be 1 to {longest}, or -1 for that maximum.",
-                param="truncate_prompt_tokens",
-            )
-        return longest if asked == -1 else asked
 
 
 class InputTooLongError(ContextLengthError):

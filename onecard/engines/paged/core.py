@@ -221,12 +221,12 @@ class PagedCore(StepCore[Schedule, StepOutput]):
             self._add_prompt_logprobs(prompt)
         logprobs = self._logprobs(output, token_ids)
         times = token_times([item.sequence for item in output.sampled], now)
+        for item in batch.items:  # before any of them ends, and frees its blocks
+            if item.sequence.status is Status.RUNNING:
+                self.scheduler.kv.cache_computed(item.sequence)
         deliveries: list[Delivery] = []
         for i, (item, token_id) in enumerate(zip(output.sampled, token_ids, strict=True)):
             deliveries += self._append_token(item.sequence, token_id, logprobs.get(i))
-        for item in batch.items:
-            if item.sequence.status is Status.RUNNING:
-                self.scheduler.kv.cache_computed(item.sequence)
         return deliveries, self._counts.step(times)
 
     def _lose(self, suspect: list[Schedule], error: BaseException) -> list[Delivery]:

@@ -61,7 +61,7 @@ class GenerationEngine(Front[PagedCore]):
         arrival_time = time.monotonic()
         params = request.sampling
         prompt, text = await self._encode(request)
-        max_tokens = self._settle_max_tokens(len(prompt), params.max_tokens, request.prompt)
+        max_tokens = self._settle_max_tokens(len(prompt), params, request.prompt)
         self._check_vocabulary([token for token, _ in params.logit_bias], "logit_bias")
         self._check_vocabulary(params.stop_token_ids, "stop_token_ids")
 
@@ -109,9 +109,8 @@ class GenerationEngine(Front[PagedCore]):
     async def _encode(self, request: GenerateRequest) -> tuple[list[int], str | None]:
         encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens)
         token_ids = encoded.token_ids
-        limit = request.truncate_prompt_tokens
-        if limit is not None:
-            limit = self._longest_prompt(request.sampling.max_tokens) if limit < 0 else limit
+        longest = self._longest_prompt(request.sampling.max_tokens)
+        if (limit := self._truncation(request.truncate_prompt_tokens, longest)) is not None:
             token_ids = token_ids[-limit:]
         if not token_ids:
             raise InvalidRequestError("The prompt is empty: send at least one token.", param="prompt")
@@ -121,13 +120,18 @@ class GenerationEngine(Front[PagedCore]):
         """What the context holds beside the answer; at least 1: too long an answer is refused as such."""
         return max(self.info.max_model_len - (1 if max_tokens is None else max_tokens), 1)
 
-    def _settle_max_tokens(self, num_prompt: int, asked: int | None, prompt: object) -> int:
+    def _settle_max_tokens(self, num_prompt: int, params: SamplingParams, prompt: object) -> int:
         """How many tokens an answer may have, so that prompt and answer fit the context."""
-        room = self.info.max_model_len - num_prompt
+        asked, room = params.max_tokens, self.info.max_model_len - num_prompt
+        param = "messages" if isinstance(prompt, ChatPrompt) else "prompt"
         if room < (1 if asked is None else asked):
-            error = ContextLengthError(self.info.max_model_len, num_prompt, asked or 0)
-            error.param = "messages" if isinstance(prompt, ChatPrompt) else "prompt"
-            raise error
+            raise ContextLengthError(self.info.max_model_len, num_prompt, asked or 0, param)
+        if params.min_tokens > room:
+            raise InvalidRequestError(
+                f"`min_tokens` is {params.min_tokens}, but beside the {num_prompt} tokens of the {param} the "
+                f"context leaves {room}: ask for fewer.",
+                param="min_tokens",
+            )
         return room if asked is None else asked
 
     def _check_vocabulary(self, token_ids: Seq[int], param: str) -> None:

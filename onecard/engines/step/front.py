@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from onecard.engines.api import ChatPrompt, ModelInfo
+from onecard.engines.api import ChatPrompt, InvalidRequestError, ModelInfo
 from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.step.core import StepCore
@@ -32,6 +32,19 @@ class Front(Generic[Core]):
 
     def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         return self._text.token_strings(token_ids)
+
+    def _truncation(self, asked: int | None, longest: int | None = None) -> int | None:
+        """The most tokens of a text, where the request allows cutting; -1 means `longest`, and that is the
+        model's maximum where nothing is said."""
+        most = self.info.max_model_len
+        if asked is None:
+            return None
+        if asked < -1 or asked == 0 or asked > most:
+            raise InvalidRequestError(
+                f"'truncate_prompt_tokens' is {asked}; it may be 1 to {most}, or -1 for all that fits.",
+                param="truncate_prompt_tokens",
+            )
+        return (longest or most) if asked == -1 else asked
 
     def _post(self, request: Any) -> None:
         self._loop.post(partial(self.core.add, request))

@@ -47,12 +47,12 @@ class ChatTemplates:
             names = ", ".join(sorted(self.sources))
             raise InvalidRequestError(
                 f"The model has several chat templates ({names}) and none is its default: "
-                "give the text of one as 'chat_template'.",
+                "set `engine.chat_template` in the registry.",
                 param="chat_template",
             )
         raise InvalidRequestError(
-            "The model has no chat template. Use /v1/completions, or give one as 'chat_template' in the "
-            "request or in the model's engine settings.",
+            "The model has no chat template: send a `prompt` instead of messages, or set "
+            "`engine.chat_template` in the registry.",
             param="messages",
         )
 

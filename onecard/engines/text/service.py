@@ -77,7 +77,7 @@ class TextService:
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Special tokens are kept. Raises `InvalidRequestError` for ids outside the vocabulary."""
-        self.check_token_ids(token_ids)
+        self.check_token_ids(token_ids, param="tokens")
         decode = self.tokenizer.decode
         size = len(token_ids) * self._inline_chars // INLINE_TOKENS
         return await self.run(size, lambda: decode(token_ids, skip_special_tokens=False))

@@ -55,23 +55,25 @@ async def send(
     response = EventStream(headers=HEADERS)
     last = b""
     try:
-        while not merger.finished:
-            batch = await merger.batch()
-            if isinstance(batch, str):
-                await _write(request, response, _comment(batch))
-                continue
-            ticket.begun()
-            data = frames.render(batch)
-            if merger.finished:
-                last = data
-            elif data:
-                await _write(request, response, data)
+        with ticket.admission.cut_off_heard():
+            while not merger.finished:
+                batch = await merger.batch()
+                if isinstance(batch, str):
+                    await _write(request, response, _comment(batch))
+                    continue
+                ticket.begun()
+                data = frames.render(batch)
+                if merger.finished:
+                    last = data
+                elif data:
+                    await _write(request, response, data)
         last += frames.end() + DONE
     except ConnectionError:
         raise
     except Exception as error:
         if not response.prepared:
             raise
+        ticket.refused(error)
         last = _error_frame(error) + DONE
     await _prepare(request, response)
     await response.write_eof(last)

@@ -20,12 +20,15 @@ if TYPE_CHECKING:
     from onecard.engines.api import Node
     from onecard.gateway.cli.reload import Load
     from onecard.gateway.cli.triggers import RegistryFile
+    from onecard.gateway.context import Gateway
     from onecard.registry.spec import Registry
 
 logger = logging.getLogger(__name__)
 
-LAST_BYTES_SECONDS = 5.0
-"""What connections get to take their last bytes once no engine works for them any more."""
+LAST_BYTES_SECONDS = 1.0
+"""What connections get to take their last bytes, twice at most."""
+
+DRAIN_POLL_SECONDS = 0.02
 
 LAST_ORDERS_SECONDS = 10.0
 """What an operator's order that is being carried out gets to finish."""
@@ -147,7 +150,7 @@ async def _serve(start: _Start, listener: socket.socket, console: "Console") -> 
         node.begin_drain()
         if control is not None:
             control.begin_drain()
-        await _drain(node, app[GATEWAY].server.drain_timeout)
+        await _drain(node, app[GATEWAY])
         for task in beside:
             task.cancel()
     if control is not None:
@@ -180,13 +183,17 @@ async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIt
         await runner.cleanup()
 
 
-async def _drain(node: "Node", timeout: float) -> None:
+async def _drain(node: "Node", gateway: "Gateway") -> None:
     """Wait for what runs; the port stays open meanwhile, and answers 503 to what comes new."""
+    running, timeout = gateway.admission.running, gateway.server.drain_timeout
     try:
-        await asyncio.wait_for(node.drained(), timeout)
+        async with asyncio.timeout(timeout):
+            await node.drained()
+            while running:
+                await asyncio.sleep(DRAIN_POLL_SECONDS)
     except TimeoutError:
-        left = sum(model.running + model.waiting for model in node.status().models)
-        logger.warning("%d requests were still unfinished after %.0f s and are cut off", left, timeout)
+        logger.warning("%d requests were still unfinished after %g s and are cut off", len(running), timeout)
+        gateway.admission.cut_off()
 
 
 COMMAND = Command(

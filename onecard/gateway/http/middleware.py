@@ -1,5 +1,6 @@
 """What happens to every request: an id, a key check, errors in one shape, and a count."""
 
+import asyncio
 import logging
 import re
 import secrets
@@ -23,19 +24,25 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 @web.middleware
 async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give the request its id and report how it went; a client that hung up counts as 499."""
+    """Give the request its id and report how it went; a client that hung up counts as 499.
+
+    Open paths aren't counted: probes would drown the requests that somebody waits for.
+    """
     asked = request.headers.get("X-Request-Id", "")
     request[REQUEST_ID] = asked if _REQUEST_ID.fullmatch(asked) else secrets.token_hex(16)
     started, status, sent = time.perf_counter(), CLIENT_GONE, None
+    gateway, task = request.app[GATEWAY], asyncio.current_task()
+    assert task is not None
+    gateway.admission.running.add(task)
     try:
         response = await handler(request)
         status, sent = response.status, _body_bytes(response)
         return response
     finally:
-        seconds = time.perf_counter() - started
-        request.app[GATEWAY].metrics.http(
-            _route_name(request), request.method, status, seconds, request.content_length, sent
-        )
+        gateway.admission.running.discard(task)
+        route, seconds = _route_name(request), time.perf_counter() - started
+        if route not in gateway.routes.open_paths:
+            gateway.metrics.http(route, request.method, status, seconds, request.content_length, sent)
 
 
 @web.middleware
@@ -45,7 +52,8 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if (answer := preflight(request)) is not None:
             return answer
         authorise(request)
-        return await handler(request)
+        with request.app[GATEWAY].admission.cut_off_heard():
+            return await handler(request)
     except EngineError as error:
         if error.status >= 500:
             log.warning("request %s: %s: %s", request[REQUEST_ID], type(error).__name__, error.message)

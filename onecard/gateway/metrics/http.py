@@ -10,12 +10,6 @@ HTTP_HIGHR_BUCKETS = (
 )
 # fmt: on
 
-UNCOUNTED_HANDLERS = frozenset(
-    {"/metrics", "/health", "/health/live", "/health/ready", "/load", "/ping", "/version"}
-)
-"""Probes: they would drown the requests that somebody waits for."""
-
-
 Children = tuple[Counter, Histogram, Summary, Summary]
 """Those of one route, method and class of status, made once."""
 
@@ -61,8 +55,6 @@ class HttpMetrics:
 
         The sizes are those of the bodies; None where one isn't known.
         """
-        if handler in UNCOUNTED_HANDLERS:
-            return
         key = (handler, method, status // 100)
         if (children := self._routes.get(key)) is None:
             children = self._routes[key] = self._children(*key)

@@ -1,12 +1,12 @@
 """`POST /v1/chat/completions`."""
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from onecard.engines.api import ChatPrompt, GenerateRequest, InvalidRequestError, ModelInfo
 from onecard.gateway.schemas.messages import Conversation
-from onecard.gateway.schemas.sampling import MAX_LOGPROBS, Count, SamplingRequest
+from onecard.gateway.schemas.sampling import MAX_LOGPROBS, Count, NotOffered, SamplingRequest
 
 
 class ChatRequest(Conversation, SamplingRequest):
@@ -20,6 +20,11 @@ class ChatRequest(Conversation, SamplingRequest):
     tool_choice: str | dict[str, Any] | None = Field(
         None, description="none or auto; the rest is not offered yet."
     )
+    functions: NotOffered = None
+    function_call: NotOffered = None
+    modalities: list[Literal["text"]] | None = None
+    audio: NotOffered = None
+    web_search_options: NotOffered = None
     add_special_tokens: bool = Field(False, description="On top of those that the chat template writes.")
 
     @model_validator(mode="after")

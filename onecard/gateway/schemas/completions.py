@@ -1,13 +1,12 @@
 """`POST /v1/completions`."""
 
 from dataclasses import replace
-from typing import Any
 
 from pydantic import Field, model_validator
 
 from onecard.engines.api import GenerateRequest, InvalidRequestError, ModelInfo
 from onecard.gateway.schemas.base import MAX_INT32, Inputs
-from onecard.gateway.schemas.sampling import MAX_LOGPROBS, MAX_N, SamplingRequest
+from onecard.gateway.schemas.sampling import MAX_LOGPROBS, MAX_N, NotOffered, SamplingRequest
 
 
 class CompletionRequest(SamplingRequest):
@@ -20,14 +19,12 @@ class CompletionRequest(SamplingRequest):
     best_of: int | None = Field(None, ge=1, le=MAX_N, description="Draw this many, answer the n most likely.")
     add_special_tokens: bool = True
     suffix: str | None = Field(None, description="Not offered: 400.")
-    prompt_embeds: Any = Field(None, description="Not offered: 400.")
+    prompt_embeds: NotOffered = None
 
     @model_validator(mode="after")
     def _completion_rules(self) -> "CompletionRequest":
         if self.suffix:
             raise InvalidRequestError("`suffix` is not offered.", param="suffix")
-        if self.prompt_embeds is not None:
-            raise InvalidRequestError("`prompt_embeds` is not offered.", param="prompt_embeds")
         if not self.max_tokens and not self.echo:
             raise InvalidRequestError(
                 "`max_tokens` must be at least 1, or 0 with `echo`.", param="max_tokens"

@@ -61,7 +61,8 @@ LogitBias = Annotated[
 ]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
-NotOffered = Annotated[Any, Field(description="Not offered yet: 400.")]
+NOT_OFFERED = "Not offered yet: 400."
+NotOffered = Annotated[Any, Field(description=NOT_OFFERED)]
 """Would change what the model may say: better refused than silently not done."""
 
 
@@ -101,6 +102,9 @@ class SamplingRequest(ModelRequest):
     guided_regex: NotOffered = None
     guided_choice: NotOffered = None
     guided_grammar: NotOffered = None
+    guided_decoding_backend: NotOffered = None
+    guided_whitespace_pattern: NotOffered = None
+    logits_processors: NotOffered = None
     allowed_token_ids: NotOffered = None
     bad_words: NotOffered = None
 
@@ -159,8 +163,8 @@ class SamplingRequest(ModelRequest):
         return self.min_tokens
 
     def _refuse_constraints(self) -> None:
-        for name in NOT_OFFERED:
-            if getattr(self, name) is not None:
+        for name in self.model_fields_set:
+            if type(self).model_fields[name].description == NOT_OFFERED:
                 raise InvalidRequestError(f"`{name}` is not offered yet; leave it out.", param=name)
         if self.response_format is None or self.response_format.get("type") == "text":
             return
@@ -172,6 +176,3 @@ class SamplingRequest(ModelRequest):
         else:
             message = "`response_format` needs a `type`; only text is offered yet."
         raise InvalidRequestError(message, param="response_format")
-
-
-NOT_OFFERED = [name for name, hint in SamplingRequest.__annotations__.items() if hint is NotOffered]
