@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
-from onecard.engines.text.pairs import Pair, encode_pairs
-from onecard.engines.text.parts import text_only
-from onecard.engines.text.tokenizer import Tokenizer
+from onecard.engines.text.chat_template import text_only
+from onecard.engines.text.tokenizer import Pair, Tokenizer
 
 T = TypeVar("T")
 
@@ -76,11 +75,11 @@ class TextService:
     async def encode_pairs(
         self, query: str, documents: Sequence[str], most_of_other: int | None, most: int | None
     ) -> list[Pair]:
-        """The query with each document; see `pairs.encode_pairs`. Raises `InvalidRequestError`."""
+        """The query with each document; see `Tokenizer.encode_pairs`. Raises `InvalidRequestError`."""
         for text in (query, *documents):
             _check_text(text)
-        backend, size = self.tokenizer.backend, len(query) + sum(map(len, documents))
-        return await self._run(size, lambda: encode_pairs(backend, query, documents, most_of_other, most))
+        encode, size = self.tokenizer.encode_pairs, len(query) + sum(map(len, documents))
+        return await self._run(size, lambda: encode(query, documents, most_of_other, most))
 
     async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
         return (await self.encode_prompt(prompt, add_special_tokens)).token_ids

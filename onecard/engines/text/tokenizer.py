@@ -6,6 +6,7 @@ around it.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,17 @@ from onecard.engines.text import gguf_tokenizer, hf_tokenizer
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.token_text import SpecialTokens, TokenSpelling, spelling_of
 from onecard.engines.weights.gguf_file import GgufFile
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two texts as one, as a cross-encoder's tokenizer joins a query and a document.
+
+    `type_ids`: which of the two each token belongs to, as the tokenizer says; None where all are 0.
+    """
+
+    token_ids: list[int]
+    type_ids: list[int] | None
 
 
 class Tokenizer:
@@ -46,6 +58,32 @@ class Tokenizer:
         """All texts in one call, on the library's own threads."""
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
         return [encoding.ids for encoding in encodings]
+
+    def encode_pairs(
+        self, first: str, others: Sequence[str], most_of_other: int | None = None, most: int | None = None
+    ) -> list[Pair]:
+        """`first` with each of the `others`, special tokens included. `first` is encoded once.
+
+        An other one has `most_of_other` tokens of its own at most, and a pair `most` in all: what is longer
+        of the two is cut, at its end.
+        """
+        backend = self.backend
+        head = backend.encode(first, add_special_tokens=False)
+        added = backend.num_special_tokens_to_add(is_pair=True)
+        pairs = []
+        for encoding in backend.encode_batch(list(others), add_special_tokens=False):
+            keep_head, keep = len(head), min(len(encoding), most_of_other or len(encoding))
+            if most is not None:
+                keep_head, keep = _longest_first(keep_head, keep, max(most - added, 0))
+            shortened = head
+            if keep_head < len(head):
+                shortened = backend.encode(first, add_special_tokens=False)
+                shortened.truncate(keep_head)
+            encoding.truncate(keep)
+            joined = backend.post_process(shortened, encoding, add_special_tokens=True)
+            types = joined.type_ids
+            pairs.append(Pair(joined.ids, types if any(types) else None))
+        return pairs
 
     def truncate(self, token_ids: list[int], max_tokens: int) -> list[int]:
         """The first `max_tokens`, but with the special tokens that close an encoded text kept at its end."""
@@ -109,6 +147,19 @@ class Tokenizer:
         `InvalidRequestError` with the template's message where it refuses the messages.
         """
         return self._templates.render(prompt, self.special.names)
+
+
+def _longest_first(first: int, second: int, most: int) -> tuple[int, int]:
+    """What stays of two lengths so that they are `most` together: the longer one is cut first, and where both
+    are cut, both to half (as the `tokenizers` library's "longest_first", which CrossEncoder uses)."""
+    if first + second <= most:
+        return first, second
+    short, long = min(first, second), max(first, second)
+    long = long if short > most else max(short, most - short)
+    if short + long > most:
+        short = most // 2
+        long = short + most % 2
+    return (long, short) if first > second else (short, long)
 
 
 def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase: bool = False) -> Tokenizer:
