@@ -7,18 +7,43 @@ filling memory or looping for ever, so it runs in a short-lived process with lim
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import jinja2
 
-from onecard.engines.api import ChatPrompt, InvalidRequestError
+from onecard.engines.api import ChatPrompt, InvalidRequestError, Part, TextPart
 from onecard.engines.text.template_environment import compile_template
 from onecard.engines.text.template_process import TemplateLimits, render_in_process
 
 _RESERVED = ("messages", "tools", "documents")
 _CONTINUE_MARK = "\ue0c0continue\ue0c1 "
 """Marks where the final message ends; its trailing space tells whether the template trims content."""
+
+
+def text_only(prompt: ChatPrompt) -> ChatPrompt:
+    """`prompt` with each content as one text: its parts, joined with line ends.
+
+    For a model that reads nothing but text. Raises `InvalidRequestError` for a part that is no text.
+    """
+    messages = (
+        {**message, "content": _joined(content, f"messages[{i}].content")}
+        if isinstance(content := message.get("content"), tuple)
+        else message
+        for i, message in enumerate(prompt.messages)
+    )
+    return replace(prompt, messages=tuple(messages))
+
+
+def _joined(parts: tuple[Part, ...], field: str) -> str:
+    texts = [part.text for part in parts if isinstance(part, TextPart)]
+    if len(texts) < len(parts):
+        other = next(part for part in parts if not isinstance(part, TextPart))
+        raise InvalidRequestError(
+            f"`{field}`: this model takes text only, not parts of type {other.type!r}", param=field
+        )
+    return "\n".join(texts)
 
 
 class ChatTemplates:

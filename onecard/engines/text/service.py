@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
-from onecard.engines.text.parts import text_only
+from onecard.engines.text.chat_template import text_only
 from onecard.engines.text.tokenizer import Tokenizer
 
 T = TypeVar("T")

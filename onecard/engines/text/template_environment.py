@@ -1,7 +1,11 @@
-"""The Jinja environment that chat templates are written for: that of `apply_chat_template`."""
+"""The Jinja environment that chat templates are written for: that of `apply_chat_template`.
+
+Also what the process runs that renders a request's own template: `answer`. It starts for every such request,
+so nothing heavy is imported here.
+"""
 
 import json
-from collections.abc import Callable
+import sys
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -27,16 +31,41 @@ def compile_template(source: str) -> jinja2.Template:
     return _environment().from_string(source)
 
 
+def answer() -> None:
+    """Reads `{source, variables, limits}` from stdin, writes `{text}` or `{error}` to stdout, all JSON."""
+    question = json.loads(sys.stdin.buffer.read())
+    limits = question["limits"]
+    _limit_this_process(limits["memory_bytes"], limits["cpu_seconds"])
+    sys.stdout.buffer.write(json.dumps(_render(question, limits["output_bytes"])).encode())
+
+
+def _render(question: dict[str, Any], output_bytes: int) -> dict[str, str]:
+    try:
+        text = compile_template(question["source"]).render(question["variables"])
+    except MemoryError:
+        return {"error": "rendering it needs too much memory"}
+    except Exception as error:  # whatever a stranger's program raises is that program's own error
+        return {"error": f"{type(error).__name__}: {str(error)[:2000]}"}
+    if len(text) > output_bytes:
+        return {"error": f"its text is longer than {output_bytes} bytes"}
+    return {"text": text}
+
+
+def _limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
+    if sys.platform == "win32":
+        return
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
     )
     environment.filters["tojson"] = _tojson
-    functions: dict[str, Callable[..., Any]] = {
-        "raise_exception": _raise_exception,
-        "strftime_now": _strftime_now,
-    }
-    environment.globals.update(functions)
+    environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     return environment
 
 

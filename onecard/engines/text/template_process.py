@@ -1,4 +1,4 @@
-"""Renders a request's own chat template in a process with limits, where `template_worker` runs."""
+"""Renders a request's own chat template in a process with limits (`template_environment.answer`)."""
 
 import json
 import subprocess
@@ -47,6 +47,6 @@ def _refused(reason: str) -> InvalidRequestError:
 _BOOTSTRAP = """
 import sys
 sys.path[:] = sys.argv[1:]
-from onecard.engines.text.template_worker import answer
+from onecard.engines.text.template_environment import answer
 answer()
 """
