@@ -60,6 +60,23 @@ def test_others_go_on_between_the_first_steps(live, name, monkeypatch):
     assert woken.finished == 0, "first steps are nobody's requests"
 
 
+def test_first_steps_count_as_nobodys_requests(card_of, monkeypatch):
+    with card_of(1800 * MIB, warm_up=True, a={}, b={"preload": False}) as live:
+        core, shown = live.node.engine("b").core, []
+        launch = core.launch
+
+        def noted(seconds: float | None = None) -> Any:
+            step = launch(seconds)
+            if core.warming and core.num_running:
+                status = next(model for model in live.node.status().models if model.name == "b")
+                shown.append((status.running, status.waiting))
+            return step
+
+        monkeypatch.setattr(core, "launch", noted)
+        live.call(live.node.wake("b"))
+    assert set(shown) == {(0, 1)}, "who waits is the one who wakes it"
+
+
 def test_who_woke_up_answers(live):
     async def both() -> list[str]:
         return await asyncio.gather(*(ask(live.node, name) for name in "ab"))

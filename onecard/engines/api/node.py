@@ -56,7 +56,7 @@ class CardStatus:
 
 @dataclass(frozen=True)
 class NodeStatus:
-    state: Literal["starting", "ready", "draining", "failed"]
+    state: Literal["ready", "draining"]
     cards: tuple[CardStatus, ...]
     models: tuple[ModelStatus, ...]
 

@@ -111,8 +111,8 @@ class ServedModel:
             kv_bytes_owned=owned * plan.page_bytes,
             floor_bytes=model.floor_pages * plan.page_bytes,
             ceiling_bytes=model.ceiling_pages * plan.page_bytes,
-            running=core.num_running,
-            waiting=core.num_waiting + model.gate.num_waiting,
+            running=0 if core.warming else core.num_running,
+            waiting=(0 if core.warming else core.num_waiting) + model.gate.num_waiting,
             finished=core.num_finished,
             cache=cache,
         )

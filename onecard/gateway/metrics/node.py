@@ -28,7 +28,7 @@ class NodeCollector(Collector):
 
     def describe(self) -> Iterable[Metric]:
         """The families without samples: a registry asks for names before there is a node."""
-        return self._families(NodeStatus("starting", (), ()), None)
+        return self._families(NodeStatus("ready", (), ()), None)
 
     def collect(self) -> Iterable[Metric]:
         return self._families(self.source(), self.ledger and self.ledger()) if self.source else ()

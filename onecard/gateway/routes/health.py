@@ -10,13 +10,12 @@ from onecard.gateway.routes.openapi import openapi_document
 
 
 async def live(request: web.Request) -> web.Response:
-    """200 as long as a restart would not help."""
-    state = request.app[GATEWAY].node.status().state
-    return _health(state, ok=state != "failed")
+    """200: a process that only a restart would help has ended."""
+    return _health(request.app[GATEWAY].node.status().state, ok=True)
 
 
 async def ready(request: web.Request) -> web.Response:
-    """200 only while new requests are served."""
+    """200 until the server drains, whichever models have failed."""
     state = request.app[GATEWAY].node.status().state
     return _health(state, ok=state == "ready")
 

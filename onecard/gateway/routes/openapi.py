@@ -25,10 +25,9 @@ PRIORITY: dict[str, Any] = {
 @cache
 def openapi_document(routes: Routes) -> dict[str, Any]:
     """The whole document, as OpenAPI 3.1."""
-    rows = [row for row in routes.rows if row.summary is not None]
-    references, schemas = _schemas(rows)
+    references, schemas = _schemas(routes.rows)
     paths: dict[str, dict[str, Any]] = {}
-    for row in rows:
+    for row in routes.rows:
         path = published_path(row)
         paths.setdefault(path, {})[row.method.lower()] = _describe(row, path, references)
     return {
@@ -37,9 +36,12 @@ def openapi_document(routes: Routes) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer"},
+                "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
         },
-        "security": [{}, {"bearer": []}],
+        "security": [{}, {"bearer": []}, {"x-api-key": []}],
     }
 
 

@@ -19,8 +19,7 @@ class Route:
     path: str
     """As aiohttp writes it: `{name:.+}` takes slashes too."""
     handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    summary: str | None = None
-    """None: an alias that nobody publishes."""
+    summary: str
     answer: type[BaseModel] | None = None
     request: type[BaseModel] | None = None
     """The body, as JSON; with a `file`, as a form."""
