@@ -1,12 +1,15 @@
-"""What every scheme offers, and what a download tells whoever watches it."""
+"""What every scheme offers, what a download tells whoever watches it, and onecard's own cache folder."""
 
 import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from onecard.registry.spec import SourceError
-
-_CHUNK = 1 << 20
 
 
 class Progress(Protocol):
@@ -48,11 +51,8 @@ class Source(Protocol):
 
 def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_sha256(name: str, found: str, pinned: str | None) -> None:
@@ -62,3 +62,28 @@ def check_sha256(name: str, found: str, pinned: str | None) -> None:
             f"{name} has the sha256 {found}, but {pinned} is pinned; "
             f"don't use it unless you know why it changed, then pin the new one"
         )
+
+
+def cache_root() -> Path:
+    """`$ONECARD_CACHE`, by default ~/.cache/onecard."""
+    configured = os.environ.get("ONECARD_CACHE")
+    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "onecard"
+
+
+@contextmanager
+def publishing(final: Path) -> Iterator[Path]:
+    """A scratch folder beside `final`. What is put there under `final`'s name is moved to it in one step.
+
+    Nothing is left behind where the body raises. A `final` that somebody else published first stays.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=".incoming-", dir=final.parent))
+    try:
+        yield scratch
+        try:
+            os.rename(scratch / final.name, final)
+        except OSError:
+            if not final.exists():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

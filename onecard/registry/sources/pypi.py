@@ -14,12 +14,9 @@ from packaging.version import InvalidVersion, Version
 
 from onecard.registry.problems import listed
 from onecard.registry.sources.archive import extract
-from onecard.registry.sources.base import Progress
-from onecard.registry.sources.cache import cache_root, publishing
-from onecard.registry.sources.download import download
-from onecard.registry.sources.index import IndexFile, project_files
-from onecard.registry.sources.index_config import index_config
-from onecard.registry.sources.web import UnreachableError, Web
+from onecard.registry.sources.base import Progress, cache_root, publishing
+from onecard.registry.sources.index import IndexFile, download, project_files
+from onecard.registry.sources.web import UnreachableError, Web, index_config
 from onecard.registry.spec import SourceError
 
 _VERSIONS_SHOWN = 10

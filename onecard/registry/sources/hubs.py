@@ -1,9 +1,10 @@
-"""`hf:org/name[@revision]` and `hf:org/name/file.gguf[@revision]`: models of the Hugging Face Hub.
+"""`hf:org/name[/file.gguf][@revision]` and `modelscope:org/name[@revision]`: models of the two hubs.
 
-huggingface_hub does the work in its own cache, so HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean
-what they mean elsewhere, and other tools share the files. Pickles are never fetched.
+Each hub's own package does the work in its own cache, so HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE
+mean what they mean elsewhere, and other tools share the files. Pickles are never fetched.
 """
 
+import importlib
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +19,12 @@ from onecard.registry.spec import SourceError
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-ALLOW = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
-"""Weights, configs, chat templates and tokenizer files of every sort."""
-IGNORE = ["onnx/*", "openvino/*", "original/*", "consolidated*.safetensors"]
-"""The same weights once more, in layouts that onecard does not read."""
+_PATTERNS: dict[str, Any] = {
+    "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"],
+    "ignore_patterns": ["onnx/*", "openvino/*", "original/*", "consolidated*.safetensors"],
+}
+"""Fetched are weights, configs, chat templates and tokenizer files of every sort; not the same weights once
+more, in layouts that onecard does not read."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +56,7 @@ class HuggingFaceSource:
             found = try_to_load_from_cache(self.repo, self.file, revision=self.revision)
             return Path(found) if isinstance(found, str) else None
         try:
-            folder = snapshot_download(
-                self.repo,
-                revision=self.revision,
-                allow_patterns=ALLOW,
-                ignore_patterns=IGNORE,
-                local_files_only=True,
-            )
+            folder = snapshot_download(self.repo, revision=self.revision, local_files_only=True, **_PATTERNS)
         except LocalEntryNotFoundError:
             return None
         return Path(folder) if is_complete(Path(folder)) else None
@@ -73,16 +70,9 @@ class HuggingFaceSource:
             bar = _bar_for(progress)
             if self.file is not None:
                 return Path(hf_hub_download(self.repo, self.file, revision=self.revision, tqdm_class=bar))
-            folder = snapshot_download(
-                self.repo,
-                revision=self.revision,
-                allow_patterns=ALLOW,
-                ignore_patterns=IGNORE,
-                tqdm_class=bar,
-            )
+            return Path(snapshot_download(self.repo, revision=self.revision, tqdm_class=bar, **_PATTERNS))
         finally:
             progress.done()
-        return Path(folder)
 
     def _files(self) -> "list[RepoSibling]":
         """What will be fetched. Raises SourceError where it would be no weights."""
@@ -93,11 +83,7 @@ class HuggingFaceSource:
         siblings = list(info.siblings or [])
         if self.file is not None:
             return [f for f in siblings if f.rfilename == self.file]
-        files = list(
-            filter_repo_objects(
-                siblings, allow_patterns=ALLOW, ignore_patterns=IGNORE, key=lambda f: f.rfilename
-            )
-        )
+        files = list(filter_repo_objects(siblings, key=lambda f: f.rfilename, **_PATTERNS))
         if not any(f.rfilename.endswith(".safetensors") for f in files):
             raise SourceError(self._no_weights([f.rfilename for f in siblings]))
         return files
@@ -185,3 +171,46 @@ def _bar_for(progress: Progress) -> Any:
             return super().update(n)
 
     return Bar
+
+
+@dataclass(frozen=True)
+class ModelScopeSource:
+    repo: str
+    revision: str | None = None
+
+    def check(self, sha256: str | None) -> None:
+        if sha256 is not None:
+            raise SourceError(
+                "`sha256` pins one file, not a ModelScope model; pin it by modelscope:org/name@revision"
+            )
+
+    def fetch(self, sha256: str | None, progress: Progress) -> Path:
+        found = self.is_fetched(sha256)
+        if found is not None:
+            return found
+        progress.start(self.repo, None)
+        try:
+            folder = Path(self._snapshot())
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SourceError(f"modelscope:{self.repo} can't be fetched: {error}") from error
+        finally:
+            progress.done()
+        if not is_complete(folder):
+            raise SourceError(f"modelscope:{self.repo} holds no safetensors weights; choose another model")
+        return folder
+
+    def is_fetched(self, sha256: str | None) -> Path | None:
+        try:
+            folder = Path(self._snapshot(local_files_only=True))
+        except (OSError, ValueError, RuntimeError, SourceError):
+            return None
+        return folder if is_complete(folder) else None
+
+    def _snapshot(self, **options: Any) -> str:
+        try:
+            hub = importlib.import_module("modelscope")
+        except ImportError:
+            raise SourceError(
+                f"modelscope:{self.repo} needs the modelscope package; pip install 'onecard[modelscope]'"
+            ) from None
+        return hub.snapshot_download(self.repo, revision=self.revision, **_PATTERNS, **options)
