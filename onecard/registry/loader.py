@@ -36,9 +36,8 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> Loaded:
     document = Document(_read(file), os.environ if env is None else env, problems)
     if document.root is None:
         if not problems.found:
-            problems.add(
-                Position(1, 1), "", "the file is empty; a registry has the keys server, cards, models"
-            )
+            empty = "the file is empty; a registry has the keys server, cards, models"
+            problems.add(Position(1, 1), "", empty)
         problems.raise_if_any()
     assert document.root is not None
     decoder = Decoder(document, problems)
@@ -65,18 +64,11 @@ def _read(file: Path) -> str:
 
 def _beside(model: ModelSpec, folder: Path) -> ModelSpec:
     """`model` with its relative paths made absolute: they are meant from the registry's folder."""
-    engine = model.engine
-    if engine.chat_template is not None:
-        engine = replace(engine, chat_template=_path(engine.chat_template, folder))
-    if engine.tokenizer is not None and _is_path(engine.tokenizer, folder):
-        engine = replace(engine, tokenizer=_path(engine.tokenizer, folder))
+    template, tokenizer = model.engine.chat_template, model.engine.tokenizer
+    if template is not None:
+        template = str(folder / Path(template).expanduser())
+    # A tokenizer is a folder where it looks like one or is there, else a hub id.
+    if tokenizer and (tokenizer.startswith((".", "/", "~")) or (folder / tokenizer).exists()):
+        tokenizer = str(folder / Path(tokenizer).expanduser())
+    engine = replace(model.engine, chat_template=template, tokenizer=tokenizer)
     return replace(model, source=localise(model.source, folder), engine=engine)
-
-
-def _path(text: str, folder: Path) -> str:
-    return str(folder / Path(text).expanduser())
-
-
-def _is_path(tokenizer: str, folder: Path) -> bool:
-    """A tokenizer is a folder where it looks like one or is there, else a hub id."""
-    return tokenizer.startswith((".", "/", "~")) or (folder / tokenizer).exists()

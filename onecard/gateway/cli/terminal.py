@@ -63,7 +63,7 @@ class Bars:
             console=console,
             expand=True,
         )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +86,7 @@ class DownloadBars(Bars):
 
     def start(self, name: str, total_bytes: int | None) -> None:
         with self._lock:
-            self._stop_current()
+            self.done()
             self._current = self._add(name, total_bytes)
 
     def advance(self, n: int) -> None:
@@ -96,12 +96,9 @@ class DownloadBars(Bars):
 
     def done(self) -> None:
         with self._lock:
-            self._stop_current()
-
-    def _stop_current(self) -> None:
-        if self._current is not None:
-            self._bars.stop_task(self._current)
-            self._current = None
+            if self._current is not None:
+                self._bars.stop_task(self._current)
+                self._current = None
 
 
 class LoadBars(Bars):

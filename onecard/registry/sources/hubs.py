@@ -6,8 +6,6 @@ mean what they mean elsewhere, and other tools share the files. Pickles are neve
 
 import importlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -42,8 +40,12 @@ class HuggingFaceSource:
     def fetch(self, sha256: str | None, progress: Progress) -> Path:
         path = self.is_fetched(sha256)
         if path is None:
-            with self._explained():
+            try:
                 path = self._download(progress)
+            except Exception as error:
+                if (why := self._why(error)) is None:
+                    raise
+                raise SourceError(why) from error
         if self.file is not None and sha256 is not None:
             check_sha256(f"hf:{self.repo}/{self.file}", file_sha256(path), sha256)
         return path
@@ -98,34 +100,24 @@ class HuggingFaceSource:
         why = f" (its {pickles[0]} is a pickle, which could run code)" if pickles else ""
         return f"hf:{self.repo} holds no safetensors weights{why}; choose a repository or revision that does"
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns the Hub's errors into sentences that say what to do."""
+    def _why(self, error: Exception) -> str | None:
+        """The Hub's errors as sentences that say what to do, None for an error that isn't the Hub's."""
         from huggingface_hub import errors
 
         name = f"hf:{self.repo}" + (f"@{self.revision}" if self.revision else "")
-        try:
-            yield
-        except errors.GatedRepoError as error:
-            raise SourceError(f"{name} is gated: accept its terms on the Hub, then set HF_TOKEN") from error
-        except errors.RepositoryNotFoundError as error:
-            raise SourceError(
-                f"{name} does not exist, or is private: check the name, or set HF_TOKEN"
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            raise SourceError(f"{name}: there is no such revision; check the part behind `@`") from error
-        except errors.LocalEntryNotFoundError as error:
-            raise SourceError(self._unreachable(name, error)) from error
-        except errors.EntryNotFoundError as error:
-            raise SourceError(f"{name} has no file `{self.file}`; check its name on the Hub") from error
-        except (OSError, errors.OfflineModeIsEnabled) as error:
-            raise SourceError(self._unreachable(name, error)) from error
-        except Exception as error:
-            if not type(error).__module__.startswith("http"):
-                raise
-            raise SourceError(self._unreachable(name, error)) from error
-
-    def _unreachable(self, name: str, error: Exception) -> str:
+        match error:
+            case errors.GatedRepoError():
+                return f"{name} is gated: accept its terms on the Hub, then set HF_TOKEN"
+            case errors.RepositoryNotFoundError():
+                return f"{name} does not exist, or is private: check the name, or set HF_TOKEN"
+            case errors.RevisionNotFoundError():
+                return f"{name}: there is no such revision; check the part behind `@`"
+            case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
+                return f"{name} has no file `{self.file}`; check its name on the Hub"
+            case OSError() | errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
+                pass
+            case _ if not type(error).__module__.startswith("http"):
+                return None
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return (
             f"{name} is not in the Hub's cache and can't be fetched: {first}. Check the network "

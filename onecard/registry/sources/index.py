@@ -107,19 +107,14 @@ class _Anchors(HTMLParser):
 
 
 def _file(base: str, name: str, url: str, sha256: Any, size: Any) -> IndexFile | None:
-    version = _version(name)
-    if version is None:
+    """None for what is neither a wheel nor a readable source archive."""
+    try:
+        parse = parse_wheel_filename if name.endswith(".whl") else parse_sdist_filename
+        version = parse(name)[1]
+    except (InvalidWheelFilename, InvalidSdistFilename):
         return None
     pinned = str(sha256).lower() if sha256 and re.fullmatch(r"[0-9a-fA-F]{64}", str(sha256)) else None
     return IndexFile(name, urljoin(base, url), version, pinned, size if isinstance(size, int) else None)
-
-
-def _version(name: str) -> Version | None:
-    """The version in an archive's name, None for what is neither a wheel nor a readable source archive."""
-    try:
-        return parse_wheel_filename(name)[1] if name.endswith(".whl") else parse_sdist_filename(name)[1]
-    except (InvalidWheelFilename, InvalidSdistFilename):
-        return None
 
 
 def _same_scheme(index_url: str, url: str) -> bool:
