@@ -14,9 +14,8 @@ import pytest
 from package_index import sha256
 
 from onecard.registry.sources import fetch, is_fetched, parse_source
-from onecard.registry.sources.base import NoProgress
+from onecard.registry.sources.base import LocalSource, NoProgress
 from onecard.registry.sources.hubs import HuggingFaceSource, ModelScopeSource
-from onecard.registry.sources.local import LocalSource
 from onecard.registry.spec import ModelSpec, SourceError
 
 COMMIT = "c" * 40

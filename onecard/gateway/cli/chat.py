@@ -39,12 +39,8 @@ class Conversation:
     def say(self, text: str) -> Iterator[str]:
         """The answer to `text`, piece by piece. What came before an interruption is remembered."""
         self._messages.append({"role": "user", "content": text})
-        body = {
-            "model": self._model,
-            "messages": self._opening + self._messages,
-            "stream": True,
-            **self._sampling,
-        }
+        messages = self._opening + self._messages
+        body = {"model": self._model, "messages": messages, "stream": True, **self._sampling}
         answer: list[str] = []
         try:
             with contextlib.closing(self._client.stream("/v1/chat/completions", body)) as events:
@@ -57,14 +53,11 @@ class Conversation:
             answer.clear()
             raise
         finally:
-            self._remember(answer)
-
-    def _remember(self, answer: list[str]) -> None:
-        """Templates want the roles to alternate: a question without an answer is taken back."""
-        if answer:
-            self._messages.append({"role": "assistant", "content": "".join(answer)})
-        else:
-            self._messages.pop()
+            # Templates want the roles to alternate: a question without an answer is taken back.
+            if answer:
+                self._messages.append({"role": "assistant", "content": "".join(answer)})
+            else:
+                self._messages.pop()
 
 
 def run(args: argparse.Namespace) -> int:

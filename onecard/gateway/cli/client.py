@@ -49,7 +49,7 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(self.url + path, data, self._headers)
-            response: http.client.HTTPResponse = self._opener.open(request, timeout=self._timeout)
+            return self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
             raise CommandError(self._refusal(error)) from None
         except (urllib.error.URLError, OSError, http.client.HTTPException, ValueError) as error:
@@ -59,7 +59,6 @@ class Client:
                 f"nothing answers at {self.url} ({reason}). Is `onecard serve` running? "
                 "If it listens elsewhere, say so with --url."
             ) from None
-        return response
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         if error.code == 401:

@@ -41,7 +41,7 @@ def _print_tables(status: dict[str, Any]) -> None:
 def _tables(status: dict[str, Any]) -> Iterator[tuple[Words, Words, Words, list[Words]]]:
     """Each with the names of its columns of words, of numbers, and of words once more, and its rows."""
     numbers: Words = ("weights", "KV used", "KV owned", "floor", "ceiling", "running", "waiting", "finished")
-    nbytes = ("weight_bytes", "kv_bytes_used", "kv_bytes_owned", "floor_bytes", "ceiling_bytes")
+    nbytes: Words = ("weight_bytes", "kv_bytes_used", "kv_bytes_owned", "floor_bytes", "ceiling_bytes")
     models: list[Words] = [
         (
             *(model[key] for key in ("name", "kind", "card", "state")),

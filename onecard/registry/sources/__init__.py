@@ -8,9 +8,8 @@ import re
 from pathlib import Path
 
 from onecard.registry.problems import did_you_mean
-from onecard.registry.sources.base import Progress, Source
+from onecard.registry.sources.base import LocalSource, Progress, Source
 from onecard.registry.sources.hubs import HuggingFaceSource, ModelScopeSource
-from onecard.registry.sources.local import LocalSource
 from onecard.registry.sources.pypi import PyPISource
 from onecard.registry.spec import ModelSpec, SourceError
 

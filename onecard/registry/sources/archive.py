@@ -43,7 +43,11 @@ def extract(archive: Path, name: str, member: str, target: Path) -> None:
         with _opened(archive) as found:
             members = _counted(found, archive.stat().st_size * _MAX_RATIO + _SLACK_BYTES, name)
             chosen = _chosen(members, member, name)
-            _check_size(chosen, target.parent, name)
+            need, free = sum(one.size for _, one in chosen), shutil.disk_usage(target.parent).free
+            if need > free:
+                raise SourceError(
+                    f"{name} unpacks to {need} bytes, but the disk of {target.parent} has {free}; make room"
+                )
             for relative, one in chosen:
                 _write(one, target / relative if relative else target, name)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError) as error:
@@ -116,13 +120,6 @@ def _missing(members: list[_Member], wanted: str, name: str) -> str:
     near = list(dict.fromkeys(same_end + difflib.get_close_matches(wanted, pool, n=5, cutoff=0.3)))
     near = near or [m.name for m in sorted(members, key=lambda m: -m.size)]
     return f"{name} has no `{wanted}`; it has {', '.join(f'`{n}`' for n in near[:5])}"
-
-
-def _check_size(chosen: list[tuple[str, _Member]], folder: Path, name: str) -> None:
-    need = sum(member.size for _, member in chosen)
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise SourceError(f"{name} unpacks to {need} bytes, but the disk of {folder} has {free}; make room")
 
 
 def _write(member: _Member, path: Path, name: str) -> None:

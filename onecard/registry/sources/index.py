@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, BinaryIO
-from urllib.parse import parse_qs, unquote, urldefrag, urljoin, urlsplit
+from urllib.parse import parse_qsl, unquote, urldefrag, urljoin, urlsplit
 
 from packaging.utils import (
     InvalidSdistFilename,
@@ -65,29 +65,21 @@ def project_files(web: Web, index_url: str, project: str) -> list[IndexFile]:
     except NotThereError:
         return []
     try:
-        entries = _json_entries(body) if kind.endswith("json") else _html_entries(body)
-        found = [_file(base, *entry) for entry in entries]
+        entries = json.loads(body)["files"] if kind.endswith("json") else _html_entries(body)
+        found = [_file(base, entry) for entry in entries]
     except (ValueError, KeyError, TypeError) as error:
         raise SourceError(f"{page} is no page of the simple API: {error}; check the index URL") from error
     return [file for file in found if file is not None and _same_scheme(index_url, file.url)]
 
 
-_Entry = tuple[str, str, str | None, int | None]
-"""File name, URL (perhaps relative), sha256, size."""
-
-
-def _json_entries(body: bytes) -> Iterator[_Entry]:
-    for file in json.loads(body)["files"]:
-        yield file["filename"], file["url"], file.get("hashes", {}).get("sha256"), file.get("size")
-
-
-def _html_entries(body: bytes) -> Iterator[_Entry]:
+def _html_entries(body: bytes) -> Iterator[dict[str, Any]]:
+    """The links of a page, as its JSON would tell them."""
     parser = _Anchors()
     parser.feed(body.decode("utf-8", "replace"))
     for href in parser.hrefs:
         url, fragment = urldefrag(urljoin(parser.base, href))
         name = unquote(urlsplit(url).path.rpartition("/")[2])
-        yield name, url, next(iter(parse_qs(fragment).get("sha256", [])), None), None
+        yield {"filename": name, "url": url, "hashes": dict(parse_qsl(fragment))}
 
 
 class _Anchors(HTMLParser):
@@ -106,15 +98,17 @@ class _Anchors(HTMLParser):
             self.hrefs.append(href)
 
 
-def _file(base: str, name: str, url: str, sha256: Any, size: Any) -> IndexFile | None:
+def _file(base: str, entry: dict[str, Any]) -> IndexFile | None:
     """None for what is neither a wheel nor a readable source archive."""
+    name, url = entry["filename"], urljoin(base, entry["url"])
+    sha256, size = entry.get("hashes", {}).get("sha256"), entry.get("size")
     try:
         parse = parse_wheel_filename if name.endswith(".whl") else parse_sdist_filename
         version = parse(name)[1]
     except (InvalidWheelFilename, InvalidSdistFilename):
         return None
     pinned = str(sha256).lower() if sha256 and re.fullmatch(r"[0-9a-fA-F]{64}", str(sha256)) else None
-    return IndexFile(name, urljoin(base, url), version, pinned, size if isinstance(size, int) else None)
+    return IndexFile(name, url, version, pinned, size if isinstance(size, int) else None)
 
 
 def _same_scheme(index_url: str, url: str) -> bool:
@@ -179,7 +173,13 @@ def _stream(web: Web, file: IndexFile, part: Path, have: int, progress: Progress
 def _copy(file: IndexFile, response: Any, out: BinaryIO, before: int, progress: Progress) -> int:
     """Bytes copied. Raises SourceError where more come than the index says the file has."""
     got = 0
-    while chunk := _read(file, response):
+    while True:
+        try:
+            chunk = response.read(_CHUNK)
+        except (OSError, http.client.HTTPException) as error:
+            raise UnreachableError(f"{file.url} broke off: {error or type(error).__name__}") from error
+        if not chunk:
+            return got
         got += len(chunk)
         if file.size is not None and before + got > file.size:
             raise SourceError(
@@ -187,14 +187,6 @@ def _copy(file: IndexFile, response: Any, out: BinaryIO, before: int, progress: 
             )
         out.write(chunk)
         progress.advance(len(chunk))
-    return got
-
-
-def _read(file: IndexFile, response: Any) -> bytes:
-    try:
-        return response.read(_CHUNK)
-    except (OSError, http.client.HTTPException) as error:
-        raise UnreachableError(f"{file.url} broke off: {error or type(error).__name__}") from error
 
 
 def _size(part: Path) -> int:

@@ -158,13 +158,10 @@ def _config_files() -> list[Path]:
     else:
         folders = os.environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")
         system = [Path(folder) / "pip" / "pip.conf" for folder in folders if folder]
-        user = [home / ".pip" / "pip.conf", _user_config(home) / "pip" / "pip.conf"]
+        own = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
+        mac = home / "Library" / "Application Support"
+        if sys.platform == "darwin" and (mac / "pip").is_dir():
+            own = mac
+        user = [home / ".pip" / "pip.conf", own / "pip" / "pip.conf"]
         files = [*system, Path("/etc/pip.conf"), *user, Path(sys.prefix) / "pip.conf"]
     return [*files, Path(chosen)] if chosen else files
-
-
-def _user_config(home: Path) -> Path:
-    mac = home / "Library" / "Application Support"
-    if sys.platform == "darwin" and (mac / "pip").is_dir():
-        return mac
-    return Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
