@@ -29,8 +29,6 @@ Result = TypeVar("Result")
 
 Load = Callable[[], Registry]
 """Reads and checks the registry file. Raises RegistryError. Runs on a thread."""
-Fetch = Callable[[ModelSpec], Path]
-"""The model's file or folder on this machine, fetched if need be. Raises RegistryError. Runs on a thread."""
 Apply = Callable[[Registry, dict[str, Path]], Awaitable[ReloadReport]]
 """Makes the node serve this registry from these paths, all or nothing: raises `InvalidRegistryError`, and has
 changed nothing then, for one that can't be served (one that doesn't fit its card)."""
@@ -51,6 +49,7 @@ class LogProgress:
 
 
 def fetch_logged(model: ModelSpec) -> Path:
+    """The model's file or folder on this machine, fetched if need be. Raises RegistryError; on a thread."""
     return fetch(model, LogProgress())
 
 
@@ -63,7 +62,7 @@ class Reloader:
         apply: Apply,
         running: Registry,
         paths: Mapping[str, Path],
-        fetch: Fetch = fetch_logged,
+        fetch: Callable[[ModelSpec], Path] = fetch_logged,
     ) -> None:
         self._load, self._apply, self._fetch = load, apply, fetch
         self._running, self._paths = running, dict(paths)
@@ -115,9 +114,8 @@ class ReloadableNode(ModelControl, Protocol):
     async def apply(
         self, registry: Registry, paths: dict[str, Path], on_taken: Callable[[], None]
     ) -> ReloadReport:
-        """Serve `registry` from now on: see `Apply`. `on_taken` is called once it can be
-        refused no more; models may take long to be where they belong then."""
-        ...
+        """Serve `registry` from now on: see `Apply`. `on_taken` is called once it can be refused no more;
+        models may take long to be where they belong then."""
 
 
 class ServerControl:

@@ -6,17 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
-from rich import box
+from rich import box, progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
 from onecard.registry.sources import fetch
@@ -34,9 +25,9 @@ def stdout() -> Console:
 
 def human_amount(amount: MemoryAmount) -> str:
     """As the registry says it: '50 %' or '6GiB'."""
-    return (
-        format_bytes(amount.nbytes) if amount.nbytes is not None else f"{100 * (amount.fraction or 0):.0f} %"
-    )
+    if amount.nbytes is not None:
+        return format_bytes(amount.nbytes)
+    return f"{100 * (amount.fraction or 0):.0f} %"
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
@@ -54,12 +45,12 @@ class Bars:
     """
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None),
+            progress.DownloadColumn(binary_units=True),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
             console=console,
             expand=True,
         )
@@ -72,7 +63,7 @@ class Bars:
         if self._bars.tasks:
             self._bars.stop()
 
-    def _add(self, name: str, total: int | None) -> TaskID:
+    def _add(self, name: str, total: int | None) -> progress.TaskID:
         self._bars.start()  # does nothing the second time
         return self._bars.add_task(name, total=total)
 
@@ -82,7 +73,7 @@ class DownloadBars(Bars):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._current: TaskID | None = None
+        self._current: progress.TaskID | None = None
 
     def start(self, name: str, total_bytes: int | None) -> None:
         with self._lock:
@@ -106,7 +97,7 @@ class LoadBars(Bars):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[str, progress.TaskID] = {}
 
     def __call__(self, model: str, done: int, total: int, unit: Literal["bytes", "graphs"] = "bytes") -> None:
         label = f"loading {model}" if unit == "bytes" else f"capturing {total} graphs of {model}"

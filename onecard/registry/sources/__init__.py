@@ -1,4 +1,4 @@
-"""Where weights come from: one file a scheme.
+"""Where weights come from.
 
 `fetch` brings a model's weights onto this machine, `is_fetched` says where they are without the network,
 and `parse_source` reads the text of a registry's `source`.
@@ -27,10 +27,8 @@ def parse_source(text: str) -> Source:
     scheme, rest = match.groups()
     parse = _PARSERS.get(scheme)
     if parse is None:
-        close = did_you_mean(scheme, _PARSERS)
-        raise SourceError(
-            f"`{scheme}:` is no scheme here; write a path, {', '.join(f'{s}:...' for s in _PARSERS)}.{close}"
-        )
+        known, close = ", ".join(f"{s}:..." for s in _PARSERS), did_you_mean(scheme, _PARSERS)
+        raise SourceError(f"`{scheme}:` is no scheme here; write a path, {known}.{close}")
     return parse(rest)
 
 

@@ -100,15 +100,15 @@ class _Anchors(HTMLParser):
 
 def _file(base: str, entry: dict[str, Any]) -> IndexFile | None:
     """None for what is neither a wheel nor a readable source archive."""
-    name, url = entry["filename"], urljoin(base, entry["url"])
-    sha256, size = entry.get("hashes", {}).get("sha256"), entry.get("size")
+    name, sha256 = entry["filename"], entry.get("hashes", {}).get("sha256")
+    size = entry.get("size") if isinstance(entry.get("size"), int) else None
     try:
         parse = parse_wheel_filename if name.endswith(".whl") else parse_sdist_filename
         version = parse(name)[1]
     except (InvalidWheelFilename, InvalidSdistFilename):
         return None
     pinned = str(sha256).lower() if sha256 and re.fullmatch(r"[0-9a-fA-F]{64}", str(sha256)) else None
-    return IndexFile(name, url, version, pinned, size if isinstance(size, int) else None)
+    return IndexFile(name, urljoin(base, entry["url"]), version, pinned, size)
 
 
 def _same_scheme(index_url: str, url: str) -> bool:

@@ -20,7 +20,6 @@ from typing import Any
 
 from onecard.registry.spec import SourceError
 
-USER_AGENT = "onecard"
 DEFAULT_INDEX = "https://pypi.org/simple"
 _SECTIONS = ("global", "install", "download")
 
@@ -53,15 +52,14 @@ class Web:
         self._timeout = config.timeout
         context = ssl.create_default_context()
         if config.cert:
-            context.load_verify_locations(
-                **{"capath" if config.cert.endswith("/") else "cafile": config.cert}
-            )
+            kind = "capath" if config.cert.endswith("/") else "cafile"
+            context.load_verify_locations(**{kind: config.cert})
         self._opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=context))
         self._logins = dict(filter(None, map(_login, config.urls)))
 
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """The open response (a context manager). Raises NotThereError, UnreachableError or SourceError."""
-        headers = {"User-Agent": USER_AGENT, **(headers or {})}
+        headers = {"User-Agent": "onecard", **(headers or {})}
         request = urllib.request.Request(_without_login(url), headers=headers)
         login = self._logins.get(urllib.parse.urlsplit(request.full_url).netloc)
         if login:
