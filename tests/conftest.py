@@ -14,7 +14,8 @@ from recording_stats import RecordingStats
 
 from onecard.engines.node.factory import start_node
 from onecard.registry.loader import load_registry
-from onecard.registry.sources import Progress, fetch
+from onecard.registry.sources import fetch
+from onecard.registry.sources.base import NoProgress
 from onecard.registry.spec import MemoryAmount, Registry
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def demo_registry() -> Registry:
 @pytest.fixture(scope="session")
 def demo_paths(demo_registry: Registry) -> dict[str, Path]:
     """The demo's models, fetched into onecard's cache if they aren't there."""
-    return {model.name: fetch(model, Progress()) for model in demo_registry.models}
+    return {model.name: fetch(model, NoProgress()) for model in demo_registry.models}
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ def demo_weights(model: str, given: Path | None) -> Path:
     if given is not None:
         return given.resolve()
     from onecard.registry.loader import load_registry
-    from onecard.registry.sources import Progress, fetch
+    from onecard.registry.sources import fetch
+    from onecard.registry.sources.base import NoProgress
 
     spec = load_registry(DEMO).find(model)
     assert spec is not None, f"{DEMO} has no model {model}"
-    return fetch(spec, Progress())
+    return fetch(spec, NoProgress())

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from onecard.registry.keys import Effect
 from onecard.registry.shape import is_spec, keys_of
-from onecard.registry.spec import CardSpec, ModelSpec, Registry, RegistryError, ServerSpec
+from onecard.registry.spec import CardSpec, Effect, ModelSpec, Registry, RegistryError, ServerSpec
 
 Part = TypeVar("Part", CardSpec, ServerSpec)
 
@@ -37,9 +36,8 @@ class ModelChange:
     @property
     def effect(self) -> Effect:
         """The most that one of the fields asks for."""
-        effects = {effects_of(ModelSpec)[field] for field in self.fields}
-        most: tuple[Effect, ...] = ("replace", "rebuild", "live")
-        return next(effect for effect in most if effect in effects)
+        weakest_first: tuple[Effect, ...] = ("live", "rebuild", "replace")
+        return max((effects_of(ModelSpec)[field] for field in self.fields), key=weakest_first.index)
 
 
 @dataclass(frozen=True)
@@ -100,10 +98,9 @@ def in_effect(running: Registry, new: Registry) -> Registry:
                 f"restart it, or put the model on one of {', '.join(kept)}"
             )
     wanted = {card.name: card for card in new.cards}
-    cards = tuple(_live_part(card, wanted.get(card.name, card)) for card in running.cards)
     return Registry(
         server=_live_part(running.server, new.server),
-        cards=cards,
+        cards=tuple(_live_part(card, wanted.get(card.name, card)) for card in running.cards),
         models=tuple(_placed(new, model) for model in new.models),
         path=new.path,
     )

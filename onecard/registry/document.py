@@ -57,14 +57,13 @@ class Document:
             self._problems.add(place, "", self._syntax_message(error))
         except yaml.reader.ReaderError as error:
             line = self._masked.text.count("\n", 0, error.position) + 1
-            self._problems.add(
-                Position(line, 1), "", f"the character U+{error.character:04X} may not stand in YAML"
-            )
+            message = f"the character U+{error.character:04X} may not stand in YAML"
+            self._problems.add(Position(line, 1), "", message)
         return None
 
     def _syntax_message(self, error: yaml.MarkedYAMLError) -> str:
-        said = [s for s in (error.context, error.problem) if s]
-        message = self._masked.unmask("not valid YAML: " + ", ".join(said))
+        said = ", ".join(filter(None, (error.context, error.problem)))
+        message = self._masked.unmask(f"not valid YAML: {said}")
         if error.problem and "'\\t'" in error.problem:
             message += "; indent with spaces, not tabs"
         return message
@@ -81,7 +80,7 @@ class Document:
 
     def entries(self, node: yaml.MappingNode, path: str) -> Iterator[Entry]:
         """The entries of a mapping, merged ones (`<<`) last; a key that stands twice is reported."""
-        seen: dict[str, Position] = {}
+        seen: dict[str, int] = {}
         merged: list[yaml.Node] = []
         for key_node, value in node.value:
             if key_node.tag == _MERGE_TAG:
@@ -90,11 +89,9 @@ class Document:
             key = self._key_text(key_node)
             if key in seen:
                 at = f"{path}.{key}" if path else key
-                self._problems.add(
-                    position(key_node), at, f"stands twice; the first is on line {seen[key].line}"
-                )
+                self._problems.add(position(key_node), at, f"stands twice; the first is on line {seen[key]}")
                 continue
-            seen[key] = position(key_node)
+            seen[key] = position(key_node).line
             yield Entry(key, key_node, value)
         yield from self._merged(merged, set(seen), path, {id(node)})
 
@@ -102,9 +99,8 @@ class Document:
         """What `<<` brings in: own keys win, then those of the first mapping."""
         for node in nodes:
             if not isinstance(node, yaml.MappingNode) or id(node) in parents:
-                self._problems.add(
-                    position(node), path, "`<<` wants a mapping that was named with `&` before"
-                )
+                message = "`<<` wants a mapping that was named with `&` before"
+                self._problems.add(position(node), path, message)
                 continue
             for key_node, value in node.value:
                 if key_node.tag == _MERGE_TAG:

@@ -1,8 +1,11 @@
-"""A registry file -> frozen specs."""
+"""A registry file -> frozen specs.
+
+`load_registry` is what the rest of onecard calls; `load` also tells where each key stands in the file.
+"""
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onecard.registry.decode import Decoder
@@ -13,17 +16,29 @@ from onecard.registry.spec import ModelSpec, Registry, RegistryError
 from onecard.registry.validate import validate
 
 
-def load_registry(path: str | Path, env: Mapping[str, str] | None = None) -> Registry:
-    """The registry in the YAML file `path`, checked; RegistryError with every problem found.
+@dataclass(frozen=True)
+class Loaded:
+    """A registry, and where each key path (`models[0].memory`) stands in its file."""
 
-    `env` stands in for the process's environment.
-    """
+    registry: Registry
+    positions: Mapping[str, Position]
+
+
+def load_registry(path: str | Path) -> Registry:
+    """The registry in the YAML file `path`, checked; RegistryError with every problem found."""
+    return load(path).registry
+
+
+def load(path: str | Path, env: Mapping[str, str] | None = None) -> Loaded:
+    """As `load_registry`, with positions; `env` stands in for the process's environment."""
     file = Path(path)
     problems = Problems(str(path))
     document = Document(_read(file), os.environ if env is None else env, problems)
-    if document.root is None and not problems.found:
-        problems.add(Position(1, 1), "", "the file is empty; a registry has the keys server, cards, models")
-    problems.raise_if_any()
+    if document.root is None:
+        if not problems.found:
+            empty = "the file is empty; a registry has the keys server, cards, models"
+            problems.add(Position(1, 1), "", empty)
+        problems.raise_if_any()
     assert document.root is not None
     decoder = Decoder(document, problems)
     registry = decoder.spec(Registry, document.root)
@@ -33,7 +48,7 @@ def load_registry(path: str | Path, env: Mapping[str, str] | None = None) -> Reg
     registry = replace(registry, models=models, path=str(path))
     validate(registry, decoder.positions, problems)
     problems.raise_if_any()
-    return registry
+    return Loaded(registry, decoder.positions)
 
 
 def _read(file: Path) -> str:
@@ -49,18 +64,11 @@ def _read(file: Path) -> str:
 
 def _beside(model: ModelSpec, folder: Path) -> ModelSpec:
     """`model` with its relative paths made absolute: they are meant from the registry's folder."""
-    engine = model.engine
-    if engine.chat_template is not None:
-        engine = replace(engine, chat_template=_path(engine.chat_template, folder))
-    if engine.tokenizer is not None and _is_path(engine.tokenizer, folder):
-        engine = replace(engine, tokenizer=_path(engine.tokenizer, folder))
+    template, tokenizer = model.engine.chat_template, model.engine.tokenizer
+    if template is not None:
+        template = str(folder / Path(template).expanduser())
+    # A tokenizer is a folder where it looks like one or is there, else a hub id.
+    if tokenizer and (tokenizer.startswith((".", "/", "~")) or (folder / tokenizer).exists()):
+        tokenizer = str(folder / Path(tokenizer).expanduser())
+    engine = replace(model.engine, chat_template=template, tokenizer=tokenizer)
     return replace(model, source=localise(model.source, folder), engine=engine)
-
-
-def _path(text: str, folder: Path) -> str:
-    return str(folder / Path(text).expanduser())
-
-
-def _is_path(tokenizer: str, folder: Path) -> bool:
-    """A tokenizer is a folder where it looks like one or is there, else a hub id."""
-    return tokenizer.startswith((".", "/", "~")) or (folder / tokenizer).exists()

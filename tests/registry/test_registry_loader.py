@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from onecard.registry.loader import load_registry
+from onecard.registry.loader import load, load_registry
 from onecard.registry.spec import EngineSpec, MemoryAmount, ModelSpec, Registry, RegistryError, ServerSpec
 
 Load = Callable[[str], Registry]
@@ -91,8 +91,8 @@ def test_a_floor_of_nothing_is_the_same_however_it_is_written(nothing: str, load
 
 def test_an_admin_key_that_is_empty_is_none(write: Callable[[str], Path]) -> None:
     path = write("server: {admin_key: ${ADMIN:-}}\n" + MODEL)
-    assert load_registry(path, {}).server.admin_key == ""
-    assert load_registry(path, {"ADMIN": "123"}).server.admin_key == "123"
+    assert load(path, {}).registry.server.admin_key == ""
+    assert load(path, {"ADMIN": "123"}).registry.server.admin_key == "123"
 
 
 def test_paths_start_at_the_registrys_folder(load: Load, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ models:
   - {name: ${NAME:-a-b}, source: hf:org/name, engine: {enable_prefix_caching: ${FLAG}, seed: ${EMPTY:-7}}}
 """)
     env = {"PORT": "9000", "NUMBER": "123", "FLAG": "off", "EMPTY": "", "MEMORY": "2GiB", "HOST": ""}
-    registry = load_registry(path, env)
+    registry = load(path, env).registry
     assert (registry.server.host, registry.server.port) == ("::1", 9000)
     assert registry.server.api_keys == ("123", "${literal}", "a123b")
     assert registry.cards[0].memory == MemoryAmount(nbytes=2 << 30)
@@ -139,7 +139,7 @@ models:
 def test_a_variable_cannot_change_the_structure(write: Callable[[str], Path]) -> None:
     path = write("server: {api_keys: ['${KEY}']}\n" + MODEL)
     key = "x], port: 1, host: [\nmodels: #"
-    assert load_registry(path, {"KEY": key}).server.api_keys == (key,)
+    assert load(path, {"KEY": key}).registry.server.api_keys == (key,)
 
 
 def test_merge_keys_share_settings(load: Load) -> None:
@@ -149,6 +149,12 @@ models:
   - {name: b, source: hf:org/b, engine: {<<: *e, seed: 2}}
 """)
     assert registry.models[1].engine == EngineSpec(seed=2, block_size=32)
+
+
+def test_positions_name_line_and_column(write: Callable[[str], Path]) -> None:
+    positions = load(write(MODEL + "    engine: {seed: 1}\n"), {}).positions
+    assert (positions["models[0].source"].line, positions["models[0].source"].column) == (3, 5)
+    assert (positions["models[0].engine.seed"].line, positions["models[0].engine.seed"].column) == (4, 14)
 
 
 FORMS = [

@@ -10,7 +10,7 @@ import pytest
 from package_index import Index, make_sdist, make_wheel, sha256
 
 from onecard.registry.sources import archive, fetch, is_fetched, parse_source
-from onecard.registry.sources.index_config import index_config
+from onecard.registry.sources.web import index_config
 from onecard.registry.spec import ModelSpec, SourceError
 
 WHEEL = "weights-1.0-py3-none-any.whl"

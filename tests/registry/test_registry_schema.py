@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from onecard.registry.loader import load_registry
+from onecard.registry.loader import load
 from onecard.registry.schema import registry_schema
 from onecard.registry.shape import is_spec, keys_of
 from onecard.registry.spec import Registry
@@ -35,7 +35,7 @@ def test_our_configs_are_valid(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=./registry.schema.json\n")
     CHECKER.validate(yaml.safe_load(text))
-    assert len(load_registry(path, {"ONECARD_API_KEY": "secret"}).models) >= 2
+    assert len(load(path, {"ONECARD_API_KEY": "secret"}).registry.models) >= 2
 
 
 def test_the_demo_explains_every_key() -> None:

@@ -13,10 +13,9 @@ from pathlib import Path
 import pytest
 from package_index import sha256
 
-from onecard.registry.sources import Progress, fetch, is_fetched, parse_source
-from onecard.registry.sources.hugging_face import HuggingFaceSource
-from onecard.registry.sources.local import LocalSource
-from onecard.registry.sources.modelscope import ModelScopeSource
+from onecard.registry.sources import fetch, is_fetched, parse_source
+from onecard.registry.sources.base import LocalSource, NoProgress
+from onecard.registry.sources.hubs import HuggingFaceSource, ModelScopeSource
 from onecard.registry.spec import ModelSpec, SourceError
 
 COMMIT = "c" * 40
@@ -44,18 +43,18 @@ def test_a_local_file_and_its_pin(tmp_path: Path) -> None:
     spec = ModelSpec(name="m", source=str(path), sha256=sha256(b"weights").upper())
     assert is_fetched(spec) is None
     with pytest.raises(SourceError, match="there is no file or folder"):
-        fetch(spec, Progress())
+        fetch(spec, NoProgress())
     path.write_bytes(b"weights")
-    assert fetch(spec, Progress()) == is_fetched(spec) == path
+    assert fetch(spec, NoProgress()) == is_fetched(spec) == path
     path.write_bytes(b"other")
     with pytest.raises(SourceError, match=sha256(b"other")):
-        fetch(spec, Progress())
+        fetch(spec, NoProgress())
 
 
 def test_a_missing_gguf_file_is_told_with_what_is_near(tmp_path: Path) -> None:
     def refusal(path: Path) -> str:
         with pytest.raises(SourceError) as refused:
-            fetch(ModelSpec(name="m", source=str(path)), Progress())
+            fetch(ModelSpec(name="m", source=str(path)), NoProgress())
         return str(refused.value)
 
     hub = "; for a file of the Hugging Face Hub write hf:org/name/m-Q4.gguf"
@@ -72,16 +71,16 @@ def test_a_missing_gguf_file_is_told_with_what_is_near(tmp_path: Path) -> None:
 
 
 def test_a_local_folder(tmp_path: Path) -> None:
-    assert fetch(ModelSpec(name="m", source=str(tmp_path)), Progress()) == tmp_path
+    assert fetch(ModelSpec(name="m", source=str(tmp_path)), NoProgress()) == tmp_path
     with pytest.raises(SourceError, match="`sha256` pins one file"):
-        fetch(ModelSpec(name="m", source=str(tmp_path), sha256="a" * 64), Progress())
+        fetch(ModelSpec(name="m", source=str(tmp_path), sha256="a" * 64), NoProgress())
 
 
 def test_modelscope_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "modelscope", None)
     assert is_fetched(ModelSpec(name="m", source="modelscope:o/n")) is None
     with pytest.raises(SourceError, match=r"pip install 'onecard\[modelscope\]'"):
-        fetch(ModelSpec(name="m", source="modelscope:o/n"), Progress())
+        fetch(ModelSpec(name="m", source="modelscope:o/n"), NoProgress())
 
 
 @dataclass

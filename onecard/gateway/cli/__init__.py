@@ -1,4 +1,4 @@
-"""The `onecard` command: one file a subcommand, each with `add_arguments` and `run`.
+"""The `onecard` command: its subcommands, each with `add_arguments` and `run`.
 
 Only argparse is imported to answer `--help`; a command's own file imports what it needs when it runs. This
 package is the server's composition root: `serve`, `plan` and `collect-env` reach into `onecard.engines`,
@@ -6,26 +6,26 @@ inside functions, and nothing else in the gateway does.
 """
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from onecard.gateway import VERSION
+from onecard.gateway.cli import chat, collect_env, ps, registry_commands, serve
 from onecard.gateway.cli.command import Command, CommandError
 from onecard.registry.spec import RegistryError
 
-COMMANDS = {
-    "serve": "serve",
-    "check": "check",
-    "plan": "plan",
-    "pull": "pull",
-    "list": "list_models",
-    "ps": "ps",
-    "chat": "chat",
-    "collect-env": "collect_env",
+COMMANDS: dict[str, Command] = {
+    "serve": serve.COMMAND,
+    "check": registry_commands.CHECK,
+    "plan": registry_commands.PLAN,
+    "pull": registry_commands.PULL,
+    "list": registry_commands.LIST,
+    "ps": ps.COMMAND,
+    "chat": chat.COMMAND,
+    "collect-env": collect_env.COMMAND,
 }
-"""What the user types -> the file in this package that does it."""
+"""What the user types -> what does it."""
 
 EPILOG = """\
 a first session:
@@ -79,8 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"onecard {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, module_name in COMMANDS.items():
-        command: Command = importlib.import_module(f"{__name__}.{module_name}").COMMAND
+    for name, command in COMMANDS.items():
         sub = commands.add_parser(
             name,
             help=command.summary,

@@ -39,12 +39,8 @@ class Conversation:
     def say(self, text: str) -> Iterator[str]:
         """The answer to `text`, piece by piece. What came before an interruption is remembered."""
         self._messages.append({"role": "user", "content": text})
-        body = {
-            "model": self._model,
-            "messages": self._opening + self._messages,
-            "stream": True,
-            **self._sampling,
-        }
+        messages = self._opening + self._messages
+        body = {"model": self._model, "messages": messages, "stream": True, **self._sampling}
         answer: list[str] = []
         try:
             with contextlib.closing(self._client.stream("/v1/chat/completions", body)) as events:
@@ -57,37 +53,31 @@ class Conversation:
             answer.clear()
             raise
         finally:
-            self._remember(answer)
-
-    def _remember(self, answer: list[str]) -> None:
-        """Templates want the roles to alternate: a question without an answer is taken back."""
-        if answer:
-            self._messages.append({"role": "assistant", "content": "".join(answer)})
-        else:
-            self._messages.pop()
+            # Templates want the roles to alternate: a question without an answer is taken back.
+            if answer:
+                self._messages.append({"role": "assistant", "content": "".join(answer)})
+            else:
+                self._messages.pop()
 
 
 def run(args: argparse.Namespace) -> int:
     asked = {"temperature": args.temperature, "max_tokens": args.max_tokens}
     sampling = {key: value for key, value in asked.items() if value is not None}
     conversation = Conversation(Client(args.url, args.api_key), args.model, args.system, sampling)
-    if not sys.stdin.isatty():
-        return _once(conversation, sys.stdin.read())
+    if not sys.stdin.isatty():  # piped input is one message
+        text = sys.stdin.read().strip()
+        if not text:
+            raise CommandError("nothing to say: stdin is empty")
+        _print_answer(conversation.say(text))
+        return 0
     with contextlib.suppress(ImportError):
         importlib.import_module("readline")  # gives input() history and line editing
     print(HELP)
     return _talk(conversation)
 
 
-def _once(conversation: Conversation, text: str) -> int:
-    """Piped input is one message."""
-    if not text.strip():
-        raise CommandError("nothing to say: stdin is empty")
-    _print_answer(conversation.say(text.strip()))
-    return 0
-
-
 def _talk(conversation: Conversation) -> int:
+    """Turn after turn; neither Ctrl-C nor a refused request ends it."""
     while True:
         try:
             text = input("> ").strip()
@@ -105,17 +95,12 @@ def _talk(conversation: Conversation) -> int:
         elif text.startswith("/"):
             print(HELP)
         elif text:
-            _answer(conversation, text)
-
-
-def _answer(conversation: Conversation, text: str) -> None:
-    """One turn; neither Ctrl-C nor a refused request ends the program."""
-    try:
-        _print_answer(conversation.say(text))
-    except KeyboardInterrupt:
-        print(" (stopped)")
-    except CommandError as error:
-        print(f"({error})", file=sys.stderr)
+            try:
+                _print_answer(conversation.say(text))
+            except KeyboardInterrupt:
+                print(" (stopped)")
+            except CommandError as error:
+                print(f"({error})", file=sys.stderr)
 
 
 def _print_answer(pieces: Iterator[str]) -> None:

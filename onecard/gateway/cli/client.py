@@ -19,7 +19,9 @@ class Client:
         whole = url if "://" in url else f"http://{url}"
         self.url = whole.rstrip("/").removesuffix("/v1")
         self._timeout = timeout
-        self._opener = _opener(self.url)
+        # Through `$http_proxy` as usual, but not to this machine: to a proxy, localhost is the proxy.
+        own = [urllib.request.ProxyHandler({})] if _is_loopback(self.url) else []
+        self._opener = urllib.request.build_opener(*own)
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
@@ -47,7 +49,7 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(self.url + path, data, self._headers)
-            response: http.client.HTTPResponse = self._opener.open(request, timeout=self._timeout)
+            return self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
             raise CommandError(self._refusal(error)) from None
         except (urllib.error.URLError, OSError, http.client.HTTPException, ValueError) as error:
@@ -57,7 +59,6 @@ class Client:
                 f"nothing answers at {self.url} ({reason}). Is `onecard serve` running? "
                 "If it listens elsewhere, say so with --url."
             ) from None
-        return response
 
     def _refusal(self, error: urllib.error.HTTPError) -> str:
         if error.code == 401:
@@ -70,13 +71,6 @@ class Client:
         except (ValueError, KeyError, TypeError):
             message = f"{self.url} doesn't look like a onecard server"
         return f"{message} (HTTP {error.code})"
-
-
-def _opener(url: str) -> urllib.request.OpenerDirector:
-    """Goes through `$http_proxy` as usual, but not to this machine: to a proxy, localhost is the proxy."""
-    if _is_loopback(url):
-        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    return urllib.request.build_opener()
 
 
 def _is_loopback(url: str) -> bool:

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from onecard.engines.node.environment import describe
-    from onecard.registry.sources.pypi import cache_root
+    from onecard.registry.sources.base import cache_root
 
     sections = describe() | {"registry": {"cache": _from_home(cache_root())}}
     if args.json:

@@ -9,7 +9,8 @@ start asleep stand in the legend only: what would be theirs is lent, and may be 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from itertools import cycle
+from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
@@ -20,89 +21,43 @@ from rich.text import Text
 from onecard.gateway.cli.terminal import table
 from onecard.registry.units import format_bytes
 
+if TYPE_CHECKING:
+    from onecard.engines.node.factory import CardPlan
+
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 WEIGHTS, FLOOR, LOANABLE = "█", "▓", "░"
 WORKSPACE, GRAPHS, SLACK, FREE, OTHERS = "▒", "▞", "╌", "·", "▚"
 
 
-class Share(Protocol):
-    """What a model gets of a card (`engines.memory.plan.ModelPlan`)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def awake_at_start(self) -> bool: ...
-    @property
-    def home_first_page(self) -> int: ...
-    @property
-    def home_pages(self) -> int: ...
-    @property
-    def floor_pages(self) -> int: ...
-    @property
-    def ceiling_pages(self) -> int: ...
-    @property
-    def kv_tokens_floor(self) -> int: ...
-    @property
-    def kv_tokens_ceiling(self) -> int: ...
-
-
-class Plan(Protocol):
-    """A card's plan (`engines.memory.plan.CardPlan`)."""
-
-    @property
-    def card(self) -> str: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def total_bytes(self) -> int: ...
-    @property
-    def other_bytes(self) -> int: ...
-    @property
-    def unused_bytes(self) -> int: ...
-    @property
-    def budget_bytes(self) -> int: ...
-    @property
-    def workspace_bytes(self) -> int: ...
-    @property
-    def graph_bytes(self) -> int: ...
-    @property
-    def slack_bytes(self) -> int: ...
-    @property
-    def arena_bytes(self) -> int: ...
-    @property
-    def loanable_bytes(self) -> int: ...
-    @property
-    def page_bytes(self) -> int: ...
-    @property
-    def num_pages(self) -> int: ...
-    @property
-    def waste(self) -> float: ...
-    @property
-    def models(self) -> Sequence[Share]: ...
-    @property
-    def notes(self) -> Sequence[str]: ...
-
-
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the bar and its line in the legend; `share` where it is a model's KV. What isn't `drawn`
-    has a line only.
+    """A stretch of the bar and its line in the legend. What isn't `drawn` has a line only.
+
+    `limits` are those of a model's KV: tokens at least, bytes and tokens at most.
     """
 
     glyph: str
     colour: str
     label: str
     nbytes: int
-    share: Share | None = None
+    limits: tuple[str, ...] = ()
     drawn: bool = True
 
 
-def parts_of(plan: Plan) -> list[Part]:
+def parts_of(plan: "CardPlan") -> list[Part]:
     """The bar from left to right; what is drawn adds up to the card's bytes."""
     awake: list[Part] = []
     asleep: list[Part] = []
-    for share, colour in zip(plan.models, colours(plan), strict=True):
-        (awake if share.awake_at_start else asleep).extend(_model_parts(share, colour, plan.page_bytes))
+    for model, colour in zip(plan.models, cycle(COLOURS)):
+        name, page, drawn = model.name, plan.page_bytes, model.awake_at_start
+        where, state = (awake, "") if drawn else (asleep, ", asleep at start")
+        pages = f"pages {model.home_first_page:,} to {model.home_first_page + model.home_pages - 1:,}"
+        label = f"{name} weights, {pages}{state}"
+        where.append(Part(WEIGHTS, colour, label, model.home_pages * page, drawn=drawn))
+        if model.ceiling_pages:
+            most = format_bytes(model.ceiling_pages * page)
+            limits = f"{model.kv_tokens_floor:,}", most, f"{model.kv_tokens_ceiling:,}"
+            where.append(Part(FLOOR, colour, f"{name} KV{state}", model.floor_pages * page, limits, drawn))
     return [
         *awake,
         Part(LOANABLE, "white", "KV on loan to whoever has work", plan.loanable_bytes),
@@ -113,20 +68,6 @@ def parts_of(plan: Plan) -> list[Part]:
         Part(FREE, "bright_black", "not given to onecard", plan.unused_bytes),
         Part(OTHERS, "bright_black", "in use by others", plan.other_bytes),
     ]
-
-
-def _model_parts(share: Share, colour: str, page_bytes: int) -> list[Part]:
-    asleep, drawn = "" if share.awake_at_start else ", asleep at start", share.awake_at_start
-    weights, floor = share.home_pages * page_bytes, share.floor_pages * page_bytes
-    pages = f"pages {share.home_first_page:,} to {share.home_first_page + share.home_pages - 1:,}"
-    return [
-        Part(WEIGHTS, colour, f"{share.name} weights, {pages}{asleep}", weights, drawn=drawn),
-        Part(FLOOR, colour, f"{share.name} KV{asleep}", floor, share, drawn),
-    ]
-
-
-def colours(plan: Plan) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(len(plan.models))]
 
 
 def widths(sizes: Sequence[int], cells: int) -> list[int]:
@@ -155,17 +96,17 @@ class Bar:
         yield Segment.line()
 
 
-def print_plans(console: Console, plans: Sequence[Plan]) -> None:
+def print_plans(console: Console, plans: "Sequence[CardPlan]") -> None:
     for plan in plans:
         parts = parts_of(plan)
         console.print(_headline(plan))
         console.print(Bar(parts))
-        console.print(_legend(plan, parts))
+        console.print(_legend(parts))
         for note in plan.notes:
             console.print(note, highlight=False)
 
 
-def _headline(plan: Plan) -> Text:
+def _headline(plan: "CardPlan") -> Text:
     return Text.assemble(
         (plan.card, "bold"),
         f" on {plan.device}: {format_bytes(plan.budget_bytes)} of {format_bytes(plan.total_bytes)}; arena "
@@ -174,15 +115,10 @@ def _headline(plan: Plan) -> Text:
     )
 
 
-def _legend(plan: Plan, parts: Sequence[Part]) -> Table:
+def _legend(parts: Sequence[Part]) -> Table:
     numbers = ("bytes", "tokens", "at most", "tokens at most")
     rows = table("", "", *numbers, right=numbers)
     for part in parts:
-        glyph, size = Text(part.glyph, part.colour), format_bytes(part.nbytes)
-        if part.share is None and part.nbytes:
-            rows.add_row(glyph, part.label, size)
-        elif part.share is not None and part.share.ceiling_pages:
-            most = format_bytes(part.share.ceiling_pages * plan.page_bytes)
-            tokens, most_tokens = f"{part.share.kv_tokens_floor:,}", f"{part.share.kv_tokens_ceiling:,}"
-            rows.add_row(glyph, part.label, size, tokens, most, most_tokens)
+        if part.nbytes or part.limits:
+            rows.add_row(Text(part.glyph, part.colour), part.label, format_bytes(part.nbytes), *part.limits)
     return rows

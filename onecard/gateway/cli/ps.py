@@ -2,13 +2,14 @@
 
 import argparse
 import json
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import Any
 
+from onecard.gateway.cli.client import Client
 from onecard.gateway.cli.command import Command, add_server
+from onecard.registry.units import format_bytes
 
-if TYPE_CHECKING:
-    from rich.table import Table
+Words = tuple[str, ...]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,8 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from onecard.gateway.cli.client import Client
-
     status = Client(args.url, args.api_key, timeout=10).get("/admin/status")
     if args.json:
         print(json.dumps(status, indent=2))
@@ -28,65 +27,56 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_tables(status: dict[str, Any]) -> None:
-    from onecard.gateway.cli.terminal import stdout
+    from onecard.gateway.cli.terminal import stdout, table
 
     console = stdout()
     console.print(f"server: {status['state']}", highlight=False)
-    console.print(_models(status["models"]))
-    console.print(_cards(status["cards"]))
-    if looks := [(card["name"], card["health"]) for card in status["cards"] if card.get("health")]:
-        console.print(_health(looks))
+    for words, numbers, more, rows in _tables(status):
+        made = table(*words, *numbers, *more, right=numbers)
+        for row in rows:
+            made.add_row(*row)
+        console.print(made)
 
 
-def _models(rows: list[dict[str, Any]]) -> "Table":
-    from onecard.gateway.cli.terminal import table
-    from onecard.registry.units import format_bytes
-
-    numbers = ("weights", "KV used", "KV owned", "floor", "ceiling", "running", "waiting", "finished")
-    made = table("model", "kind", "card", "state", *numbers, right=numbers)
-    nbytes = ("weight_bytes", "kv_bytes_used", "kv_bytes_owned", "floor_bytes", "ceiling_bytes")
-    for row in rows:
-        made.add_row(
-            *(row[key] for key in ("name", "kind", "card", "state")),
-            *(format_bytes(row[key]) for key in nbytes),
-            *(f"{row[key]:,}" for key in ("running", "waiting", "finished")),
+def _tables(status: dict[str, Any]) -> Iterator[tuple[Words, Words, Words, list[Words]]]:
+    """Each with the names of its columns of words, of numbers, and of words once more, and its rows."""
+    numbers: Words = ("weights", "KV used", "KV owned", "floor", "ceiling", "running", "waiting", "finished")
+    nbytes: Words = ("weight_bytes", "kv_bytes_used", "kv_bytes_owned", "floor_bytes", "ceiling_bytes")
+    models: list[Words] = [
+        (
+            *(model[key] for key in ("name", "kind", "card", "state")),
+            *(format_bytes(model[key]) for key in nbytes),
+            *(f"{model[key]:,}" for key in ("running", "waiting", "finished")),
         )
-    return made
-
-
-def _cards(rows: list[dict[str, Any]]) -> "Table":
-    from onecard.gateway.cli.terminal import table
-    from onecard.registry.units import format_bytes
-
-    numbers = ("budget", "of", "arena", "page", "pages free")
-    made = table("card", "device", *numbers, right=numbers)
-    for row in rows:
-        made.add_row(
-            row["name"],
-            row["device"],
-            *(format_bytes(row[key]) for key in ("budget_bytes", "total_bytes", "arena_bytes", "page_bytes")),
-            f"{row['pages_free']:,} of {row['pages_total']:,}",
+        for model in status["models"]
+    ]
+    yield ("model", "kind", "card", "state"), numbers, (), models
+    nbytes = ("budget_bytes", "total_bytes", "arena_bytes", "page_bytes")
+    cards: list[Words] = [
+        (
+            card["name"],
+            card["device"],
+            *(format_bytes(card[key]) for key in nbytes),
+            f"{card['pages_free']:,} of {card['pages_total']:,}",
         )
-    return made
+        for card in status["cards"]
+    ]
+    yield ("card", "device"), ("budget", "of", "arena", "page", "pages free"), (), cards
+    if looks := [_health(card["name"], card["health"]) for card in status["cards"] if card.get("health")]:
+        numbers = ("used", "total", "utilization", "temperature", "power")
+        yield ("card",), numbers, ("throttled by", "other processes"), looks
 
 
-def _health(looks: list[tuple[str, dict[str, Any]]]) -> "Table":
-    from onecard.gateway.cli.terminal import table
-    from onecard.registry.units import format_bytes
-
-    numbers = ("used", "total", "utilization", "temperature", "power")
-    made = table("card", *numbers, "throttled by", "other processes", right=numbers)
-    for name, seen in looks:
-        made.add_row(
-            name,
-            *(_told(seen[key], format_bytes) for key in ("used_bytes", "total_bytes")),
-            _told(seen["utilization"], "{:.0%}".format),
-            _told(seen["temperature_c"], "{} °C".format),
-            _told(seen["power_w"], "{:.0f} W".format),
-            _told(seen["throttle_reasons"], ", ".join) or "nothing",
-            _told(seen["foreign_processes"], _others) or "none",
-        )
-    return made
+def _health(card: str, seen: dict[str, Any]) -> Words:
+    return (
+        card,
+        *(_told(seen[key], format_bytes) for key in ("used_bytes", "total_bytes")),
+        _told(seen["utilization"], "{:.0%}".format),
+        _told(seen["temperature_c"], "{} °C".format),
+        _told(seen["power_w"], "{:.0f} W".format),
+        _told(seen["throttle_reasons"], ", ".join) or "nothing",
+        _told(seen["foreign_processes"], _others) or "none",
+    )
 
 
 def _told(value: Any, show: Callable[[Any], str]) -> str:
@@ -96,8 +86,6 @@ def _told(value: Any, show: Callable[[Any], str]) -> str:
 def _others(processes: list[dict[str, Any]]) -> str:
     """Names are anybody's: square brackets in them are no markup."""
     from rich.markup import escape
-
-    from onecard.registry.units import format_bytes
 
     return ", ".join(
         f"{escape(p['name'] or 'unnamed')} ({p['pid']}): {_told(p['used_bytes'], format_bytes)}"

@@ -1,50 +1,56 @@
-"""A changed registry, applied while the server runs: read, checked, fetched for, handed to the node."""
+"""A running server's orders: models to sleep and wake, and a changed registry to serve from now on.
+
+The registry is read, checked, fetched for, and handed to the node.
+"""
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from onecard.engines.api import InvalidRegistryError, ReloadReport
+from onecard.engines.api import (
+    CardLedger,
+    InvalidRegistryError,
+    ModelControl,
+    ReloadReport,
+    ShuttingDownError,
+    SleepLevel,
+)
 from onecard.registry.changes import compare, in_effect, needs_restart
-from onecard.registry.sources import Progress, fetch
-from onecard.registry.spec import ModelSpec, Registry, RegistryError
+from onecard.registry.sources import fetch
+from onecard.registry.spec import ModelSpec, Registry, RegistryError, ServerSpec
 from onecard.registry.units import format_bytes
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 Load = Callable[[], Registry]
 """Reads and checks the registry file. Raises RegistryError. Runs on a thread."""
-Fetch = Callable[[ModelSpec], Path]
-"""The model's file or folder on this machine, fetched if need be. Raises RegistryError. Runs on a thread."""
 Apply = Callable[[Registry, dict[str, Path]], Awaitable[ReloadReport]]
 """Makes the node serve this registry from these paths, all or nothing: raises `InvalidRegistryError`, and has
 changed nothing then, for one that can't be served (one that doesn't fit its card)."""
 
 
-class LogProgress(Progress):
-    """For a server that has no terminal to draw bars on: the log tells of beginnings and ends only."""
+class LogProgress:
+    """A `Progress` for a server that has no terminal to draw bars on."""
 
     def start(self, name: str, total_bytes: int | None) -> None:
         size = f" ({format_bytes(total_bytes)})" if total_bytes is not None else ""
         logger.info("fetching %s%s", name, size)
+
+    def advance(self, n: int) -> None:
+        """The log tells of beginnings and ends only."""
 
     def done(self) -> None:
         logger.info("fetched")
 
 
 def fetch_logged(model: ModelSpec) -> Path:
+    """The model's file or folder on this machine, fetched if need be. Raises RegistryError; on a thread."""
     return fetch(model, LogProgress())
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """A registry that is right, as far as it can be served without a restart, and its models' paths."""
-
-    registry: Registry
-    paths: dict[str, Path]
-    notes: tuple[str, ...]
 
 
 class Reloader:
@@ -56,7 +62,7 @@ class Reloader:
         apply: Apply,
         running: Registry,
         paths: Mapping[str, Path],
-        fetch: Fetch = fetch_logged,
+        fetch: Callable[[ModelSpec], Path] = fetch_logged,
     ) -> None:
         self._load, self._apply, self._fetch = load, apply, fetch
         self._running, self._paths = running, dict(paths)
@@ -78,23 +84,100 @@ class Reloader:
             return report
 
     async def _reload(self) -> ReloadReport:
-        prepared = await asyncio.to_thread(self._prepare)
-        changes = compare(self._running, prepared.registry)
+        registry, paths, notes = await asyncio.to_thread(self._prepare)
+        changes = compare(self._running, registry)
         report = ReloadReport()
         if changes:
-            report = await self._apply(prepared.registry, prepared.paths)
-            self._running, self._paths = prepared.registry, prepared.paths
+            report = await self._apply(registry, paths)
+            self._running, self._paths = registry, paths
         logger.info("the registry is reloaded: %s", "; ".join(changes.lines()) or "nothing has changed")
-        return replace(report, notes=(*report.notes, *prepared.notes))
+        return replace(report, notes=(*report.notes, *notes))
 
-    def _prepare(self) -> _Prepared:
+    def _prepare(self) -> tuple[Registry, dict[str, Path], tuple[str, ...]]:
+        """The registry as far as it can be served without a restart, its models' paths, and what can't."""
         written = self._load()
         wanted = in_effect(self._running, written)
         serving = {model.name: model for model in self._running.models}
         paths = {model.name: self._path(model, serving.get(model.name)) for model in wanted.models}
-        return _Prepared(wanted, paths, needs_restart(self._running, written))
+        return wanted, paths, needs_restart(self._running, written)
 
     def _path(self, model: ModelSpec, serving: ModelSpec | None) -> Path:
         if serving is not None and (serving.source, serving.sha256) == (model.source, model.sha256):
             return self._paths[model.name]  # what is being served needs no second look, nor its hash
         return self._fetch(model)
+
+
+@runtime_checkable
+class ReloadableNode(ModelControl, Protocol):
+    """A node that takes orders."""
+
+    async def apply(
+        self, registry: Registry, paths: dict[str, Path], on_taken: Callable[[], None]
+    ) -> ReloadReport:
+        """Serve `registry` from now on: see `Apply`. `on_taken` is called once it can be refused no more;
+        models may take long to be where they belong then."""
+
+
+class ServerControl:
+    """Implements `engines.api.NodeControl`. An order is carried out also when whoever gave it hangs up."""
+
+    def __init__(self, node: ReloadableNode, reloader: Reloader) -> None:
+        self._node, self._reloader = node, reloader
+        self._orders: set[asyncio.Task[Any]] = set()
+        self._draining = False
+
+    async def sleep(self, name: str, level: SleepLevel = 1) -> SleepLevel:
+        return await self._whole(self._node.sleep(name, level))
+
+    async def wake(self, name: str) -> None:
+        await self._whole(self._node.wake(name))
+
+    def is_sleeping(self, name: str) -> bool:
+        return self._node.is_sleeping(name)
+
+    def ledger(self) -> Sequence[CardLedger]:
+        return self._node.ledger()
+
+    async def reload(self) -> ReloadReport:
+        return await self._whole(self._reloader.reload())
+
+    def begin_drain(self) -> None:
+        """From now on orders raise `ShuttingDownError`."""
+        self._draining = True
+
+    async def settled(self, timeout: float) -> None:
+        """Returns when no order is being carried out, or after `timeout` seconds."""
+        if self._orders:
+            await asyncio.wait(self._orders, timeout=timeout)
+
+    async def _whole(self, order: Coroutine[Any, Any, Result]) -> Result:
+        # A handler is cancelled with its client's connection; half a wake or reload would be worse than one
+        # that nobody waits for. The set keeps the task alive.
+        if self._draining:
+            order.close()
+            raise ShuttingDownError("The server is shutting down.")
+        task = asyncio.create_task(order)
+        self._orders.add(task)
+        task.add_done_callback(self._orders.discard)
+        return await asyncio.shield(task)
+
+
+def server_control(
+    node: object,
+    load: Load,
+    running: Registry,
+    paths: dict[str, Path],
+    configure: Callable[[ServerSpec], None],
+) -> ServerControl | None:
+    """The control of a server that serves `running` from `paths`; None for a node that takes no orders.
+
+    `configure` gets what a reload says of the server itself, once the node has taken the rest: a key that was
+    revoked opens nothing while models still finish what they were given.
+    """
+    if not isinstance(node, ReloadableNode):
+        return None
+
+    async def apply(registry: Registry, paths: dict[str, Path]) -> ReloadReport:
+        return await node.apply(registry, paths, lambda: configure(registry.server))
+
+    return ServerControl(node, Reloader(load, apply, running, paths))

@@ -120,9 +120,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 async def _serve(start: _Start, listener: socket.socket, console: "Console") -> None:
     from onecard.engines.node.factory import start_node
     from onecard.gateway.app import create_app
-    from onecard.gateway.cli.control import server_control
-    from onecard.gateway.cli.ready import announcement
-    from onecard.gateway.cli.startup import refusals
+    from onecard.gateway.cli.reload import server_control
+    from onecard.gateway.cli.startup import announcement, refusals
     from onecard.gateway.cli.terminal import LoadBars
     from onecard.gateway.cli.triggers import ReloadTriggers, StopSignals
     from onecard.gateway.context import GATEWAY

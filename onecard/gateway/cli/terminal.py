@@ -6,20 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal, Self
 
-from rich import box
+from rich import box, progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
 from rich.table import Table
 
-from onecard.registry import sources
+from onecard.registry.sources import fetch
 from onecard.registry.spec import MemoryAmount, ModelSpec
 from onecard.registry.units import format_bytes
 
@@ -34,9 +25,9 @@ def stdout() -> Console:
 
 def human_amount(amount: MemoryAmount) -> str:
     """As the registry says it: '50 %' or '6GiB'."""
-    return (
-        format_bytes(amount.nbytes) if amount.nbytes is not None else f"{100 * (amount.fraction or 0):.0f} %"
-    )
+    if amount.nbytes is not None:
+        return format_bytes(amount.nbytes)
+    return f"{100 * (amount.fraction or 0):.0f} %"
 
 
 def table(*columns: str, right: Iterable[str] = ()) -> Table:
@@ -54,16 +45,16 @@ class Bars:
     """
 
     def __init__(self, console: Console) -> None:
-        self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
-            DownloadColumn(binary_units=True),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
+        self._bars = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=None),
+            progress.DownloadColumn(binary_units=True),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(),
             console=console,
             expand=True,
         )
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
         return self
@@ -72,21 +63,21 @@ class Bars:
         if self._bars.tasks:
             self._bars.stop()
 
-    def _add(self, name: str, total: int | None) -> TaskID:
+    def _add(self, name: str, total: int | None) -> progress.TaskID:
         self._bars.start()  # does nothing the second time
         return self._bars.add_task(name, total=total)
 
 
-class DownloadBars(Bars, sources.Progress):
-    """A bar for each download."""
+class DownloadBars(Bars):
+    """A bar for each download; the `Progress` that `registry.sources.fetch` reports to."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._current: TaskID | None = None
+        self._current: progress.TaskID | None = None
 
     def start(self, name: str, total_bytes: int | None) -> None:
         with self._lock:
-            self._stop_current()
+            self.done()
             self._current = self._add(name, total_bytes)
 
     def advance(self, n: int) -> None:
@@ -96,12 +87,9 @@ class DownloadBars(Bars, sources.Progress):
 
     def done(self) -> None:
         with self._lock:
-            self._stop_current()
-
-    def _stop_current(self) -> None:
-        if self._current is not None:
-            self._bars.stop_task(self._current)
-            self._current = None
+            if self._current is not None:
+                self._bars.stop_task(self._current)
+                self._current = None
 
 
 class LoadBars(Bars):
@@ -109,7 +97,7 @@ class LoadBars(Bars):
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        self._tasks: dict[str, TaskID] = {}
+        self._tasks: dict[str, progress.TaskID] = {}
 
     def __call__(self, model: str, done: int, total: int, unit: Literal["bytes", "graphs"] = "bytes") -> None:
         label = f"loading {model}" if unit == "bytes" else f"capturing {total} graphs of {model}"
@@ -122,4 +110,4 @@ class LoadBars(Bars):
 def fetch_all(models: Iterable[ModelSpec], console: Console) -> dict[str, Path]:
     """Model name -> local path, fetching what is not there yet. Raises `RegistryError`."""
     with DownloadBars(console) as bars:
-        return {model.name: sources.fetch(model, bars) for model in models}
+        return {model.name: fetch(model, bars) for model in models}

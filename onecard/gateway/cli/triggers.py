@@ -17,8 +17,6 @@ from onecard.engines.api import EngineError
 
 logger = logging.getLogger(__name__)
 
-Signature = tuple[int, int, int]
-
 PAUSE_MILLISECONDS = 250
 """Writing has ended when nothing changed for so long. The watch takes the GIL for a moment as often."""
 
@@ -58,7 +56,8 @@ class RegistryFile:
         self._seen = now or before
         return now is not None and now != before
 
-    def _signature(self) -> Signature | None:
+    def _signature(self) -> tuple[int, int, int] | None:
+        """What a change changes, None where there is no file."""
         try:
             status = self.path.stat()
         except OSError:

@@ -1,4 +1,4 @@
-"""Where weights come from: one file a scheme.
+"""Where weights come from.
 
 `fetch` brings a model's weights onto this machine, `is_fetched` says where they are without the network,
 and `parse_source` reads the text of a registry's `source`.
@@ -8,10 +8,8 @@ import re
 from pathlib import Path
 
 from onecard.registry.problems import did_you_mean
-from onecard.registry.sources.base import Progress, Source
-from onecard.registry.sources.hugging_face import HuggingFaceSource
-from onecard.registry.sources.local import LocalSource
-from onecard.registry.sources.modelscope import ModelScopeSource
+from onecard.registry.sources.base import LocalSource, Progress, Source
+from onecard.registry.sources.hubs import HuggingFaceSource, ModelScopeSource
 from onecard.registry.sources.pypi import PyPISource
 from onecard.registry.spec import ModelSpec, SourceError
 
@@ -29,10 +27,8 @@ def parse_source(text: str) -> Source:
     scheme, rest = match.groups()
     parse = _PARSERS.get(scheme)
     if parse is None:
-        close = did_you_mean(scheme, _PARSERS)
-        raise SourceError(
-            f"`{scheme}:` is no scheme here; write a path, {', '.join(f'{s}:...' for s in _PARSERS)}.{close}"
-        )
+        known, close = ", ".join(f"{s}:..." for s in _PARSERS), did_you_mean(scheme, _PARSERS)
+        raise SourceError(f"`{scheme}:` is no scheme here; write a path, {known}.{close}")
     return parse(rest)
 
 

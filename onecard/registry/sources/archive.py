@@ -8,10 +8,12 @@ import difflib
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
+from stat import S_ISLNK
 from typing import IO
 
 from onecard.registry.spec import SourceError
@@ -19,10 +21,6 @@ from onecard.registry.spec import SourceError
 _MAX_MEMBERS = 100_000
 _MAX_RATIO = 100
 _SLACK_BYTES = 64 << 20
-_SYMLINK = 0o120000
-_TYPE_BITS = 0o170000
-
-_Archive = zipfile.ZipFile | tarfile.TarFile
 
 
 @dataclass(frozen=True)
@@ -42,41 +40,49 @@ def extract(archive: Path, name: str, member: str, target: Path) -> None:
     goes below `target`. Raises SourceError; what is in `target` then is not to be used.
     """
     try:
-        is_zip = zipfile.is_zipfile(archive)
-        with zipfile.ZipFile(archive) if is_zip else tarfile.open(archive, "r:*") as opened:
-            members = _members(opened, archive.stat().st_size * _MAX_RATIO + _SLACK_BYTES, name)
+        with _opened(archive) as found:
+            members = _counted(found, archive.stat().st_size * _MAX_RATIO + _SLACK_BYTES, name)
             chosen = _chosen(members, member, name)
-            _check_size(chosen, target.parent, name)
-            for relative, found in chosen:
-                _write(found, target / relative if relative else target, name)
+            need, free = sum(one.size for _, one in chosen), shutil.disk_usage(target.parent).free
+            if need > free:
+                raise SourceError(
+                    f"{name} unpacks to {need} bytes, but the disk of {target.parent} has {free}; make room"
+                )
+            for relative, one in chosen:
+                _write(one, target / relative if relative else target, name)
     except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError) as error:
         raise SourceError(f"{name} can't be unpacked: {error}") from error
 
 
-def _members(archive: _Archive, limit: int, name: str) -> list[_Member]:
-    """Every file, without the folders. Raises SourceError for a bomb before it has gone off."""
+@contextmanager
+def _opened(path: Path) -> Iterator[Iterator[_Member]]:
+    """The files of a zip or tar archive, whichever it is, without the folders."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as wheel:
+            yield (
+                _Member(i.filename, i.file_size, not S_ISLNK(i.external_attr >> 16), partial(wheel.open, i))
+                for i in wheel.infolist()
+                if not i.is_dir()
+            )
+    else:
+        with tarfile.open(path) as sdist:
+            yield (
+                _Member(i.name, i.size if i.isreg() else 0, i.isreg(), partial(sdist.extractfile, i))
+                for i in sdist
+                if not i.isdir()
+            )
+
+
+def _counted(found: Iterable[_Member], limit: int, name: str) -> list[_Member]:
+    """Every file. Raises SourceError for a bomb before it has gone off."""
     members: list[_Member] = []
     total = 0
-    for member in _from_zip(archive) if isinstance(archive, zipfile.ZipFile) else _from_tar(archive):
+    for member in found:
         total += member.size
         if len(members) >= _MAX_MEMBERS or total > limit:
             raise SourceError(f"{name} would unpack to far more than an archive of weights; not used")
         members.append(member)
     return members
-
-
-def _from_zip(archive: zipfile.ZipFile) -> Iterator[_Member]:
-    for info in archive.infolist():
-        if not info.is_dir():
-            link = (info.external_attr >> 16) & _TYPE_BITS == _SYMLINK
-            yield _Member(info.filename, info.file_size, not link, partial(archive.open, info))
-
-
-def _from_tar(archive: tarfile.TarFile) -> Iterator[_Member]:
-    for info in archive:
-        if not info.isdir():
-            size = info.size if info.isreg() else 0
-            yield _Member(info.name, size, info.isreg(), partial(archive.extractfile, info))
 
 
 def _chosen(members: list[_Member], wanted: str, name: str) -> list[tuple[str, _Member]]:
@@ -114,13 +120,6 @@ def _missing(members: list[_Member], wanted: str, name: str) -> str:
     near = list(dict.fromkeys(same_end + difflib.get_close_matches(wanted, pool, n=5, cutoff=0.3)))
     near = near or [m.name for m in sorted(members, key=lambda m: -m.size)]
     return f"{name} has no `{wanted}`; it has {', '.join(f'`{n}`' for n in near[:5])}"
-
-
-def _check_size(chosen: list[tuple[str, _Member]], folder: Path, name: str) -> None:
-    need = sum(member.size for _, member in chosen)
-    free = shutil.disk_usage(folder).free
-    if need > free:
-        raise SourceError(f"{name} unpacks to {need} bytes, but the disk of {folder} has {free}; make room")
 
 
 def _write(member: _Member, path: Path, name: str) -> None:

