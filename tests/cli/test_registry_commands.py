@@ -125,6 +125,23 @@ def test_a_model_that_onecard_does_not_know_is_refused(onecard: Run, tmp_path: P
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize("command", ["plan", "serve"])
+def test_a_chat_template_that_does_not_parse_is_refused(onecard: Run, command: str, tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.content }{% endfor %}")
+    path = write_registry(
+        tmp_path,
+        """
+        server: {port: 0}
+        cards: [{name: c, memory: 1GiB}]
+        models: [{name: m, source: ./m, engine: {chat_template: t.jinja}}]
+        """,
+    )
+    ran = onecard(command, str(path))
+    assert ran.code == 1
+    assert f"{tmp_path / 't.jinja'} doesn't parse: unexpected '}}' in line 1" in ran.err
+
+
 @pytest.mark.parametrize(
     ("config", "said"), [("{", "not valid JSON"), ("[]", "JSON object"), (None, "neither a .gguf file nor")]
 )

@@ -154,7 +154,8 @@ def test_what_is_live_changes_under_running_requests(served: Served):
     assert shares == (card_model.floor_pages, card_model.ceiling_pages)
 
 
-def test_a_registry_that_does_not_fit_changes_nothing(served: Served):
+def test_a_registry_that_does_not_fit_changes_nothing(served: Served, tmp_path: Path):
+    (template := tmp_path / "t.jinja").write_text("{{ messages }")
     node = served.node
     before = node.status().models, node.models(), node._cards[0].plan
     refused = [
@@ -166,6 +167,7 @@ def test_a_registry_that_does_not_fit_changes_nothing(served: Served):
             "beside its arena",
         ),
         (served.with_model("a", aliases=("x",), engine={"chat_template": "/nowhere.jinja"}), "nowhere"),
+        (served.with_model("a", aliases=("x",), engine={"chat_template": str(template)}), "doesn't parse"),
         (served.with_model("minilm", kind="llm"), "kind: llm"),
     ]
     for registry, why in refused:

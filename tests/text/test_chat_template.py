@@ -2,8 +2,10 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
+from onecard.engines.text.errors import ModelFileError
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
 from onecard.engines.text.chat_template import ChatTemplates
@@ -96,7 +98,6 @@ def test_the_template_for_tools_is_chosen_when_there_are_tools() -> None:
         (CHATML, prompt({"role": "tool", "content": "x"}), "no tools"),
         ("{{ messages[0].content + 1 }}", prompt(), "refused the messages"),
         ("{{ messages[7].content.x }}", prompt(), "refused the messages"),
-        ("{% if %}", prompt(), "can't be used"),
         ("{{ ''.__class__.__mro__ }}", prompt(), "unsafe"),
         ("{{ messages.append(1) }}", prompt(), "unsafe"),
         ("x", prompt(chat_template_kwargs={"messages": []}), "chat_template_kwargs"),
@@ -112,6 +113,14 @@ def test_the_template_for_tools_is_chosen_when_there_are_tools() -> None:
 def test_what_is_wrong_is_the_clients_error(template: str, request_: ChatPrompt, message: str) -> None:
     with pytest.raises(InvalidRequestError, match=message):
         render(template, request_)
+
+
+def test_a_template_that_does_not_parse_is_refused_before_anybody_asks(tmp_path: Path) -> None:
+    (file := tmp_path / "t.jinja").write_text("ok\n{{ m.content }")
+    with pytest.raises(ModelFileError, match=r"t\.jinja doesn't parse: unexpected '}' in line 2; correct it"):
+        ChatTemplates.read(file)
+    with pytest.raises(ModelFileError, match=r"of the model doesn't parse"):
+        ChatTemplates({"tool_use": "{% if %}", "default": "x"})
 
 
 def test_without_a_template_the_error_says_what_to_do() -> None:

@@ -11,6 +11,7 @@ from onecard.engines.models.registry import load_config
 from onecard.engines.paged.build import DecoderFiles, build_decoder, decoder_needs
 from onecard.engines.paged.engine import GenerationEngine
 from onecard.engines.step.sizes import ON_CPU, StepSize, step_size
+from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
@@ -23,6 +24,8 @@ class LanguageModelKind:
     tasks: frozenset[Task] = frozenset({"generate"})
 
     def read(self, spec: ModelSpec, path: Path) -> DecoderFiles:
+        if spec.engine.chat_template:
+            ChatTemplates.read(Path(spec.engine.chat_template))
         return DecoderFiles.of(spec, path, load_config(path, "llm"))
 
     def step_size(self, spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:

@@ -8,12 +8,13 @@ filling memory or looping for ever, so it runs in a short-lived process with lim
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jinja2
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError, Part, TextPart
+from onecard.engines.text.generation_config import ModelFileError
 from onecard.engines.text.template_environment import compile_template
 from onecard.engines.text.template_process import TemplateLimits, render_in_process
 
@@ -47,18 +48,32 @@ def _joined(parts: tuple[Part, ...], field: str) -> str:
 
 
 class ChatTemplates:
-    """A model's templates by name; `default` is the one used unless there are tools and a `tool_use`."""
+    """A model's templates by name; `default` is the one used unless there are tools and a `tool_use`. Raises
+    `ModelFileError` where one doesn't parse; `origin`: whose they are, in words."""
 
-    def __init__(self, sources: Mapping[str, str] | None = None, limits: TemplateLimits | None = None):
+    def __init__(
+        self,
+        sources: Mapping[str, str] | None = None,
+        limits: TemplateLimits | None = None,
+        origin: str = "the model",
+    ):
         self.sources = dict(sources or {})
         self._limits = limits or TemplateLimits()
+        try:
+            self._compiled = {source: compile_template(source) for source in self.sources.values()}
+        except jinja2.TemplateSyntaxError as error:
+            raise ModelFileError(
+                f"the chat template of {origin} doesn't parse: {error.message} in line {error.lineno}; "
+                "correct it, or set `engine.chat_template` to another file"
+            ) from error
+
+    @classmethod
+    def read(cls, file: Path) -> "ChatTemplates":
+        """The one in `file`, for all messages."""
+        return cls({"default": file.read_text(encoding="utf-8")}, origin=str(file))
 
     def __bool__(self) -> bool:
         return bool(self.sources)
-
-    @cached_property
-    def _compiled(self) -> dict[str, jinja2.Template]:
-        return {source: compile_template(source) for source in self.sources.values()}
 
     def source_for(self, prompt: ChatPrompt) -> str:
         """The template that `prompt` asks for. Raises `InvalidRequestError` where there is none."""
@@ -100,10 +115,6 @@ class ChatTemplates:
     def _render_own(self, source: str, variables: dict[str, Any]) -> str:
         try:
             return self._compiled[source].render(variables)
-        except jinja2.TemplateSyntaxError as error:
-            raise InvalidRequestError(
-                f"The model's chat template can't be used: {error}", param="messages"
-            ) from error
         except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
             raise InvalidRequestError(
                 f"The chat template refused the messages: {error}", param="messages"

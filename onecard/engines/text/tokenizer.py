@@ -130,9 +130,9 @@ def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase
         hf_tokenizer.apply_bos_eos_flags(backend, config)
         special = hf_tokenizer.special_tokens(path, config, backend)
         templates = hf_tokenizer.chat_templates(path, config)
-    if chat_template_file is not None:
-        templates = {"default": chat_template_file.read_text(encoding="utf-8")}
     if lowercase:
         rest = [backend.normalizer] if backend.normalizer else []
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
-    return Tokenizer(backend, special, ChatTemplates(templates))
+    if chat_template_file is not None:
+        return Tokenizer(backend, special, ChatTemplates.read(chat_template_file))
+    return Tokenizer(backend, special, ChatTemplates(templates, origin=str(path)))

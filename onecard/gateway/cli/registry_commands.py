@@ -91,7 +91,7 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 CHECK = Command(
     summary="validate a registry; say what is wrong and where",
-    description="Read a registry and check all of it. Nothing is fetched or loaded.",
+    description="Read a registry and check all that it says itself; plan and serve read the files.",
     epilog="""\
 exit code: 0 when the registry is right, 1 when not; every problem is named with file, line, key and what to
 write instead.
