@@ -150,7 +150,7 @@ class EngineSpec:
 
     max_model_len: int | None = replace(
         None,
-        "Longest prompt plus answer, in tokens; `auto`: what the model's config says.",
+        "Longest prompt plus answer, in tokens; `auto`: the model's own, and no more than that.",
         minimum=1,
         example="4096",
     )
@@ -182,7 +182,7 @@ class EngineSpec:
         minimum=1,
         example="[1, 2, 4, 8]",
     )
-    seed: int = rebuild(0, "Seeds the random streams of requests that bring no seed.")
+    seed: int = rebuild(0, "Seeds the random streams of requests that bring no seed (llm).")
     tokenizer: str | None = rebuild(
         None,
         "Folder or hub id of another tokenizer than the model's own.",

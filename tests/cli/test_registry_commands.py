@@ -112,6 +112,24 @@ def test_what_does_not_fit_is_refused_with_a_sentence(
     assert "Traceback" not in ran.err
 
 
+@pytest.mark.parametrize("command", ["plan", "serve"])
+def test_two_cards_that_are_one_device_here_are_refused(
+    onecard: Run, command: str, tmp_path: Path, tiny_embedder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    path = write_registry(
+        tmp_path,
+        f"""
+        server: {{port: 0}}
+        cards: [{{name: c0, memory: 64MiB}}, {{name: c1, device: cpu, memory: 64MiB}}]
+        models: [{{name: tiny, kind: embedding, source: {tiny_embedder}}}]
+        """,
+    )
+    ran = onecard(command, str(path))
+    assert ran.code == 1
+    assert "the cards c0 and c1 are the same device here, cpu: remove one" in ran.err
+
+
 def test_a_model_that_onecard_does_not_know_is_refused(onecard: Run, tmp_path: Path) -> None:
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd/config.json").write_text('{"architectures": ["OddModel"], "model_type": "odd"}')

@@ -1,10 +1,16 @@
-"""The size of a step, as asked or by kind and device."""
+"""The size of a step, as asked or by kind and device; the longest text."""
+
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.engines.kinds import KINDS
+from onecard.engines.memory.card_plan import PlanError
+from onecard.engines.models.registry import parse_config
+from onecard.engines.oneshot.build import EncoderFiles
+from onecard.engines.paged.build import DecoderFiles
 from onecard.engines.step.sizes import StepSize
 from onecard.registry.spec import EngineSpec, ModelKind, ModelSpec
 
@@ -55,3 +61,40 @@ def test_what_is_left_open_fits_what_is_asked(
     assert seqs is None or got.max_num_seqs == seqs
     assert None not in (tokens, seqs) or got.max_num_batched_tokens >= got.max_num_seqs >= 1
     assert kind == "llm" or tokens is not None or got.max_num_batched_tokens >= longest
+
+
+SIZES = {
+    "vocab_size": 9,
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "max_position_embeddings": 512,
+}
+
+
+def with_len(asked: int | None) -> ModelSpec:
+    return ModelSpec(name="m", source="hf:o/n", engine=EngineSpec(max_model_len=asked))
+
+
+@pytest.mark.parametrize(
+    ("stretched", "most"), [({}, 512), ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 2048)]
+)
+def test_a_language_model_serves_no_more_than_its_positions_can_be_stretched_to(
+    stretched: dict[str, object], most: int
+) -> None:
+    config = parse_config({"architectures": ["LlamaForCausalLM"], **SIZES, **stretched}, "llm")
+    for asked, got in ((None, 512), (100, 100), (most, most)):
+        assert DecoderFiles.of(with_len(asked), Path(), config).max_model_len == got
+    with pytest.raises(PlanError, match=rf"m: `max_model_len: {most + 1}` is above the model's own {most}"):
+        DecoderFiles.of(with_len(most + 1), Path(), config)
+
+
+def test_an_encoder_serves_no_more_than_its_makers_advise() -> None:
+    raw = {"architectures": ["BertModel"], **SIZES, "type_vocab_size": 2}
+    config = parse_config(raw, "embedding")
+    for advised, most in ((None, 512), (256, 256), (8192, 512)):
+        assert EncoderFiles.of(with_len(None), Path(), config, advised).max_model_len == most
+        assert EncoderFiles.of(with_len(100), Path(), config, advised).max_model_len == 100
+        with pytest.raises(PlanError, match=rf"to at most {most}, or leave it out"):
+            EncoderFiles.of(with_len(most + 1), Path(), config, advised)

@@ -17,8 +17,8 @@ from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.gate import WakeTimeout
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
-from onecard.engines.memory.card import card_facts
-from onecard.engines.memory.card_plan import CardPlan
+from onecard.engines.memory.card import card_facts, resolve_device
+from onecard.engines.memory.card_plan import CardPlan, PlanError
 from onecard.engines.memory.nvml import open_monitor
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import plan_card
@@ -75,7 +75,16 @@ async def start_node(
 
 
 def _placed(registry: Registry) -> Registry:
-    """Every model names its card, which a file may leave to the order of the cards."""
+    """Every model names its card, which a file may leave to the order of the cards. Raises `PlanError` for
+    cards that are one device here, whatever the file calls it."""
+    cards: dict[torch.device, str] = {}
+    for card in registry.cards:
+        device = resolve_device(card.device)
+        if (other := cards.setdefault(device, card.name)) != card.name:
+            raise PlanError(
+                f"the cards {other} and {card.name} are the same device here, {device}: "
+                f"remove one of them, or write another `device:`"
+            )
     models = tuple(replace(model, card=registry.card_of(model).name) for model in registry.models)
     return replace(registry, models=models)
 

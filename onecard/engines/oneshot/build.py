@@ -11,7 +11,7 @@ from onecard.engines.oneshot.core import Head, OneShotCore
 from onecard.engines.oneshot.practice import OneShotPractice
 from onecard.engines.oneshot.queue import TokenBudgetQueue
 from onecard.engines.step.hooks import EngineHooks
-from onecard.engines.step.sizes import ON_CPU, StepSize, model_needs, step_size
+from onecard.engines.step.sizes import ON_CPU, StepSize, longest_text, model_needs, step_size
 from onecard.engines.step.warm_up import WarmUp
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
 from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs
@@ -33,10 +33,9 @@ class EncoderFiles:
     def of(
         cls, spec: ModelSpec, path: Path, config: EncoderConfig, advised: int | None, lowercase: bool = False
     ) -> "EncoderFiles":
-        """Texts are as long as the registry asks, the model's makers have `advised`, and its positions allow,
-        whichever is the shortest."""
-        limits = (spec.engine.max_model_len, advised, config.max_text_len)
-        return cls(path, config, min(limit for limit in limits if limit is not None), lowercase)
+        """The model's own longest text is what its makers have `advised`, if its positions allow that."""
+        own = min(advised or config.max_text_len, config.max_text_len)
+        return cls(path, config, longest_text(spec, own), lowercase)
 
     def tokenizer(self, spec: ModelSpec) -> Tokenizer:
         path = Path(spec.engine.tokenizer) if spec.engine.tokenizer else self.path

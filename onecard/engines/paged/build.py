@@ -20,7 +20,7 @@ from onecard.engines.paged.runner import ModelRunner
 from onecard.engines.paged.scheduler import SchedulerLimits
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.step.hooks import EngineHooks
-from onecard.engines.step.sizes import StepSize, model_needs
+from onecard.engines.step.sizes import StepSize, longest_text, model_needs
 from onecard.engines.step.warm_up import WarmUp
 from onecard.engines.text.tokenizer import Tokenizer
 from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs
@@ -36,7 +36,9 @@ class DecoderFiles:
 
     @classmethod
     def of(cls, spec: ModelSpec, path: Path, config: DecoderConfig) -> "DecoderFiles":
-        longest = spec.engine.max_model_len or config.max_position_embeddings
+        own, rope = config.max_position_embeddings, config.rope
+        stretched = int(rope.factor * rope.original_max_position_embeddings)
+        longest = longest_text(spec, own, max(own, stretched))
         return cls(path, replace(config, max_position_embeddings=longest))
 
     @property

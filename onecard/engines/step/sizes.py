@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
+from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, PlanError
 from onecard.engines.weights.loader import WeightBytes
 from onecard.registry.spec import EngineSpec, ModelSpec
 
@@ -17,6 +17,18 @@ class StepSize:
 
     max_num_batched_tokens: int
     max_num_seqs: int
+
+
+def longest_text(spec: ModelSpec, own: int, most: int | None = None) -> int:
+    """The registry's `max_model_len`, decided: by itself the model's `own`. Raises `PlanError` above that, or
+    above `most` where that is what its positions can be stretched to."""
+    asked, most = spec.engine.max_model_len or own, most or own
+    if asked > most:
+        raise PlanError(
+            f"{spec.name}: `max_model_len: {asked}` is above the model's own {most}, beyond which it was not "
+            f"trained: set it to at most {most}, or leave it out"
+        )
+    return asked
 
 
 def step_size(asked: EngineSpec, auto: tuple[int, int], least_tokens: int = 0) -> StepSize:
