@@ -78,6 +78,7 @@ class ServerSpec:
     api_keys: tuple[str, ...] = live(
         (),
         "Keys that open the inference routes; empty strings are dropped; none: open.",
+        pattern=r"(\S([\s\S]*\S)?)?",
         example="[${ONECARD_API_KEY:-}]",
         drop_empty=True,
     )
@@ -90,6 +91,7 @@ class ServerSpec:
     allowed_origins: tuple[str, ...] = live(
         (),
         "Web pages that may call from a browser (CORS) besides those of this machine; `*`: all.",
+        pattern=r"(\*|null|[a-z][a-z0-9+.-]*://[^\s/]+)?",
         example="[https://chat.example.org]",
         drop_empty=True,
     )

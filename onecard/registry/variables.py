@@ -39,7 +39,7 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     """`text` with its references replaced; `$${` stands for a plain `${`.
 
     As in a shell, the default of `${VAR:-default}` counts where VAR is unset or empty. Raises ValueError
-    with a sentence for an unset variable without a default and for a reference that is not well formed.
+    with a sentence for such a variable without a default and for a reference that is not well formed.
     """
     outside = _PARTS.sub("", text)
     if "${" in outside:
@@ -58,8 +58,9 @@ def _lookup(inside: str, env: Mapping[str, str]) -> str:
     value = env.get(name)
     if default is not None:
         return value or default
-    if value is None:
+    if not value:
+        state = "not set" if value is None else "empty"
         raise ValueError(
-            f"the environment variable `{name}` is not set; set it, or give a default: ${{{name}:-default}}"
+            f"the environment variable `{name}` is {state}; set it, or give a default: ${{{name}:-default}}"
         )
     return value

@@ -136,6 +136,16 @@ models:
     assert registry.models[0].engine == EngineSpec(enable_prefix_caching=False, seed=7)
 
 
+@pytest.mark.parametrize("key", ["api_keys: ['${KEY}']", "admin_key: ${KEY}"])
+@pytest.mark.parametrize(("env", "state"), [({}, "not set"), ({"KEY": ""}, "empty")])
+def test_a_variable_without_a_default_says_something(
+    write: Callable[[str], Path], key: str, env: dict[str, str], state: str
+) -> None:
+    """A server that wants a key must not become one that wants none."""
+    with pytest.raises(RegistryError, match=f"`KEY` is {state}; set it, or give a default"):
+        load(write(f"server: {{{key}}}\n" + MODEL), env)
+
+
 def test_a_variable_cannot_change_the_structure(write: Callable[[str], Path]) -> None:
     path = write("server: {api_keys: ['${KEY}']}\n" + MODEL)
     key = "x], port: 1, host: [\nmodels: #"
@@ -200,6 +210,9 @@ FORMS = [
         "server: {admin_key: two words}\n" + MODEL,
         "server.admin_key: `two words` is not valid; write `admin_key:",
     ),
+    ("server: {api_keys: [' a ']}\n" + MODEL, "server.api_keys[0]: ` a ` is not valid; write `api_keys: ["),
+    ("server: {allowed_origins: [nonsense]}\n" + MODEL, "server.allowed_origins[0]: `nonsense` is not valid"),
+    ("server: {allowed_origins: ['https://a.b/']}\n" + MODEL, "`https://a.b/` is not valid"),
     ("server: {admin_key: }\n" + MODEL, "server.admin_key: is empty; write a value, such as `admin_key:"),
     ("cards: [{quantum: 0}]\n" + MODEL, "cards[0].quantum: wants a number above 0 or `auto`, got `0`"),
     ("cards: []\n" + MODEL, "cards: names no card"),
