@@ -56,15 +56,13 @@ PURE_REGISTRY = ("onecard.registry.spec", "onecard.registry.units", "onecard.reg
 
 TORCH_FREE_MEMORY = {
     "page_pool",
-    "free_pages",
     "reclaim",
     "block_pool",
     "card_plan",
     "homes",
     "plan",
     "plan_checks",
-    "plan_notes",
-    "prefix_hash",
+    "prefixes",
 }
 
 

@@ -5,8 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from onecard.engines.memory.arena import DeviceArena
-from onecard.engines.memory.kv_layout import KVLayout
+from onecard.engines.memory.arena import DeviceArena, KVLayout
 
 PAGE = 64 * 1024
 BF16 = KVLayout(num_layers=3, num_kv_heads=2, head_dim=32, block_size=16, dtype=torch.bfloat16)

@@ -22,8 +22,8 @@ from onecard.engines.oneshot.sentence_config import SentenceConfig
 from onecard.engines.runtime.step_clock import HostStepClock
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.service import TextService
-from onecard.engines.text.special_tokens import SpecialTokens
 from onecard.engines.text.tokenizer import Tokenizer
+from onecard.engines.text.vocabulary import SpecialTokens
 
 CPU = torch.device("cpu")
 WORDS = ["[UNK]", "[CLS]", "[SEP]", *(f"w{i}" for i in range(97))]

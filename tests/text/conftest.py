@@ -11,8 +11,8 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from onecard.engines.text.chat_template import ChatTemplates
-from onecard.engines.text.special_tokens import SpecialTokens
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
+from onecard.engines.text.vocabulary import SpecialTokens
 
 CORPUS = [
     "the quick brown fox jumps over the lazy dog 123 times",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onecard.engines.text.detokenizer import IncrementalDetokenizer
+from onecard.engines.text.answer_text import IncrementalDetokenizer
 from onecard.engines.text.tokenizer import Tokenizer
 
 
@@ -105,7 +105,7 @@ def test_wordpiece_streams_by_window() -> None:
     from tokenizers import decoders, models, pre_tokenizers
 
     from onecard.engines.text.chat_template import ChatTemplates
-    from onecard.engines.text.special_tokens import SpecialTokens
+    from onecard.engines.text.vocabulary import SpecialTokens
 
     vocab = {"[UNK]": 0, "un": 1, "##break": 2, "##able": 3, "glass": 4}
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))

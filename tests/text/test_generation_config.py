@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from onecard.engines.text.generation_config import GenerationDefaults, load_generation_defaults
+from onecard.engines.text.model_files import GenerationDefaults, load_generation_defaults
 
 
 def test_from_generation_config(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ from tokenizers import processors
 from onecard.engines.api import ChatPrompt, ImagePart, InvalidRequestError, TextPart
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.service import TextService
-from onecard.engines.text.special_tokens import SpecialTokens
 from onecard.engines.text.tokenizer import Tokenizer
+from onecard.engines.text.vocabulary import SpecialTokens
 
 
 class CountingExecutor(ThreadPoolExecutor):

@@ -10,10 +10,9 @@ import tokenizers
 from tokenizers import pre_tokenizers
 
 from onecard.engines.api import ChatPrompt
-from onecard.engines.text.errors import ModelFileError
-from onecard.engines.text.gguf_metadata import read_metadata
-from onecard.engines.text.token_text import byte_alphabet
+from onecard.engines.text.model_files import ModelFileError, read_metadata
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
+from onecard.engines.text.vocabulary import byte_alphabet
 
 WriteGguf = Callable[[dict[str, Any]], Path]
 

@@ -11,7 +11,7 @@ from onecard.engines.models.registry import load_config
 from onecard.engines.paged.build import DecoderFiles, build_decoder, decoder_needs
 from onecard.engines.paged.engine import GenerationEngine
 from onecard.engines.step.sizes import ON_CPU, StepSize, step_size
-from onecard.engines.text.generation_config import load_generation_defaults
+from onecard.engines.text.model_files import load_generation_defaults
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
 from onecard.registry.spec import ModelSpec

@@ -26,9 +26,9 @@ from onecard.engines.memory.plan_checks import (
     check_room,
     fit_together,
     more_card,
+    notes_of,
     start_groups,
 )
-from onecard.engines.memory.plan_notes import notes_of
 from onecard.registry.units import format_bytes as human
 
 __all__ = [

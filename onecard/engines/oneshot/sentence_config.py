@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from onecard.engines.oneshot.heads.pool import POOLING_MODES, Pooling
-from onecard.engines.text.errors import ModelFileError
-from onecard.engines.text.generation_config import read_json
 from onecard.engines.text.hf_tokenizer import model_max_length
+from onecard.engines.text.model_files import ModelFileError, read_json
 
 _TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",

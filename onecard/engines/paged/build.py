@@ -7,9 +7,9 @@ import torch
 
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.memory.arena import KVLayout
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
-from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.paged.core import PagedCore
 from onecard.engines.paged.decode_graphs import DecodeGraphs, default_sizes

@@ -2,8 +2,7 @@
 
 from onecard.engines.api import FinishReason, SamplingParams, TokenChunk, TokenLogprob
 from onecard.engines.paged.sampler import Logprobs
-from onecard.engines.text.detokenizer import IncrementalDetokenizer
-from onecard.engines.text.stop import StopChecker
+from onecard.engines.text.answer_text import IncrementalDetokenizer, StopChecker
 from onecard.engines.text.tokenizer import Tokenizer
 
 

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from onecard.engines.runtime.end_process import end_process
-from onecard.engines.runtime.failures import classify
+from onecard.engines.runtime.failures import classify, end_process
 from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Call, Delivery, Inbox, Outbox
 from onecard.engines.runtime.step_clock import StepClock

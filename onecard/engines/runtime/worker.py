@@ -9,8 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from onecard.engines.runtime.end_process import end_process
-from onecard.engines.runtime.failures import classify
+from onecard.engines.runtime.failures import classify, end_process
 from onecard.engines.runtime.inbox import Call
 
 T = TypeVar("T")

@@ -13,8 +13,8 @@ from typing import Any
 import jinja2
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
-from onecard.engines.text.template_environment import compile_template
 from onecard.engines.text.template_process import TemplateLimits, render_in_process
+from onecard.engines.text.template_worker import compile_template
 
 _RESERVED = ("messages", "tools", "documents")
 _CONTINUE_MARK = "\ue0c0continue\ue0c1 "

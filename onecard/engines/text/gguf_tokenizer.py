@@ -10,9 +10,9 @@ from typing import Any
 import tokenizers
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 
-from onecard.engines.text.errors import ModelFileError
 from onecard.engines.text.hf_tokenizer import set_bos_eos
-from onecard.engines.text.special_tokens import SpecialTokens
+from onecard.engines.text.model_files import ModelFileError
+from onecard.engines.text.vocabulary import SpecialTokens
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4
 """Token types (`gguf.TokenType`)."""

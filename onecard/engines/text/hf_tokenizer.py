@@ -6,9 +6,8 @@ from typing import Any
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from onecard.engines.text.errors import ModelFileError
-from onecard.engines.text.generation_config import load_generation_defaults, read_json
-from onecard.engines.text.special_tokens import SpecialTokens
+from onecard.engines.text.model_files import ModelFileError, load_generation_defaults, read_json
+from onecard.engines.text.vocabulary import SpecialTokens
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 

@@ -1,13 +1,19 @@
-"""The process that renders a request's own chat template: question on stdin, answer on stdout.
+"""How a chat template is compiled, in the environment that it is written for (that of `apply_chat_template`);
+and the process that renders a request's own one: question on stdin, answer on stdout.
 
-Imports nothing heavy: it starts for every such request.
+Imports nothing heavy: the process starts for every such request.
 """
 
 import json
 import sys
-from typing import Any
+from datetime import datetime
+from typing import Any, NoReturn
 
-from onecard.engines.text.template_environment import compile_template
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
 def answer() -> None:
@@ -37,3 +43,44 @@ def _limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
 
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+
+
+class GenerationTag(Extension):
+    """`{% generation %}` marks the assistant's words for training masks; to a server it is transparent."""
+
+    tags = {"generation"}  # noqa: RUF012
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def compile_template(source: str) -> jinja2.Template:
+    """Raises `jinja2.TemplateSyntaxError`."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[GenerationTag, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+    return environment.from_string(source)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Jinja's own filter escapes HTML, which no model was trained on."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now().strftime(layout)

@@ -16,9 +16,8 @@ from tokenizers import normalizers
 from onecard.engines.api import ChatPrompt
 from onecard.engines.text import gguf_tokenizer, hf_tokenizer
 from onecard.engines.text.chat_template import ChatTemplates
-from onecard.engines.text.gguf_metadata import read_metadata
-from onecard.engines.text.special_tokens import SpecialTokens
-from onecard.engines.text.token_text import TokenSpelling, spelling_of
+from onecard.engines.text.model_files import read_metadata
+from onecard.engines.text.vocabulary import SpecialTokens, TokenSpelling, spelling_of
 
 
 class Tokenizer:
@@ -102,10 +101,6 @@ class Tokenizer:
     def renders_slowly(self, prompt: ChatPrompt) -> bool:
         """Whether `render_chat` starts a process for `prompt`, so it doesn't belong on the event loop."""
         return self._templates.runs_in_process(prompt)
-
-    @property
-    def has_chat_template(self) -> bool:
-        return bool(self._templates)
 
     def render_chat(self, prompt: ChatPrompt) -> str:
         """The prompt text of `prompt` under the model's chat template (or the one it brings itself).

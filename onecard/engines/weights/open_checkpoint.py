@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from onecard.engines.weights.checkpoint import Checkpoint, LoadError
-from onecard.engines.weights.safetensors import SafetensorsCheckpoint, find_shards
+from onecard.engines.weights.checkpoint import Checkpoint, LoadError, SafetensorsCheckpoint, find_shards
 
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 

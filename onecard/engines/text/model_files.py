@@ -1,4 +1,5 @@
-"""What a model's makers recommend where a request is silent: sampling parameters and end tokens.
+"""The small files beside a model's weights, and what its makers recommend in them where a request is silent:
+sampling parameters and end tokens.
 
 Read from `generation_config.json` (then `config.json` for the end tokens) or from a GGUF file's metadata.
 """
@@ -8,8 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onecard.engines.text.errors import ModelFileError
-from onecard.engines.text.gguf_metadata import read_metadata
+from onecard.engines.weights.gguf_file import GgufError, GgufFile
+
+
+class ModelFileError(ValueError):
+    """A tokenizer, template or JSON file that can't be used; the message names the file and says why."""
+
 
 _NAMES = {
     "temperature": "temperature",
@@ -42,8 +47,7 @@ def load_generation_defaults(path: Path) -> GenerationDefaults:
     if path.is_file():
         metadata = read_metadata(path)
         sampling = {ours: metadata[key] for key, ours in _GGUF_NAMES.items() if key in metadata}
-        eos = metadata.get("tokenizer.ggml.eos_token_id")
-        return GenerationDefaults(sampling, () if eos is None else (eos,))
+        return GenerationDefaults(sampling, _as_tuple(metadata.get("tokenizer.ggml.eos_token_id")))
     generation = read_json(path / "generation_config.json")
     config = read_json(path / "config.json")
     sampling = {ours: generation[name] for name, ours in _NAMES.items() if generation.get(name) is not None}
@@ -64,7 +68,13 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """All key-value pairs of the GGUF file at `path`. Raises `ModelFileError` if it isn't one."""
+    try:
+        return GgufFile(path).metadata
+    except GgufError as error:
+        raise ModelFileError(str(error)) from error
+
+
 def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list) else (ids,)
+    return tuple(ids) if isinstance(ids, list) else () if ids is None else (ids,)

@@ -1,4 +1,4 @@
-"""How a vocabulary spells bytes: what text one token stands for.
+"""The tokens of a vocabulary: which have a role, and what text one stands for.
 
 Byte-level BPE (GPT-2, Llama 3, Qwen) writes each byte as one printable character; SentencePiece (Llama 2,
 Mistral, Gemma) writes a space as U+2581 and lone bytes as `<0xAB>`; WordPiece marks continuations with
@@ -6,9 +6,21 @@ Mistral, Gemma) writes a space as U+2581 and lone bytes as `<0xAB>`; WordPiece m
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """By id, and by text for chat templates: `names` maps a role (`bos_token`, ...) to the token."""
+
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+    """Ids that end an answer, the tokenizer's own first."""
+    pad_token_id: int | None = None
+    names: dict[str, str] = field(default_factory=dict)
+
 
 SpellingKind = Literal["byte_level", "sentencepiece", "other"]
 
