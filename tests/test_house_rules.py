@@ -24,7 +24,7 @@ ENGINE_PARTS = {
     "memory": {"memory"},
     "runtime": {"runtime", "memory"},
     "layers": {"layers"},
-    "models": {"models", "layers", "weights.gguf_config"},
+    "models": {"models", "layers", "weights.gguf"},
     "weights": {"weights", "models", "layers", "memory.arena", "memory.homes"},
     "text": {"text", "weights"},
     "lifecycle": {"lifecycle", "weights", "memory", "runtime", "step"},

@@ -33,7 +33,7 @@ from onecard.engines.api import (
     TokenLogprob,
 )
 from onecard.engines.paged.stream import TokenStream
-from onecard.engines.text.parts import text_only
+from onecard.engines.text.chat_template import text_only
 from onecard.gateway.app import create_app
 from onecard.gateway.routes.route import Routes
 from onecard.gateway.routes.table import ROUTES

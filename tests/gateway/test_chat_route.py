@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from onecard.engines.text.parts import text_only
+from onecard.engines.text.chat_template import text_only
 
 CHAT = "/v1/chat/completions"
 USER = [{"role": "user", "content": "Hi"}]

@@ -94,13 +94,10 @@ class KVLayout:
         """Bytes of `block_size` tokens, all layers, K and V."""
         return 2 * self.num_layers * self.block_size * self.num_kv_heads * self.head_dim * self.dtype.itemsize
 
-    def num_blocks(self, arena: DeviceArena) -> int:
-        """Blocks of the grid, page boundaries not considered."""
-        return arena.nbytes // self.block_bytes
-
     def view(self, arena: DeviceArena) -> torch.Tensor:
-        """The arena as `[n, layers, 2, block_size, kv_heads, head_dim]`, sharing its memory."""
-        n = self.num_blocks(arena)
+        """The arena as `[n, layers, 2, block_size, kv_heads, head_dim]`, sharing its memory: blocks
+        that a page boundary cuts are among the n."""
+        n = arena.nbytes // self.block_bytes
         grid = arena.tensor[: n * self.block_bytes].view(self.dtype)
         return grid.view(n, self.num_layers, 2, self.block_size, self.num_kv_heads, self.head_dim)
 

@@ -9,6 +9,7 @@ somebody opens a monitor.
 import logging
 import os
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import PurePosixPath
 from typing import Any, Protocol, TypeVar
 
@@ -114,7 +115,7 @@ def open_monitor(
     if device.type != "cuda":
         return HostMonitor()
     try:
-        return NvmlMonitor(_identity(device), (load or _pynvml)())
+        return NvmlMonitor(_identity(device), import_module("pynvml") if load is None else load())
     except Exception as error:  # a driver has many ways to be unwell; serving needs none of these figures
         log.warning("%s: no utilisation, temperature or use by others will be known: %s", device, _why(error))
         return BlindMonitor()
@@ -185,12 +186,6 @@ class NvmlMonitor:
         told = reading(self._nvml.nvmlSystemGetProcessName, pid)
         words = told.split() if isinstance(told, str) else []
         return PurePosixPath(words[0]).name if words else reading(lambda: psutil.Process(pid).name())
-
-
-def _pynvml() -> Any:
-    import pynvml
-
-    return pynvml
 
 
 def _identity(device: torch.device) -> int | str:

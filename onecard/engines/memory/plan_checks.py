@@ -35,11 +35,6 @@ def start_groups(models: Sequence[_Model]) -> list[list[_Model]]:
     return groups
 
 
-def fit_together(group: Sequence[ModelPlan], num_pages: int) -> bool:
-    """Whether all that `group` is promised while all of it is awake fits the arena."""
-    return promised_pages(group) <= num_pages
-
-
 def check_own_numbers(need: ModelNeeds) -> None:
     if need.floor > need.ceiling:
         raise PlanError(
@@ -120,33 +115,23 @@ def check_longest_requests(
     the groups that it is in."""
     for need, model in zip(needs, models):
         fullest = max((g for g in groups if model in g), key=lambda g: sum(m.home_pages for m in g))
-        _check_longest_request(facts, need, model, [m for m in fullest if m is not model], num_pages, page)
-
-
-def _check_longest_request(
-    facts: CardFacts,
-    need: ModelNeeds,
-    model: ModelPlan,
-    beside: Sequence[ModelPlan],
-    num_pages: int,
-    page: int,
-) -> None:
-    reach = num_pages - model.home_pages - sum(m.home_pages for m in beside)
-    most, pages = min(model.ceiling_pages, reach), model.longest_pages
-    if pages <= most:
-        return
-    tokens = most * model.blocks_per_page * need.block_size
-    if pages <= reach:
-        remedy = f"raise its `burst:` to at least {at_least((model.home_pages + pages) * page)}"
-    else:
-        remedy = more_card((pages - reach) * page)
-    fits = f"set `max_model_len:` to at most {tokens} or " if tokens else ""
-    others = f" and those of {', '.join(m.name for m in beside)}" if beside else ""
-    raise PlanError(
-        f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of "
-        f"{human(page)}, but beyond its weights of {human(need.weight_bytes)}{others} it can have "
-        f"{most} ({tokens} tokens) on {facts.name}: {fits}{remedy}"
-    )
+        beside = [m.name for m in fullest if m is not model]
+        reach = num_pages - sum(m.home_pages for m in fullest)
+        most, pages = min(model.ceiling_pages, reach), model.longest_pages
+        if pages <= most:
+            continue
+        tokens = most * model.blocks_per_page * need.block_size
+        if pages <= reach:
+            remedy = f"raise its `burst:` to at least {at_least((model.home_pages + pages) * page)}"
+        else:
+            remedy = more_card((pages - reach) * page)
+        fits = f"set `max_model_len:` to at most {tokens} or " if tokens else ""
+        others = f" and those of {', '.join(beside)}" if beside else ""
+        raise PlanError(
+            f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of "
+            f"{human(page)}, but beyond its weights of {human(need.weight_bytes)}{others} it can have "
+            f"{most} ({tokens} tokens) on {facts.name}: {fits}{remedy}"
+        )
 
 
 def notes_of(models: Sequence[ModelPlan], num_pages: int) -> list[str]:
@@ -173,7 +158,7 @@ def _crowding(models: Sequence[ModelPlan], num_pages: int) -> list[str]:
     for m in (m for m in models if not m.awake_at_start):
         beside = [o for o in models if o.awake_at_start and not overlaps(m.home, o.home)]
         names = [o.name for o in beside if not o.pinned]
-        if names and not fit_together([m, *beside], num_pages):
+        if names and promised_pages([m, *beside]) > num_pages:
             others = f"{names[0]} can't be" if len(names) == 1 else f"not all of {', '.join(names)} can be"
             notes.append(
                 f"{m.name} starts asleep; while it is awake, {others}: {_why([m, *beside], num_pages)}"

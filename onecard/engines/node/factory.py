@@ -30,9 +30,8 @@ from onecard.engines.runtime.card_handle import CardHandle, graph_backend
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.fair_share import FairShare
-from onecard.engines.runtime.inbox import Outbox
+from onecard.engines.runtime.inbox import Outbox, run_aside
 from onecard.engines.runtime.step_clock import step_clock
-from onecard.engines.runtime.worker import run_aside
 from onecard.registry.spec import CardSpec, Registry
 
 logger = logging.getLogger(__name__)

@@ -31,8 +31,7 @@ def graph_backend(device: torch.device) -> GraphBackend | None:
 
 class CudaGraphs:
     """CUDA graphs of one card, in one memory pool: they never run at the same time, so each may use again
-    what the one before it used. Launch nothing else while one is captured: it would be recorded too.
-    """
+    what the one before it used. Launch nothing else while one is captured: it would be recorded too."""
 
     def __init__(self, device: torch.device):
         self._device = device

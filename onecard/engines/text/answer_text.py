@@ -8,7 +8,6 @@ short window. An answer ends before the first of its stop strings, wherever toke
 
 import codecs
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from onecard.engines.text.tokenizer import Tokenizer
 
@@ -92,14 +91,6 @@ class _Window:
         return after[len(before) :]
 
 
-@dataclass(frozen=True)
-class StopResult:
-    """`text` may be sent now; `matched` is the stop string that ended the answer, if one did."""
-
-    text: str
-    matched: str | None = None
-
-
 class StopChecker:
     """Feeds on pieces of text and lets through what can no longer become a stop string.
 
@@ -113,20 +104,21 @@ class StopChecker:
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
 
-    def append(self, piece: str) -> StopResult:
-        """After a match, what follows it is dropped and nothing more should be appended."""
+    def append(self, piece: str) -> tuple[str, str | None]:
+        """What may be sent now, and the stop string that ended the answer, if one did: then what follows it
+        is dropped and nothing more should be appended."""
         if not self._stops:
-            return StopResult(piece)
+            return piece, None
         text = self._held + piece
         matches = ((at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0)
         first = min(matches, default=None)
         if first is not None:
             end, start, stop = first
             self._held = ""
-            return StopResult(text[:end] if self._include else text[:start], stop)
+            return text[: end if self._include else start], stop
         keep = self._possible_start(text)
         self._held = text[keep:]
-        return StopResult(text[:keep])
+        return text[:keep], None
 
     def finish(self) -> str:
         """The answer ended for another reason: what was held back is plain text."""

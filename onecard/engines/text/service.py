@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
-from onecard.engines.text.pairs import Pair, encode_pairs
-from onecard.engines.text.parts import text_only
-from onecard.engines.text.tokenizer import Tokenizer
+from onecard.engines.text.chat_template import text_only
+from onecard.engines.text.tokenizer import Pair, Tokenizer, encode_pairs
 
 T = TypeVar("T")
 
@@ -76,7 +75,7 @@ class TextService:
     async def encode_pairs(
         self, query: str, documents: Sequence[str], most_of_other: int | None, most: int | None
     ) -> list[Pair]:
-        """The query with each document; see `pairs.encode_pairs`. Raises `InvalidRequestError`."""
+        """The query with each document; see `tokenizer.encode_pairs`. Raises `InvalidRequestError`."""
         for text in (query, *documents):
             _check_text(text)
         backend, size = self.tokenizer.backend, len(query) + sum(map(len, documents))

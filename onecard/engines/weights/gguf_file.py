@@ -45,7 +45,7 @@ class GgufFile:
             try:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             except ValueError as error:
-                raise GgufError(f"{path} is empty") from error
+                raise GgufError(f"{path} is not a GGUF file: it is empty") from error
         try:
             self._read_header()
         except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
@@ -66,7 +66,7 @@ class GgufFile:
 
     def _read_header(self) -> None:
         if self._map[:4] != b"GGUF":
-            raise GgufError(f"{self.path} is not a GGUF file")
+            raise GgufError(f"{self.path} is not a GGUF file (it doesn't start with the bytes 'GGUF')")
         cursor = _Cursor(self._map, 4)
         version = cursor.scalar("I")
         if version not in (2, 3):
@@ -103,8 +103,9 @@ class _Cursor:
         return list(values)
 
     def string(self) -> str:
-        length = self.scalar("Q")
-        start, self.position = self.position, self.position + length
+        (length,) = struct.unpack_from("<Q", self.buffer, self.position)
+        start = self.position + 8
+        self.position = start + length
         if self.position > len(self.buffer):
             raise struct.error("a string runs past the end of the file")
         return self.buffer[start : self.position].decode("utf-8")
