@@ -17,11 +17,10 @@ import torch
 from harness.gpu import card_facts, device_of, parse_arguments
 from harness.report import Report
 
-from onecard.engines.memory.arena import DeviceArena
+from onecard.engines.memory.arena import DeviceArena, KVLayout
 from onecard.engines.memory.block_pool import BlockPool
-from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.memory.page_pool import PagePool
-from onecard.engines.memory.prefix_hash import hash_block
+from onecard.engines.memory.prefixes import hash_block
 
 PAGE_BYTES = 2 << 20
 BLOCK_SIZE = 16

@@ -25,7 +25,7 @@ ENGINE_PARTS = {
     "memory": {"memory"},
     "runtime": {"runtime", "memory"},
     "layers": {"layers"},
-    "models": {"models", "layers", "weights.gguf_config"},
+    "models": {"models", "layers", "weights.gguf"},
     "weights": {"weights", "models", "layers", "memory.arena", "memory.homes"},
     "text": {"text", "weights"},
     "lifecycle": {"lifecycle", "weights", "memory", "runtime", "step"},
@@ -57,15 +57,13 @@ PURE_REGISTRY = ("onecard.registry.spec", "onecard.registry.units", "onecard.reg
 
 TORCH_FREE_MEMORY = {
     "page_pool",
-    "free_pages",
     "reclaim",
     "block_pool",
     "card_plan",
     "homes",
     "plan",
     "plan_checks",
-    "plan_notes",
-    "prefix_hash",
+    "prefixes",
 }
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from itertools import count
 
+from onecard.engines.memory.card_plan import CardPlan
 from onecard.engines.memory.page_pool import PagePool
-from onecard.engines.memory.plan import CardPlan
 from onecard.engines.oneshot.queue import TokenBudgetQueue
 from onecard.engines.paged.scheduler import SchedulerLimits
 from simulator.cards import encoding, linear

@@ -9,7 +9,7 @@ import torch
 from manager_helpers import SmallCard
 
 from onecard.engines.lifecycle.weight_mover import BrokenModelError
-from onecard.engines.runtime import worker
+from onecard.engines.runtime import inbox
 
 LOST = torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
@@ -18,7 +18,7 @@ LOST = torch.AcceleratorError("CUDA error: an illegal memory access was encounte
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     """Of what the process would have ended."""
     ended: list[BaseException] = []
-    monkeypatch.setattr(worker, "end_process", ended.append)
+    monkeypatch.setattr(inbox, "end_process", ended.append)
     return ended
 
 

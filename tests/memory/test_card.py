@@ -8,7 +8,7 @@ import torch
 
 from onecard.engines.memory import card
 from onecard.engines.memory.card import card_facts, host_memory, resolve_device
-from onecard.engines.memory.plan import PlanError
+from onecard.engines.memory.card_plan import PlanError
 from onecard.registry.spec import CardSpec, MemoryAmount
 
 GIB = 1 << 30

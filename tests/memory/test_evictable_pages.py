@@ -2,7 +2,7 @@
 
 import random
 
-from onecard.engines.memory.evictable_pages import EvictablePages
+from onecard.engines.memory.owned_pages import EvictablePages
 
 
 def test_the_cheapest_comes_first_however_old_the_dearer_ones_are(engine, page_pool):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from onecard.engines.memory.free_pages import FreePages
+from onecard.engines.memory.accounts import FreePages
 from onecard.engines.memory.page_pool import PagePool, PoolIntegrityError
 
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from onecard.engines.api import CardHealth, CardProcess
-from onecard.engines.memory.monitor import BlindMonitor, HostMonitor
-from onecard.engines.memory.nvml import VISIBLE, NvmlMonitor, open_monitor
+from onecard.engines.memory.monitor import VISIBLE, BlindMonitor, HostMonitor, NvmlMonitor, open_monitor
 
 GIB = 1 << 30
 CUDA = torch.device("cuda", 0)

@@ -7,8 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, PlanError
 from onecard.engines.memory.homes import can_be_awake
-from onecard.engines.memory.plan import CardFacts, ModelNeeds, PlanError, at_least, plan_card
+from onecard.engines.memory.plan import plan_card
+from onecard.engines.memory.plan_checks import at_least
 
 MIB = 1 << 20
 FACTS = CardFacts("card0", "cpu", total_bytes=4096 * MIB, available_bytes=3500 * MIB, budget_bytes=2048 * MIB)

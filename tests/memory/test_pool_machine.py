@@ -11,7 +11,7 @@ from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.homes import Resident, can_be_awake
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.page_size import blocks_in_page
-from onecard.engines.memory.prefix_hash import chain_root, hash_block
+from onecard.engines.memory.prefixes import chain_root, hash_block
 
 PAGE_BYTES = 64 * 1024
 NUM_PAGES = 9

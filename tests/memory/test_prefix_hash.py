@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from onecard.engines.memory.prefix_hash import chain_root, hash_block, pack_tokens
+from onecard.engines.memory.prefixes import chain_root, hash_block, pack_tokens
 
 
 def test_a_hash_depends_on_everything_a_block_depends_on():

@@ -5,8 +5,7 @@ import torch
 
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.models.registry import load_config
-from onecard.engines.paged.decode_graphs import DecodeGraphs, default_sizes
-from onecard.engines.paged.graph_bytes import graph_bytes, static_bytes
+from onecard.engines.paged.decode_graphs import DecodeGraphs, default_sizes, graph_bytes, static_bytes
 from onecard.engines.paged.rows import RequestRows
 
 

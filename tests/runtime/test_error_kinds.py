@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from onecard.engines.runtime.end_process import EXIT_STATUS
-from onecard.engines.runtime.failures import classify
+from onecard.engines.runtime.failures import EXIT_STATUS, classify
 
 HELP = (
     "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace below "
@@ -118,7 +117,7 @@ def test_an_error_while_a_lost_card_is_dealt_with_is_as_fatal():
 
 PROCESS = """
 import logging, threading, time, torch
-from onecard.engines.runtime.end_process import end_process
+from onecard.engines.runtime.failures import end_process
 logging.basicConfig(level="INFO")
 print("unflushed", end="")
 def die():

@@ -4,7 +4,7 @@ import sys
 import psutil
 import pytest
 
-from onecard.engines.runtime.heap import give_back_heap
+from onecard.engines.runtime.memory_use import give_back_heap
 
 BLOCK, COUNT = 64 << 10, 2000
 

@@ -3,7 +3,7 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecard.engines.runtime.step_limit import StepLimit
+from onecard.engines.runtime.step_budget import StepLimit
 
 
 def test_it_halves_and_grows_by_eighths_until_it_is_gone():

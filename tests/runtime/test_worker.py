@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from onecard.engines.runtime import worker
-from onecard.engines.runtime.worker import run_aside, run_on
+from onecard.engines.runtime import inbox
+from onecard.engines.runtime.inbox import run_aside, run_on
 
 LOST = "CUDA error: an illegal memory access was encountered"
 OWN_TROUBLE = [ValueError("no such file"), torch.OutOfMemoryError("CUDA out of memory."), MemoryError()]
@@ -30,7 +30,7 @@ class Loop:
 def ended(monkeypatch: pytest.MonkeyPatch) -> list[BaseException]:
     """Of what the process would have ended."""
     ended: list[BaseException] = []
-    monkeypatch.setattr(worker, "end_process", ended.append)
+    monkeypatch.setattr(inbox, "end_process", ended.append)
     return ended
 
 

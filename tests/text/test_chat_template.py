@@ -5,10 +5,10 @@ import time
 from pathlib import Path
 
 import pytest
-from onecard.engines.text.errors import ModelFileError
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
 from onecard.engines.text.chat_template import ChatTemplates
+from onecard.engines.text.generation_config import ModelFileError
 from onecard.engines.text.template_process import TemplateLimits
 
 CHATML = (

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onecard.engines.text.detokenizer import IncrementalDetokenizer
+from onecard.engines.text.answer_text import IncrementalDetokenizer
 from onecard.engines.text.tokenizer import Tokenizer
 
 

@@ -23,8 +23,7 @@ from onecard.engines.models.registry import load_config
 from onecard.engines.weights.checkpoint import LoadError
 from onecard.engines.weights.gguf import GgufCheckpoint
 from onecard.engines.weights.gguf_file import GgufError, GgufFile
-from onecard.engines.weights.loader import load_model
-from onecard.engines.weights.open_checkpoint import open_checkpoint
+from onecard.engines.weights.loader import load_model, open_checkpoint
 
 SIZES: dict[str, Any] = {
     "vocab_size": 96,

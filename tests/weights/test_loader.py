@@ -20,8 +20,7 @@ from onecard.engines.models.registry import load_config
 from onecard.engines.weights import loader
 from onecard.engines.weights.allocator import HeapAllocator, HomeAllocator
 from onecard.engines.weights.checkpoint import LoadError
-from onecard.engines.weights.loader import LoadedModel, load_model, weight_needs
-from onecard.engines.weights.open_checkpoint import open_checkpoint
+from onecard.engines.weights.loader import LoadedModel, load_model, open_checkpoint, weight_needs
 
 CPU = torch.device("cpu")
 

@@ -23,7 +23,7 @@ from onecard.engines.lifecycle.weight_mover import WeightMover
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.runtime.device_loop import DeviceLoop
-from onecard.engines.runtime.worker import run_on
+from onecard.engines.runtime.inbox import run_on
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

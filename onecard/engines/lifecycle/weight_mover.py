@@ -16,8 +16,8 @@ from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.failures import classify
-from onecard.engines.runtime.heap import give_back_heap
-from onecard.engines.runtime.worker import run_aside, run_on
+from onecard.engines.runtime.inbox import run_aside, run_on
+from onecard.engines.runtime.memory_use import give_back_heap
 
 logger = logging.getLogger(__name__)
 

@@ -1,9 +1,13 @@
-"""The memory of a card that models share: one tensor of bytes, allocated once, never freed while serving."""
+"""The memory of a card that models share: one tensor of bytes, allocated once, never freed while serving; and
+how a model's K and V lie in it: block-major, all layers of a block together."""
 
 import mmap
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
+
+from onecard.engines.memory.page_size import blocks_in_page, choose_page_bytes, edge_waste, min_blocks_in_page
 
 
 class DeviceArena:
@@ -66,3 +70,37 @@ class DeviceArena:
         # Private: shared mappings have no large pages, and count as a file's.
         self._map = mmap.mmap(-1, self.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         return torch.frombuffer(self._map, dtype=torch.uint8)
+
+
+__all__ = ["KVLayout", "choose_page_bytes", "edge_waste", "min_blocks_in_page"]
+
+
+@dataclass(frozen=True)
+class KVLayout:
+    """The grid that a model lays over the whole arena.
+
+    Every model reshapes the same bytes in its own dtype; models never collide because each uses only blocks
+    that lie wholly inside pages it owns (`blocks_in_page`).
+    """
+
+    num_layers: int
+    num_kv_heads: int
+    head_dim: int
+    block_size: int
+    dtype: torch.dtype
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of `block_size` tokens, all layers, K and V."""
+        return 2 * self.num_layers * self.block_size * self.num_kv_heads * self.head_dim * self.dtype.itemsize
+
+    def view(self, arena: DeviceArena) -> torch.Tensor:
+        """The arena as `[n, layers, 2, block_size, kv_heads, head_dim]`, sharing its memory: blocks
+        that a page boundary cuts are among the n."""
+        n = arena.nbytes // self.block_bytes
+        grid = arena.tensor[: n * self.block_bytes].view(self.dtype)
+        return grid.view(n, self.num_layers, 2, self.block_size, self.num_kv_heads, self.head_dim)
+
+    def blocks_in_page(self, page: int, page_bytes: int) -> range:
+        """Ids of the blocks that lie wholly inside `page`."""
+        return blocks_in_page(page, page_bytes, self.block_bytes)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Iterator
 from itertools import islice
 
 from onecard.engines.memory.owned_pages import OwnedPage, OwnedPages
-from onecard.engines.memory.prefix_table import PrefixTable
+from onecard.engines.memory.prefixes import PrefixTable
 
 
 class BlockBook:

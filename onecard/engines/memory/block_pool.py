@@ -224,8 +224,7 @@ class BlockPool:
     def vacate(self, page: int, avoid: Container[int]) -> bool:
         """Blocks in use move to pages outside `avoid` (`page` is in it); where there is no room, the newest
         requests are preempted until what is left has some. What is cached in the page stays for `evict_page`:
-        it is worth less than what the move would push out.
-        """
+        it is worth less than what the move would push out."""
         gone = self._book.pages.by_id[page]
         while gone.active:
             if not self._move_out(gone, avoid) and not self._preempt_for("wake"):

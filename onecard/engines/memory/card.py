@@ -6,7 +6,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from onecard.engines.memory.plan import CardFacts, PlanError, at_least
+from onecard.engines.memory.card_plan import CardFacts, PlanError
+from onecard.engines.memory.plan_checks import at_least
 from onecard.registry.spec import CardSpec
 from onecard.registry.units import format_bytes as human
 

@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from onecard.engines.memory.accounts import Account, PageCounts
-from onecard.engines.memory.free_pages import FreePages
+from onecard.engines.memory.accounts import Account, FreePages, PageCounts
 from onecard.engines.memory.reclaim import (
     Action,
     EngineSnapshot,

@@ -50,11 +50,6 @@ def edge_waste(page_bytes: int, block_bytes: int, num_pages: int | None = None) 
     return 1.0 - used / (pages * page_bytes) if pages else 0.0
 
 
-def packed_waste(page_bytes: int, block_bytes: int) -> float:
-    """The same if blocks were packed from each page's start instead of lying on one grid: a lower bound."""
-    return 1.0 - (page_bytes // block_bytes) * block_bytes / page_bytes
-
-
 def _candidates(block_sizes: Sequence[int], smallest: int) -> Iterable[int]:
     """Powers of two, and multiples of each block and of all blocks, from `smallest` to 8 times that."""
     power = 1 << max(16, (smallest - 1).bit_length())

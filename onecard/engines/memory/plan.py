@@ -13,34 +13,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from onecard.engines.memory.card_plan import CardFacts, CardPlan, ModelNeeds, ModelPlan, PlanError
-from onecard.engines.memory.homes import Resident, pages_for, place_beside, place_homes
+from onecard.engines.memory.homes import Resident, pages_for, place_beside, place_homes, promised_pages
 from onecard.engines.memory.page_size import choose_page_bytes, edge_waste, min_blocks_in_page
 from onecard.engines.memory.plan_checks import (
     SLACK_SHARE,
-    at_least,
     check_block,
     check_floors,
     check_longest_requests,
     check_own_numbers,
     check_pinned_homes,
     check_room,
-    fit_together,
     more_card,
+    notes_of,
     start_groups,
 )
-from onecard.engines.memory.plan_notes import notes_of
 from onecard.registry.units import format_bytes as human
-
-__all__ = [
-    "CardFacts",
-    "CardPlan",
-    "ModelNeeds",
-    "ModelPlan",
-    "PlanError",
-    "at_least",
-    "plan_card",
-    "replan_card",
-]
 
 LEAST_SLACK_SHARE = 128
 """What a reload leaves of the slack, where models come whose graphs nobody planned for."""
@@ -109,7 +96,7 @@ def replan_card(plan: CardPlan, staying: Sequence[Resident], needs: Sequence[Mod
     models = _plan_models(needs, homes, plan.page_bytes, plan.num_pages)
     check_pinned_homes(models)
     groups = [[m for m in models if m.pinned or m is one] for one in models]
-    if fit_together([m for m in plan.models if m.awake_at_start], plan.num_pages):
+    if promised_pages([m for m in plan.models if m.awake_at_start]) <= plan.num_pages:
         groups.insert(0, [m for m in models if m.awake_at_start and m.name in kept])
     for group in groups:
         check_floors(facts, group, plan.num_pages, plan.page_bytes)

@@ -1,4 +1,5 @@
-"""What a plan must keep, and what is said where it can't: the numbers, and what to write instead."""
+"""What a plan must keep, and what is said where it can't: the numbers, and what to write instead. And what is
+worth knowing about a plan that holds: who will have to borrow, and who to sleep."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -32,11 +33,6 @@ def start_groups(models: Sequence[_Model]) -> list[list[_Model]]:
     groups = [[m for m in models if m.awake_at_start]]
     groups += [[m for m in models if m.pinned or m is s] for s in models if not s.awake_at_start]
     return groups
-
-
-def fit_together(group: Sequence[ModelPlan], num_pages: int) -> bool:
-    """Whether all that `group` is promised while all of it is awake fits the arena."""
-    return promised_pages(group) <= num_pages
 
 
 def check_own_numbers(need: ModelNeeds) -> None:
@@ -119,30 +115,64 @@ def check_longest_requests(
     the groups that it is in."""
     for need, model in zip(needs, models):
         fullest = max((g for g in groups if model in g), key=lambda g: sum(m.home_pages for m in g))
-        _check_longest_request(facts, need, model, [m for m in fullest if m is not model], num_pages, page)
+        beside = [m.name for m in fullest if m is not model]
+        reach = num_pages - sum(m.home_pages for m in fullest)
+        most, pages = min(model.ceiling_pages, reach), model.longest_pages
+        if pages <= most:
+            continue
+        tokens = most * model.blocks_per_page * need.block_size
+        if pages <= reach:
+            remedy = f"raise its `burst:` to at least {at_least((model.home_pages + pages) * page)}"
+        else:
+            remedy = more_card((pages - reach) * page)
+        fits = f"set `max_model_len:` to at most {tokens} or " if tokens else ""
+        others = f" and those of {', '.join(beside)}" if beside else ""
+        raise PlanError(
+            f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of "
+            f"{human(page)}, but beyond its weights of {human(need.weight_bytes)}{others} it can have "
+            f"{most} ({tokens} tokens) on {facts.name}: {fits}{remedy}"
+        )
 
 
-def _check_longest_request(
-    facts: CardFacts,
-    need: ModelNeeds,
-    model: ModelPlan,
-    beside: Sequence[ModelPlan],
-    num_pages: int,
-    page: int,
-) -> None:
-    reach = num_pages - model.home_pages - sum(m.home_pages for m in beside)
-    most, pages = min(model.ceiling_pages, reach), model.longest_pages
-    if pages <= most:
-        return
-    tokens = most * model.blocks_per_page * need.block_size
-    if pages <= reach:
-        remedy = f"raise its `burst:` to at least {at_least((model.home_pages + pages) * page)}"
-    else:
-        remedy = more_card((pages - reach) * page)
-    fits = f"set `max_model_len:` to at most {tokens} or " if tokens else ""
-    others = f" and those of {', '.join(m.name for m in beside)}" if beside else ""
-    raise PlanError(
-        f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of "
-        f"{human(page)}, but beyond its weights of {human(need.weight_bytes)}{others} it can have "
-        f"{most} ({tokens} tokens) on {facts.name}: {fits}{remedy}"
+def notes_of(models: Sequence[ModelPlan], num_pages: int) -> list[str]:
+    """A sentence each, for whoever wrote the registry."""
+    borrowing = [
+        f"{m.name}: {m.kv_tokens_floor} tokens of KV cache are guaranteed; a request of max_model_len "
+        f"{m.max_model_len} needs borrowed memory, and waits while other models use theirs"
+        for m in models
+        if m.block_bytes is not None and m.kv_tokens_floor < m.max_model_len
+    ]
+    displacing = [
+        f"{m.name} starts asleep; while it is awake, {', '.join(names)} must sleep: their homes overlap"
+        for m in models
+        if not m.awake_at_start
+        and (names := [o.name for o in models if o is not m and overlaps(m.home, o.home)])
+    ]
+    return borrowing + displacing + _crowding(models, num_pages)
+
+
+def _crowding(models: Sequence[ModelPlan], num_pages: int) -> list[str]:
+    """Homes that lie apart are not enough: the floors have to hold, too, and the longest request of each must
+    find room."""
+    notes = []
+    for m in (m for m in models if not m.awake_at_start):
+        beside = [o for o in models if o.awake_at_start and not overlaps(m.home, o.home)]
+        names = [o.name for o in beside if not o.pinned]
+        if names and promised_pages([m, *beside]) > num_pages:
+            others = f"{names[0]} can't be" if len(names) == 1 else f"not all of {', '.join(names)} can be"
+            notes.append(
+                f"{m.name} starts asleep; while it is awake, {others}: {_why([m, *beside], num_pages)}"
+            )
+    return notes
+
+
+def _why(group: Sequence[ModelPlan], num_pages: int) -> str:
+    """What of models that don't fit together is too much."""
+    left = num_pages - sum(m.home_pages for m in group)
+    if sum(m.floor_pages for m in group) > left:
+        return "their floors and its own don't fit together"
+    most = max(group, key=lambda m: m.longest_pages)
+    return (
+        f"their weights would leave {left} pages, and a request of max_model_len {most.max_model_len} to "
+        f"{most.name} takes {most.longest_pages}"
     )

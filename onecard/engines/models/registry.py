@@ -77,7 +77,7 @@ def load_config(path: Path, kind: ModelKind) -> ModelConfig:
     Raises `ConfigError` where there is none, and for an architecture or setting that isn't served so.
     """
     if path.suffix == ".gguf":
-        from onecard.engines.weights.gguf_config import transformers_config
+        from onecard.engines.weights.gguf import transformers_config
 
         return parse_config(transformers_config(path), kind)
     file = path / "config.json"

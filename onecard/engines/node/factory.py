@@ -19,21 +19,19 @@ from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.card import card_facts, resolve_device
 from onecard.engines.memory.card_plan import CardPlan, PlanError
-from onecard.engines.memory.nvml import open_monitor
+from onecard.engines.memory.monitor import open_monitor
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import plan_card
 from onecard.engines.node.build import NodeContext, build_served
 from onecard.engines.node.local_node import LocalNode
 from onecard.engines.node.memory_report import memory_report
 from onecard.engines.node.served import Card, ServedModel, quantum_of
-from onecard.engines.runtime.card_handle import CardHandle
+from onecard.engines.runtime.card_handle import CardHandle, graph_backend
 from onecard.engines.runtime.card_watch import CardWatch
-from onecard.engines.runtime.cuda_graphs import graph_backend
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.fair_share import FairShare
-from onecard.engines.runtime.inbox import Outbox
+from onecard.engines.runtime.inbox import Outbox, run_aside
 from onecard.engines.runtime.step_clock import step_clock
-from onecard.engines.runtime.worker import run_aside
 from onecard.registry.spec import CardSpec, Registry
 
 logger = logging.getLogger(__name__)

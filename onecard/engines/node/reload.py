@@ -26,8 +26,8 @@ from onecard.engines.memory.plan import replan_card
 from onecard.engines.node.build import NodeContext, build_served
 from onecard.engines.node.replacement import Replacement, resize
 from onecard.engines.node.served import Card, ServedModel, quantum_of
-from onecard.engines.runtime.heap import collect_garbage
-from onecard.engines.runtime.worker import run_aside
+from onecard.engines.runtime.inbox import run_aside
+from onecard.engines.runtime.memory_use import collect_garbage
 from onecard.registry.changes import Changes, Effect, compare
 from onecard.registry.spec import ModelSpec, Registry
 

@@ -7,13 +7,12 @@ import torch
 
 from onecard.engines.lifecycle.attach import Placement
 from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.memory.arena import KVLayout
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
-from onecard.engines.memory.kv_layout import KVLayout
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.paged.core import PagedCore
-from onecard.engines.paged.decode_graphs import DecodeGraphs, default_sizes
-from onecard.engines.paged.graph_bytes import graph_bytes
+from onecard.engines.paged.decode_graphs import DecodeGraphs, activation_bytes, default_sizes, graph_bytes
 from onecard.engines.paged.practice import PagedPractice
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.runner import ModelRunner
@@ -76,16 +75,9 @@ def decoder_needs(spec: ModelSpec, files: DecoderFiles, size: StepSize, facts: C
 
 
 def _workspace_bytes(size: StepSize, config: DecoderConfig, dtype: torch.dtype) -> int:
-    """Peak activations of the largest step: two residual streams, q, k, v and output, gate-up and its
-    product.
-
-    Logits are float32, with a sorted copy and probabilities of each for sampling.
-    """
-    heads = config.num_attention_heads + 2 * config.num_key_value_heads
-    widths = 4 * config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
-    activations = size.max_num_batched_tokens * widths * dtype.itemsize
+    """Of the largest step. Logits are float32, with a sorted copy and probabilities of each for sampling."""
     logits = size.max_num_seqs * config.vocab_size * 4 * 4
-    return activations + logits
+    return activation_bytes(size.max_num_batched_tokens, config, dtype) + logits
 
 
 def build_decoder(

@@ -9,19 +9,67 @@ nothing from Python but which rows take part, and at which positions.
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 import torch
 
 from onecard.engines.layers.forward_batch import ForwardBatch
+from onecard.engines.models.config import DecoderConfig
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
-from onecard.engines.runtime.cuda_graphs import GraphBackend, Run
+from onecard.engines.runtime.card_handle import GraphBackend, Run
 from onecard.engines.runtime.staging import Staging, staged_bytes, staged_views
 from onecard.kernels.gather_inputs import gather_decode_inputs
 from onecard.kernels.paged_attention import PagedBatch
 from onecard.kernels.sampling import sample
+
+LIBRARY_BYTES = 32 << 20
+"""cuBLAS takes a workspace of that size for captured work on Hopper."""
+
+NODES_A_LAYER = 16
+BYTES_A_NODE = 4096
+"""A graph is a list of kernel launches with their arguments, kept by the driver."""
+
+SPLIT_PROGRAMS = 512
+"""Programs of split-KV decode that are wanted at any batch size (kernels/triton/paged_decode.py)."""
+
+
+def graph_bytes(
+    sizes: Sequence[int], config: DecoderConfig, dtype: torch.dtype, max_model_len: int, block_size: int
+) -> int:
+    """Bytes of the static buffers, of the memory that all sizes share, and of the graphs themselves.
+
+    `sizes`: the batch sizes; none: no graphs.
+    """
+    if not sizes:
+        return 0
+    activations = _activations(max(sizes), config, dtype)
+    graphs = len(sizes) * config.num_hidden_layers * NODES_A_LAYER * BYTES_A_NODE
+    return static_bytes(max(sizes), config.vocab_size, max_model_len, block_size) + activations + graphs
+
+
+def static_bytes(size: int, vocab_size: int, max_model_len: int, block_size: int) -> int:
+    """Of `DecodeGraphs`' own buffers: logits, block tables, and a few numbers a sequence."""
+    logits, table, numbers = vocab_size * 4, -(-max_model_len // block_size) * 4, 128
+    return size * (logits + table + numbers)
+
+
+def activation_bytes(num_tokens: int, config: DecoderConfig, dtype: torch.dtype) -> int:
+    """Peak activations of so many tokens: two residual streams, q, k, v and output, gate-up and its product;
+    and the cosines and sines of their positions, float32."""
+    heads = config.num_attention_heads + 2 * config.num_key_value_heads
+    widths = 4 * config.hidden_size + 2 * heads * config.head_dim + 3 * config.intermediate_size
+    return num_tokens * (widths * dtype.itemsize + config.rope.rotary_dim * 4)
+
+
+def _activations(size: int, config: DecoderConfig, dtype: torch.dtype) -> int:
+    group = config.num_attention_heads // config.num_key_value_heads
+    programs = max(2 * SPLIT_PROGRAMS, size * config.num_key_value_heads)
+    partial_sums = programs * group * (config.head_dim + 1) * 4
+    logits = size * config.vocab_size * (dtype.itemsize + 4)  # as computed, and widened
+    return activation_bytes(size, config, dtype) + logits + partial_sums + LIBRARY_BYTES
 
 
 class PagedModel(Protocol):
@@ -74,7 +122,7 @@ class DecodeGraphs:
 
     def capture(self, size: int) -> None:
         """The graph of one of `sizes`. Nothing else runs on the card meanwhile."""
-        self._graphs[size] = self._backend.capture(self._work(size))
+        self._graphs[size] = self._backend.capture(partial(self._step, size))
 
     def fits(self, schedule: Schedule) -> bool:
         """Whether the step is decodes only, and few enough."""
@@ -97,13 +145,7 @@ class DecodeGraphs:
         self._graphs[self.sizes[bisect_left(self.sizes, count)]]()
         return self._sampled[:count]
 
-    def _work(self, size: int) -> Run:
-        def work() -> None:
-            with torch.inference_mode():
-                self._step(size)
-
-        return work
-
+    @torch.inference_mode()
     def _step(self, size: int) -> None:
         rows, row_ids = self._rows, self._row_ids[:size]
         input_ids, positions, slots = self._input_ids[:size], self._positions[:, :size], self._slots[:size]
@@ -132,15 +174,9 @@ class DecodeGraphs:
         logits.copy_(model.compute_logits(hidden))
         index = torch.where(row_ids >= 0, row_ids, rows.padding_row).long()
         params = rows.device_sampling
-        sampled = sample(
-            logits,
-            params.temperature[index],
-            params.top_k[index],
-            params.top_p[index],
-            params.min_p[index],
-            params.seed[index],
-            self._steps[:size],
-        )
+        by_row = (params.temperature, params.top_k, params.top_p, params.min_p, params.seed)
+        arguments = [*(values[index] for values in by_row), self._steps[:size]]
+        sampled = sample(logits, *arguments)
         self._sampled[:size].copy_(sampled)
         rows.last_token.index_copy_(0, index, sampled)
 

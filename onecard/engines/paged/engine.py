@@ -144,7 +144,10 @@ class GenerationEngine(Front[PagedCore]):
             )
 
     def _sequence(self, request: Request, index: int, seed: int) -> Sequence:
-        params = request.sampling
+        params, processor = request.sampling, None
+        if wants_processing(params):
+            prompt, ends = request.prompt_token_ids, sorted(self._eos_token_ids)
+            processor = LogitsProcessor(params, prompt, ends, self._device)
         return Sequence(
             request=request,
             index=index,
@@ -158,13 +161,8 @@ class GenerationEngine(Front[PagedCore]):
                 request.max_tokens,
                 self._eos_token_ids,
             ),
-            processor=self._processor(params, request.prompt_token_ids),
+            processor=processor,
         )
-
-    def _processor(self, params: SamplingParams, prompt: list[int]) -> LogitsProcessor | None:
-        if not wants_processing(params):
-            return None
-        return LogitsProcessor(params, prompt, sorted(self._eos_token_ids), self._device)
 
 
 def _signed64(value: int) -> int:

@@ -1,7 +1,7 @@
 """Gives sequences their blocks: prefix hits first, new blocks for the rest, all back at the end."""
 
 from onecard.engines.memory.block_pool import BlockPool
-from onecard.engines.memory.prefix_hash import chain_root, hash_block
+from onecard.engines.memory.prefixes import chain_root, hash_block
 from onecard.engines.paged.request import Sequence
 
 

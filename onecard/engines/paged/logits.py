@@ -1,6 +1,8 @@
-"""What a request does to its own logits before sampling: bias, minimum length, penalties."""
+"""What a request does to its own logits before sampling (bias, minimum length, penalties), and what it sees
+of them: log-probabilities."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import torch
 
@@ -62,3 +64,23 @@ class LogitsProcessor:
         ids = torch.tensor(list(self._counts), dtype=torch.int64, device=self._device)
         counts = torch.tensor(list(self._counts.values()), dtype=torch.float32, device=self._device)
         logits[ids] -= self.params.presence_penalty + self.params.frequency_penalty * counts
+
+
+@dataclass(frozen=True)
+class Logprobs:
+    """Of R tokens: `chosen [R]`, and the K most likely in each place, `top_values [R, K]`, `top_ids [R, K]`.
+
+    Under the raw logits: before bias, penalties, temperature and truncation (vLLM's `raw_logprobs`).
+    """
+
+    chosen: torch.Tensor
+    top_values: torch.Tensor
+    top_ids: torch.Tensor
+
+
+def compute_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Logprobs:
+    """`logits [R, V]` float32, `token_ids [R]` int64."""
+    logprobs = torch.log_softmax(logits, dim=-1)
+    chosen = logprobs.gather(1, token_ids[:, None]).squeeze(1)
+    top = torch.topk(logprobs, num_top, dim=-1)
+    return Logprobs(chosen, top.values, top.indices)

@@ -1,9 +1,8 @@
 """From a sampled token to what the client gets: text, stop conditions, log-probabilities."""
 
 from onecard.engines.api import FinishReason, SamplingParams, TokenChunk, TokenLogprob
-from onecard.engines.paged.sampler import Logprobs
-from onecard.engines.text.detokenizer import IncrementalDetokenizer
-from onecard.engines.text.stop import StopChecker
+from onecard.engines.paged.logits import Logprobs
+from onecard.engines.text.answer_text import IncrementalDetokenizer, StopChecker
 from onecard.engines.text.tokenizer import Tokenizer
 
 
@@ -57,15 +56,14 @@ class SequenceOutput:
     def _check_text(self, text: str) -> tuple[str, str | None]:
         if self._stops is None or self._num_tokens <= self._params.min_tokens:
             return text, None
-        result = self._stops.append(text)
-        return result.text, result.matched
+        return self._stops.append(text)
 
     def _flush(self) -> str:
         tail = self._detokenizer.finish()
         if self._stops is None:
             return tail
-        result = self._stops.append(tail)
-        return result.text if result.matched is not None else result.text + self._stops.finish()
+        text, matched = self._stops.append(tail)
+        return text if matched is not None else text + self._stops.finish()
 
 
 def token_logprobs(

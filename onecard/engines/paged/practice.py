@@ -59,7 +59,9 @@ class PagedPractice:
 
     def _request(self, prompt_length: int, num_tokens: int, sampling: SamplingParams) -> Request:
         prompt_length = max(1, min(prompt_length, self._max_model_len - num_tokens))
-        prompt = list(self._tokens(prompt_length))
+        # Different tokens for every request, so that none finds another's prefix.
+        tokens = (self._num_requests * 7919 + i * 104729 + 1 for i in range(prompt_length))
+        prompt = [token % self._vocab_size for token in tokens]
         self._num_requests += 1
         request = Request(
             request_id=f"warm-up-{self._num_requests}",
@@ -71,7 +73,3 @@ class PagedPractice:
         )
         request.sequences = [Sequence(request, 0, self._num_requests, list(prompt), _Discard(num_tokens))]
         return request
-
-    def _tokens(self, count: int) -> Iterator[int]:
-        """Different ones for every request, so that none finds another's prefix."""
-        return ((self._num_requests * 7919 + i * 104729 + 1) % self._vocab_size for i in range(count))

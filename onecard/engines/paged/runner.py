@@ -1,4 +1,5 @@
-"""Runs one step of a decoder model: inputs in, sampled tokens out."""
+"""Runs one step of a decoder model, inputs in, sampled tokens out: each sequence with its own edits, its own
+random stream, and log-probabilities if asked."""
 
 from dataclasses import dataclass
 
@@ -7,12 +8,56 @@ import torch
 
 from onecard.engines.paged.batch import PromptRows, StepInputs, build_inputs
 from onecard.engines.paged.decode_graphs import DecodeGraphs, PagedModel
+from onecard.engines.paged.logits import Logprobs, compute_logprobs
 from onecard.engines.paged.request import Sequence
 from onecard.engines.paged.rows import RequestRows
-from onecard.engines.paged.sampler import Logprobs, Sampled, Sampler, compute_logprobs
 from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
 from onecard.engines.runtime.staging import Staging, to_host
 from onecard.engines.runtime.step_clock import StepClock, StepMark
+from onecard.kernels.sampling import sample
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """`token_ids [S]` int64; `logprobs` of the sequences at `logprob_rows` of them."""
+
+    token_ids: torch.Tensor
+    logprobs: Logprobs | None
+    logprob_rows: list[int]
+
+
+class Sampler:
+    """The card's rows are told each token, for a step that is launched before the token is read."""
+
+    def __init__(self, rows: RequestRows, staging: Staging):
+        self._rows = rows
+        self._staging = staging
+
+    def __call__(self, logits: torch.Tensor, items: list[ScheduledSequence]) -> Sampled:
+        """`logits [S, V]` float32, one row a sequence; edited in place."""
+        wanted = [i for i, item in enumerate(items) if item.sequence.request.sampling.logprobs is not None]
+        raw = logits[wanted].clone() if wanted else None
+        for i, item in enumerate(items):
+            if item.sequence.processor is not None:
+                item.sequence.processor.apply(logits[i])
+        token_ids = self._sample(logits, items)
+        if raw is None:
+            return Sampled(token_ids, None, [])
+        num_top = max(items[i].sequence.request.sampling.logprobs or 0 for i in wanted)
+        return Sampled(token_ids, compute_logprobs(raw, token_ids[wanted], num_top), wanted)
+
+    def _sample(self, logits: torch.Tensor, items: list[ScheduledSequence]) -> torch.Tensor:
+        rows, row_ids = self._rows, np.array([item.sequence.row for item in items], dtype=np.int64)
+        arrays: list[np.ndarray] = [row_ids]
+        greedy = not rows.temperature[row_ids].any()
+        if not greedy:
+            steps = np.array([item.output_index for item in items], dtype=np.int64)
+            params = (rows.temperature, rows.top_k, rows.top_p, rows.min_p, rows.seed)
+            arrays += [*(param[row_ids] for param in params), steps]
+        on_card, *sampling = self._staging.to_device(arrays)
+        token_ids = logits.argmax(dim=-1) if greedy else sample(logits, *sampling)
+        rows.last_token.index_copy_(0, on_card, token_ids)
+        return token_ids
 
 
 @dataclass(frozen=True)
@@ -86,7 +131,8 @@ class ModelRunner:
     @torch.inference_mode()
     def move_blocks(self, moves: dict[int, int]) -> None:
         """Copy the K and V of whole blocks, old id -> new id; no new one is an old one."""
-        old, new = self._staging.to_device(_index_pair(moves))
+        pairs = [np.array(list(blocks), dtype=np.int64) for blocks in (moves, moves.values())]
+        old, new = self._staging.to_device(pairs)
         self.kv_cache.index_copy_(0, new, self.kv_cache.index_select(0, old))
 
     def _run(self, inputs: StepInputs) -> tuple[Sampled | None, list[PromptLogprobs]]:
@@ -129,7 +175,3 @@ class ModelRunner:
 def _needs_logits(item: ScheduledSequence) -> bool:
     """Whether the request edits its logits, or wants to see them."""
     return item.sequence.processor is not None or item.sequence.request.sampling.logprobs is not None
-
-
-def _index_pair(moves: dict[int, int]) -> list[np.ndarray]:
-    return [np.array(list(moves), dtype=np.int64), np.array(list(moves.values()), dtype=np.int64)]

@@ -24,8 +24,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from onecard.engines.runtime.end_process import end_process
-from onecard.engines.runtime.failures import classify
+from onecard.engines.runtime.failures import classify, end_process
 from onecard.engines.runtime.fair_share import FairShare
 from onecard.engines.runtime.inbox import Call, Delivery, Inbox, Outbox
 from onecard.engines.runtime.step_clock import StepClock
@@ -59,8 +58,7 @@ class _InFlight:
 class DeviceLoop:
     """`on_engine_failed` hears of each engine that is taken off because it fails. `on_fatal` is called on the
     loop's thread once nothing more can be run, and isn't expected to return. `on_idle` checks what all
-    engines share, once in every idle moment; where it raises nothing more can be run either.
-    """
+    engines share, once in every idle moment; where it raises nothing more can be run either."""
 
     def __init__(
         self,

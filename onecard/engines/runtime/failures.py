@@ -1,4 +1,5 @@
-"""What an error of a step means: a shortage of memory, a card that is lost, or that step's own trouble.
+"""What an error of a step means: a shortage of memory, a card that is lost, or that step's own trouble;
+and the end of a process whose card is lost.
 
 Torch raises `OutOfMemoryError` where its own allocator of a card is at its end, `AcceleratorError` ("CUDA
 error: ...") for every other failed call of CUDA's runtime, and plain `RuntimeError`s for the driver, cuBLAS,
@@ -7,7 +8,10 @@ them apart. After most of CUDA's errors every later call of the process fails as
 process "must be terminated and relaunched"); those of a call's own arguments leave the card alone.
 """
 
-from typing import Literal
+import logging
+import os
+import sys
+from typing import Literal, NoReturn
 
 import torch
 
@@ -80,3 +84,35 @@ def _says(error: BaseException, phrases: tuple[str, ...]) -> bool:
     """Whether the error's first line has one of these; the lines below are general advice."""
     first_line = str(error).partition("\n")[0].lower()
     return any(phrase in first_line for phrase in phrases)
+
+
+logger = logging.getLogger(__name__)
+
+EXIT_STATUS = 70
+"""EX_SOFTWARE of sysexits.h."""
+
+
+_CARD_LOST = (
+    "The card is lost: %s. After this error CUDA works for none of this process's models, so the process "
+    "ends with status %d; its supervisor must start it again. To find the cause, run it with "
+    "CUDA_LAUNCH_BLOCKING=1 (the error is then raised where it arises), or with KERNELS=reference (if the "
+    "error is gone then, one of onecard's kernels is at fault)."
+)
+_LOOP_ENDED = (
+    "A device loop has ended, and with it everything on its card: %s. This is a bug in onecard; the process "
+    "ends with status %d; its supervisor must start it again."
+)
+
+
+def end_process(error: BaseException) -> NoReturn:
+    """Logs what has happened and ends the process at once, without cleaning up: that would call CUDA.
+
+    Clients see their connections close.
+    """
+    what = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    sentence = _CARD_LOST if classify(error) == "fatal" else _LOOP_ENDED
+    logger.critical(sentence, what, EXIT_STATUS, exc_info=error)
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_STATUS)

@@ -17,8 +17,7 @@ class _Slot:
 
 class Staging:
     """For a CPU: the arrays themselves, as tensors. For a GPU: a ring of pinned buffers, each used again once
-    its copy is over, so that a host array may change as soon as `to_device` has returned.
-    """
+    its copy is over, so that a host array may change as soon as `to_device` has returned."""
 
     SLOTS = 4
 

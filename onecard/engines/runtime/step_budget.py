@@ -1,5 +1,7 @@
-"""How much of a step fits the time that an engine is given for it."""
+"""How large a step may be: what fits the time that an engine is given for it, and the memory that is left
+after larger ones have found none."""
 
+import logging
 from dataclasses import dataclass
 
 from onecard.engines.runtime.cost_model import CostModel, StepShape
@@ -47,3 +49,38 @@ class StepBudget:
         per_step, per_token, per_text, per_pair = self.cost.coefficients
         known = per_token + per_pair > 0
         return TextTime(seconds - per_step, per_text, per_token, per_pair) if known else None
+
+
+logger = logging.getLogger(__name__)
+
+
+class StepLimit:
+    """One an engine. Halves when a step runs out of memory; grows by an eighth with every step that uses at
+    least half of it and succeeds, until it bounds nothing any more."""
+
+    def __init__(self, name: str):
+        self.tokens: int | None = None
+        """Of the next step at most; None: no bound beside the engine's own."""
+        self._name = name
+        self._lowest_told: int | None = None
+
+    def shrink(self, num_tokens: int) -> None:
+        """A step of so many tokens found no memory."""
+        self.tokens = max(1, min(num_tokens, self.tokens or num_tokens) // 2)
+        if self._lowest_told is None or self.tokens < self._lowest_told:
+            self._lowest_told = self.tokens
+            logger.warning(
+                "%s is out of memory in a step of %d tokens: its steps have at most %d until there is more",
+                self._name,
+                num_tokens,
+                self.tokens,
+            )
+
+    def grow(self, num_tokens: int, most: int) -> None:
+        """A step of so many tokens has succeeded; the engine's own bound is `most`."""
+        if self.tokens is None or 2 * num_tokens < min(self.tokens, most):
+            return
+        self.tokens += max(1, self.tokens // 8)
+        if self.tokens >= most:
+            self.tokens = self._lowest_told = None
+            logger.info("%s has memory for steps of %d tokens again", self._name, most)

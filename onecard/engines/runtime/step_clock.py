@@ -2,9 +2,11 @@
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import torch
+
+Moment = TypeVar("Moment")
 
 
 class StepMark(Protocol):
@@ -44,22 +46,22 @@ def step_clock(device: torch.device) -> StepClock:
     return CudaStepClock() if device.type == "cuda" else HostStepClock()
 
 
-class HostStepClock:
+class _Clock(Generic[Moment]):
+    def __init__(self) -> None:
+        self.last_end: Moment | None = None
+        """Of the step before, if there was work ever since."""
+
+    def rest(self) -> None:
+        self.last_end = None
+
+
+class HostStepClock(_Clock[float]):
     """For a CPU: what launches a step computes it."""
 
     asynchronous = False
 
-    def __init__(self) -> None:
-        self._last_end: float | None = None
-
     def begin(self) -> "_HostMark":
-        return _HostMark(self, time.perf_counter(), self._last_end)
-
-    def rest(self) -> None:
-        self._last_end = None
-
-    def ended(self, at: float) -> None:
-        self._last_end = at
+        return _HostMark(self, time.perf_counter(), self.last_end)
 
 
 @dataclass
@@ -70,8 +72,7 @@ class _HostMark:
     ended: float = 0.0
 
     def end(self) -> None:
-        self.ended = time.perf_counter()
-        self.clock.ended(self.ended)
+        self.ended = self.clock.last_end = time.perf_counter()
 
     def wait(self) -> None:
         pass
@@ -85,24 +86,15 @@ class _HostMark:
         return 0.0 if self.previous_end is None else self.began - self.previous_end
 
 
-class CudaStepClock:
+class CudaStepClock(_Clock[torch.cuda.Event]):
     """For a GPU: events on the current stream."""
 
     asynchronous = True
 
-    def __init__(self) -> None:
-        self._last_end: torch.cuda.Event | None = None
-
     def begin(self) -> "_CudaMark":
         began = torch.cuda.Event(enable_timing=True)
         began.record()
-        return _CudaMark(self, began, self._last_end)
-
-    def rest(self) -> None:
-        self._last_end = None
-
-    def ended(self, event: torch.cuda.Event) -> None:
-        self._last_end = event
+        return _CudaMark(self, began, self.last_end)
 
 
 @dataclass
@@ -113,9 +105,8 @@ class _CudaMark:
     ended: torch.cuda.Event | None = None
 
     def end(self) -> None:
-        self.ended = torch.cuda.Event(enable_timing=True)
+        self.ended = self.clock.last_end = torch.cuda.Event(enable_timing=True)
         self.ended.record()
-        self.clock.ended(self.ended)
 
     def wait(self) -> None:
         assert self.ended is not None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onecard.engines.runtime.peak_memory import counts_memory, peak_bytes, taken_bytes
+from onecard.engines.runtime.memory_use import counts_memory, peak_bytes, taken_bytes
 from onecard.engines.step.core import StepCore
 from onecard.engines.step.warm_up import NoPagesError, WarmUp
 from onecard.registry.units import format_bytes as human

@@ -1,10 +1,13 @@
-"""What every weight format looks like to the loader."""
+"""What every weight format looks like to the loader; and safetensors: one file, or shards with an index."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 
 class LoadError(Exception):
@@ -33,3 +36,86 @@ class Checkpoint(Protocol):
         Thread-safe. Raises `LoadError`.
         """
         ...
+
+
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+Shards = Mapping[Path, frozenset[str] | None]
+"""Files, each with the tensors that the index expects in it (None: no index, all that are there)."""
+
+
+def find_shards(folder: Path) -> Shards:
+    """The files that make up the folder's checkpoint; empty where there are none. Raises `LoadError`."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return _read_index(index)
+    single = folder / "model.safetensors"
+    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    if len(files) > 1:
+        raise LoadError(
+            f"{folder} holds {len(files)} .safetensors files and no {index.name} that says how they belong"
+        )
+    return dict.fromkeys(files)
+
+
+def _read_index(index: Path) -> Shards:
+    try:
+        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+    except (ValueError, KeyError) as error:
+        raise LoadError(f"{index} is not a safetensors index: {error!r}") from error
+    names: dict[Path, set[str]] = {}
+    for tensor, file in weight_map.items():
+        names.setdefault(index.parent / file, set()).add(tensor)
+    missing = sorted(file.name for file in names if not file.is_file())
+    if missing:
+        listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
+        raise LoadError(
+            f"{index.parent} lacks {len(missing)} of the {len(names)} files of its index: {listed}"
+        )
+    return {file: frozenset(tensors) for file, tensors in sorted(names.items())}
+
+
+class SafetensorsCheckpoint:
+    """Reads through a memory map: a tensor takes host memory only while it is copied."""
+
+    def __init__(self, shards: Shards):
+        self.tensors: dict[str, TensorInfo] = {}
+        self._files: dict[str, Any] = {}
+        for path, expected in shards.items():
+            file = _open(path)
+            found = list(file.keys())
+            if expected is not None and (absent := sorted(expected.difference(found))):
+                raise LoadError(f"{path} lacks tensors that the index puts there: {', '.join(absent[:10])}")
+            for name in found:
+                if expected is None or name in expected:
+                    self._files[name] = file
+                    self.tensors[name] = _info(path, name, file.get_slice(name))
+
+    def read(self, name: str) -> torch.Tensor:
+        return self._files[name].get_tensor(name)
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise LoadError(f"{path} is damaged or cut short ({error}); fetch it again") from error
+
+
+def _info(path: Path, name: str, header: Any) -> TensorInfo:
+    kind = header.get_dtype()
+    if kind not in _DTYPES:
+        raise LoadError(f"{path}: {name} is stored as {kind}, which isn't served")
+    shape = tuple(header.get_shape())
+    return TensorInfo(shape, _DTYPES[kind], torch.Size(shape).numel() * _DTYPES[kind].itemsize)

@@ -1,7 +1,10 @@
-"""GGUF weights: dequantised by the `gguf` package, a slab of rows at a time, under Hugging Face's names."""
+"""GGUF files as Hugging Face would have them: weights, dequantised by the `gguf` package a slab of rows at a
+time; and metadata, as the model's config.json."""
 
 import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import gguf
 import numpy as np
@@ -14,11 +17,7 @@ _Type = gguf.GGMLQuantizationType
 _PLAIN = {_Type.F32: torch.float32, _Type.F16: torch.float16, _Type.BF16: torch.bfloat16}
 _QUANTISED = {_Type.Q8_0, _Type.Q4_0, _Type.Q4_1, _Type.Q4_K, _Type.Q5_K, _Type.Q6_K}
 
-_TOP_LEVEL = {
-    "token_embd": "model.embed_tokens",
-    "output_norm": "model.norm",
-    "output": "lm_head",
-}
+_TOP_LEVEL = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _IN_LAYER = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -37,8 +36,7 @@ _CONFIGURATION = {"rope_freqs.weight"}
 
 _SLAB = 1 << 17
 """Weights that are dequantised together: the arithmetic's many temporaries then stay in the processor's
-cache.
-"""
+cache."""
 
 
 class GgufCheckpoint:
@@ -78,8 +76,7 @@ class GgufCheckpoint:
 
 def hugging_face_name(name: str) -> str:
     """`blk.3.attn_q.weight` -> `model.layers.3.self_attn.q_proj.weight`; a name that isn't known stays as it
-    is.
-    """
+    is."""
     layer = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if layer and layer[2] in _IN_LAYER:
         return f"model.layers.{layer[1]}.{_IN_LAYER[layer[2]]}.{layer[3]}"
@@ -135,3 +132,94 @@ def _info(path: Path, name: str, tensor: GgufTensor, file_size: int) -> TensorIn
             "fetch it again"
         )
     return TensorInfo(tensor.shape, _PLAIN.get(kind), nbytes)
+
+
+_ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+
+
+def transformers_config(path: Path) -> dict[str, Any]:
+    """The config under transformers' keys. Raises `GgufError` for a damaged file or missing metadata.
+
+    llama.cpp folds Mistral into its llama architecture; a sliding window tells it apart.
+    """
+    file = GgufFile(path)
+    architecture = _ARCHITECTURES.get(file.architecture, f"{file.architecture} (llama.cpp's name)")
+    if architecture not in _ARCHITECTURES.values():
+        return {"architectures": [architecture]}
+    window = file.value("attention.sliding_window")
+    if window and file.architecture == "llama":
+        architecture = "MistralForCausalLM"
+    table = file.tensors.get("token_embd.weight")
+    if table is None:
+        raise GgufError(f"{path} lacks token_embd.weight: it isn't a whole language model")
+    heads, hidden = _number(file, "attention.head_count"), _number(file, "embedding_length")
+    head_dim = file.value("attention.key_length") or hidden // heads
+    return {
+        "architectures": [architecture],
+        "vocab_size": table.shape[0],
+        "hidden_size": hidden,
+        "intermediate_size": _number(file, "feed_forward_length"),
+        "num_hidden_layers": _number(file, "block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": _number(file, "attention.head_count_kv", heads),
+        "head_dim": head_dim,
+        "rms_norm_eps": file.value("attention.layer_norm_rms_epsilon", 1e-6),
+        "max_position_embeddings": _number(file, "context_length"),
+        "rope_parameters": _rope(file, head_dim),
+        "sliding_window": window,
+        "use_sliding_window": False,
+        "tie_word_embeddings": "output.weight" not in file.tensors,
+        "attention_bias": "blk.0.attn_q.bias" in file.tensors,
+        "attention_output_bias": "blk.0.attn_output.bias" in file.tensors,
+        "mlp_bias": "blk.0.ffn_gate.bias" in file.tensors,
+        "dtype": _main_type(file),
+    }
+
+
+def _number(file: GgufFile, key: str, default: int | None = None) -> int:
+    value = file.value(key, default)
+    if isinstance(value, list) and len(set(value)) == 1:
+        value = value[0]
+    if not isinstance(value, int):
+        raise GgufError(
+            f"{file.path}: {file.architecture}.{key} must be one number for all layers, not {value}"
+        )
+    return value
+
+
+def _rope(file: GgufFile, head_dim: int) -> dict[str, Any]:
+    kind = file.value("rope.scaling.type", "none")
+    rope = {
+        "rope_type": "default" if kind == "none" else kind,
+        "rope_theta": file.value("rope.freq_base", 10000.0),
+        "partial_rotary_factor": file.value("rope.dimension_count", head_dim) / head_dim,
+        "factor": file.value("rope.scaling.factor", 1.0),
+        "original_max_position_embeddings": file.value("rope.scaling.original_context_length"),
+        "attention_factor": _attention_factor(file) if kind == "yarn" else None,
+    }
+    if "rope_freqs.weight" in file.tensors:
+        rope["freq_factors"] = _rope_freqs(file)
+    return rope
+
+
+def _attention_factor(file: GgufFile) -> float | None:
+    """llama.cpp multiplies YaRN's own factor by `attn_factor`."""
+    factor, extra = file.value("rope.scaling.factor", 1.0), file.value("rope.scaling.attn_factor")
+    return None if extra is None else extra * (1.0 + 0.1 * float(np.log(factor)))
+
+
+def _rope_freqs(file: GgufFile) -> list[float]:
+    """Llama 3's scaling, worked out for each frequency when the file was made (float32)."""
+    tensor = file.tensors["rope_freqs.weight"]
+    if tensor.kind != gguf.GGMLQuantizationType.F32 or tensor.offset + 4 * tensor.shape[0] > len(file.data):
+        raise GgufError(f"{file.path}: rope_freqs.weight is not float32, or cut off")
+    return np.frombuffer(file.data, np.float32, tensor.shape[0], tensor.offset).tolist()
+
+
+def _main_type(file: GgufFile) -> str:
+    """The type that most weights are stored in."""
+    sizes: Counter[int] = Counter()
+    for tensor in file.tensors.values():
+        sizes[tensor.kind] += int(np.prod(tensor.shape))
+    name = gguf.GGMLQuantizationType(sizes.most_common(1)[0][0]).name
+    return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(name, name)

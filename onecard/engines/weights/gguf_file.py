@@ -14,19 +14,7 @@ from typing import Any
 
 import numpy as np
 
-_SCALARS = {
-    0: "<B",
-    1: "<b",
-    2: "<H",
-    3: "<h",
-    4: "<I",
-    5: "<i",
-    6: "<f",
-    7: "<?",
-    10: "<Q",
-    11: "<q",
-    12: "<d",
-}
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
 
@@ -37,8 +25,7 @@ class GgufError(ValueError):
 @dataclass(frozen=True)
 class GgufTensor:
     """`shape` has the rows first, as torch has it; `kind` is ggml's number of the type; `offset` is into the
-    file.
-    """
+    file."""
 
     shape: tuple[int, ...]
     kind: int
@@ -58,7 +45,7 @@ class GgufFile:
             try:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             except ValueError as error:
-                raise GgufError(f"{path} is empty") from error
+                raise GgufError(f"{path} is not a GGUF file: it is empty") from error
         try:
             self._read_header()
         except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
@@ -79,21 +66,21 @@ class GgufFile:
 
     def _read_header(self) -> None:
         if self._map[:4] != b"GGUF":
-            raise GgufError(f"{self.path} is not a GGUF file")
+            raise GgufError(f"{self.path} is not a GGUF file (it doesn't start with the bytes 'GGUF')")
         cursor = _Cursor(self._map, 4)
-        version = cursor.scalar("<I")
+        version = cursor.scalar("I")
         if version not in (2, 3):
             raise GgufError(f"{self.path} is GGUF version {version} (or big-endian); readable are 2 and 3")
-        tensor_count, value_count = cursor.scalar("<Q"), cursor.scalar("<Q")
+        tensor_count, value_count = cursor.scalar("Q"), cursor.scalar("Q")
         self.metadata: dict[str, Any] = {}
         for _ in range(value_count):
             key = cursor.string()
-            self.metadata[key] = cursor.value(cursor.scalar("<I"))
+            self.metadata[key] = cursor.value(cursor.scalar("I"))
         found = {}
         for _ in range(tensor_count):
             name = cursor.string()
-            shape = cursor.array("<Q", cursor.scalar("<I"))
-            found[name] = GgufTensor(tuple(reversed(shape)), cursor.scalar("<I"), cursor.scalar("<Q"))
+            shape = cursor.array("Q", cursor.scalar("I"))
+            found[name] = GgufTensor(tuple(reversed(shape)), cursor.scalar("I"), cursor.scalar("Q"))
         alignment = self.metadata.get("general.alignment", 32)
         start = -(-cursor.position // alignment) * alignment
         self.tensors = {n: GgufTensor(t.shape, t.kind, start + t.offset) for n, t in found.items()}
@@ -107,12 +94,10 @@ class _Cursor:
         self.position = position
 
     def scalar(self, form: str) -> Any:
-        (value,) = struct.unpack_from(form, self.buffer, self.position)
-        self.position += struct.calcsize(form)
-        return value
+        return self.array(form, 1)[0]
 
     def array(self, form: str, count: int) -> list[Any]:
-        whole = f"<{count}{form[1:]}"
+        whole = f"<{count}{form}"
         values = struct.unpack_from(whole, self.buffer, self.position)
         self.position += struct.calcsize(whole)
         return list(values)
@@ -129,7 +114,7 @@ class _Cursor:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
-            item, count = self.scalar("<I"), self.scalar("<Q")
+            item, count = self.scalar("I"), self.scalar("Q")
             if item in _SCALARS:
                 return self.array(_SCALARS[item], count)
             read: Callable[[], Any] = self.string if item == _STRING else lambda: self.value(item)

@@ -20,17 +20,44 @@ from onecard.engines.models.config import ModelConfig
 from onecard.engines.models.registry import build_model
 from onecard.engines.models.served_module import ServedModule
 from onecard.engines.weights.allocator import HeapAllocator, WeightAllocator, aligned
-from onecard.engines.weights.checkpoint import Checkpoint, LoadError
+from onecard.engines.weights.checkpoint import Checkpoint, LoadError, SafetensorsCheckpoint, find_shards
 from onecard.engines.weights.mapping import Destination, place
-from onecard.engines.weights.open_checkpoint import open_checkpoint
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of the checkpoint that have been read, and all of them."""
+
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 _READERS = 2
 """Threads that read and dequantise ahead of the one that packs."""
 
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """The safetensors of a Hugging Face folder, or a .gguf file. Raises `LoadError`; never opens a pickle."""
+    if path.suffix == ".gguf":
+        from onecard.engines.weights.gguf import GgufCheckpoint  # the gguf package is for such files only
+
+        return GgufCheckpoint(path)
+    if path.suffix in _PICKLES:
+        raise _refused(path)
+    if not path.is_dir():
+        raise LoadError(f"{path} is neither a .gguf file nor a folder with safetensors")
+    shards = find_shards(path)
+    if shards:
+        return SafetensorsCheckpoint(shards)
+    pickles = sorted(file for file in path.iterdir() if file.suffix in _PICKLES)
+    if pickles:
+        raise _refused(pickles[0])
+    raise LoadError(f"{path} holds no .safetensors file")
+
+
+def _refused(path: Path) -> LoadError:
+    return LoadError(
+        f"{path} is a pickle, which can run code when it is read; convert the checkpoint to safetensors "
+        "(transformers' save_pretrained writes it) or take one that is"
+    )
 
 
 @dataclass(frozen=True)
@@ -86,13 +113,14 @@ def load_model(
     filler = _Filler(model, allocator or HeapAllocator(device))
     ignored = filler.fill(checkpoint, progress)
     _shorten_lookups(model)
-    return LoadedModel(model.eval(), filler.held, _name(storage), precision.compute, ignored)
+    return LoadedModel(
+        model.eval(), filler.held, str(storage).removeprefix("torch."), precision.compute, ignored
+    )
 
 
 def weight_needs(path: Path, config: ModelConfig, dtype: str, device_type: str) -> WeightBytes:
     """What `load_model` will hold, from the headers alone. Raises `LoadError`, for weights that don't fit
-    too. A matrix beyond float16's range takes more: only its values tell.
-    """
+    too. A matrix beyond float16's range takes more: only its values tell."""
     checkpoint = open_checkpoint(path)
     precision = precision_for(device_type, _storage_dtype(checkpoint, dtype, device_type))
     model = build_model(config, precision)
@@ -114,8 +142,7 @@ def activation_dtype(path: Path, dtype: str, device_type: str) -> torch.dtype:
 
 def _storage_dtype(checkpoint: Checkpoint, dtype: str, device_type: str) -> torch.dtype:
     """`auto`: a CPU keeps float32 and takes everything else as float16; a GPU keeps 16 bits and else takes
-    bfloat16.
-    """
+    bfloat16."""
     if dtype != "auto":
         if dtype not in _DTYPES:
             raise LoadError(f"dtype {dtype!r} isn't served; choose auto, {', '.join(_DTYPES)}")
@@ -143,10 +170,6 @@ def _shorten_lookups(model: nn.Module) -> None:
     for module in model.modules():
         for found in (module._modules, module._parameters, module._buffers):
             module.__dict__.update(found)
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 class _Filler:

@@ -1,5 +1,9 @@
-"""How much memory work takes at most, beside what is held anyway."""
+"""How much of a card's memory work takes, beside what is held anyway; and giving back what the C library's
+heap doesn't use."""
 
+import ctypes
+import gc
+import sys
 from collections.abc import Callable
 
 import torch
@@ -40,3 +44,21 @@ def taken_bytes(device: torch.device, work: Callable[[], None]) -> int | None:
     torch.cuda.synchronize(device)
     after, _ = torch.cuda.mem_get_info(device)
     return max(0, before - after)
+
+
+def give_back_heap() -> None:
+    """Return what is free in the heap to the system, where the C library can (glibc).
+
+    It keeps freed blocks otherwise, a model's weights and what was read to make them included, in a heap of
+    its own for every thread. Takes some 10 ms after a large release, else 1.
+    """
+    if sys.platform.startswith("linux"):
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
+def collect_garbage() -> None:
+    """Free what only refers to itself by now, and return it to the system. Takes some 0.2 s of the GIL."""
+    gc.collect()
+    give_back_heap()
