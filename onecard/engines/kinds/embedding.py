@@ -8,8 +8,7 @@ from typing import Any
 
 from onecard.engines.api import EmbedRequest, EmbedResult, InvalidRequestError, Task
 from onecard.engines.kinds.kind import Blueprint
-from onecard.engines.lifecycle.attach import Placement
-from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.models.registry import load_config
 from onecard.engines.oneshot.build import EncoderFiles, build_encoder, encoder_needs, encoder_step_size

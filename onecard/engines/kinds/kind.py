@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from onecard.engines.api import ModelInfo, Task, Tokenizing
-from onecard.engines.lifecycle.attach import Placement
-from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.step.sizes import StepSize
 from onecard.registry.spec import ModelSpec

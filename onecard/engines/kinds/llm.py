@@ -4,8 +4,7 @@ from pathlib import Path
 
 from onecard.engines.api import Task
 from onecard.engines.kinds.kind import Blueprint
-from onecard.engines.lifecycle.attach import Placement
-from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.models.registry import load_config
 from onecard.engines.paged.build import DecoderFiles, build_decoder, decoder_needs

@@ -9,8 +9,7 @@ import numpy as np
 
 from onecard.engines.api import InvalidRequestError, RerankRequest, RerankResult, Task
 from onecard.engines.kinds.kind import Blueprint
-from onecard.engines.lifecycle.attach import Placement
-from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, PlanError
 from onecard.engines.models.registry import load_config
 from onecard.engines.oneshot.build import EncoderFiles, build_encoder, encoder_needs, encoder_step_size

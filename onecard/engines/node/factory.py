@@ -22,10 +22,9 @@ from onecard.engines.memory.card_plan import CardPlan, PlanError
 from onecard.engines.memory.monitor import open_monitor
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.plan import plan_card
-from onecard.engines.node.build import NodeContext, build_served
 from onecard.engines.node.local_node import LocalNode
 from onecard.engines.node.memory_report import memory_report
-from onecard.engines.node.served import Card, ServedModel, quantum_of
+from onecard.engines.node.served import Card, NodeContext, ServedModel, build_served, quantum_of
 from onecard.engines.runtime.card_handle import CardHandle, graph_backend
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.device_loop import DeviceLoop

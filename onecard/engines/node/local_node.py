@@ -19,9 +19,8 @@ from onecard.engines.api import (
     Tokenizing,
 )
 from onecard.engines.lifecycle.ledger import card_ledger, shown_state
-from onecard.engines.node.build import NodeContext
 from onecard.engines.node.reload import Reload
-from onecard.engines.node.served import Card, ServedModel
+from onecard.engines.node.served import Card, NodeContext, ServedModel
 from onecard.registry.spec import Registry
 
 logger = logging.getLogger(__name__)

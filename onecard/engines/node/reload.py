@@ -19,13 +19,12 @@ from onecard.engines.api import EngineError, InvalidRegistryError, ModelUnavaila
 from onecard.engines.api.errors import explain
 from onecard.engines.kinds import read_model, retuned, steps_of
 from onecard.engines.kinds.kind import Blueprint
-from onecard.engines.lifecycle.attach import policy_of
+from onecard.engines.lifecycle.card_model import policy_of
 from onecard.engines.memory.card_plan import CardPlan, ModelNeeds
 from onecard.engines.memory.homes import Resident
 from onecard.engines.memory.plan import replan_card
-from onecard.engines.node.build import NodeContext, build_served
 from onecard.engines.node.replacement import Replacement, resize
-from onecard.engines.node.served import Card, ServedModel, quantum_of
+from onecard.engines.node.served import Card, NodeContext, ServedModel, build_served, quantum_of
 from onecard.engines.runtime.inbox import run_aside
 from onecard.engines.runtime.memory_use import collect_garbage
 from onecard.registry.changes import Changes, Effect, compare

@@ -1,14 +1,26 @@
-"""What a node is made of: cards that are open, and the models on them."""
+"""What a node is made of: cards that are open, and the models on them, from blueprint to engine."""
 
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 
-from onecard.engines.api import CacheConfig, CardStatus, ModelInfo, ModelStatus, Tokenizing
+from onecard.engines.api import (
+    CacheConfig,
+    CardStatus,
+    LoadProgress,
+    ModelInfo,
+    ModelStatus,
+    StatsSink,
+    Tokenizing,
+)
+from onecard.engines.kinds import KINDS
 from onecard.engines.kinds.kind import Blueprint
-from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.card_model import CardModel, Placement
+from onecard.engines.lifecycle.gate import Gate, WakeTimeout
 from onecard.engines.lifecycle.ledger import shown_state, weight_bytes
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
-from onecard.engines.memory.card_plan import CardPlan
+from onecard.engines.memory.card_plan import CardPlan, ModelPlan
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.card_watch import CardWatch
@@ -116,3 +128,37 @@ class ServedModel:
             finished=core.num_finished,
             cache=cache,
         )
+
+
+@dataclass(frozen=True)
+class NodeContext:
+    """What all models of a node share."""
+
+    executor: Executor
+    """Its threads tokenise."""
+    stats: StatsSink
+    progress: LoadProgress
+    warm_up: bool
+    wake_timeout: WakeTimeout
+
+
+def build_served(blueprint: Blueprint, share: ModelPlan, card: Card, context: NodeContext) -> ServedModel:
+    """The model with its share of the card, not yet known there: nothing of the card is touched.
+
+    Any thread may call it. Raises what tokenizers and templates that can't be read raise.
+    """
+    spec = blueprint.spec
+    place = Placement(
+        card.handle,
+        share,
+        Gate(spec.name, card.manager, context.wake_timeout, "loading"),
+        context.warm_up,
+        on_load=partial(context.progress, spec.name),
+        on_capture=partial(_captured, context.progress, spec.name),
+    )
+    engine, card_model = KINDS[spec.kind].build(blueprint, place)
+    return ServedModel(blueprint, card, engine, card_model)
+
+
+def _captured(progress: LoadProgress, model: str, done: int, total: int) -> None:
+    progress(model, done, total, "graphs")

@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from onecard.engines.lifecycle.attach import Placement
-from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.oneshot.core import Head, OneShotCore

@@ -230,9 +230,6 @@ class OneShotCore(StepCore[Texts, Rows]):
         if self._jobs and not self._in_flight and not self._queue:
             raise RuntimeError(f"{self.name}: {len(self._jobs)} requests are neither queued nor running")
 
-    def rest(self) -> None:
-        self.idle()
-
 
 def _job_of(entry: Entry) -> Job:
     return cast(Job, entry.queued)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import torch
 
-from onecard.engines.lifecycle.attach import Placement
-from onecard.engines.lifecycle.card_model import CardModel
+from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.arena import KVLayout
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds

@@ -177,10 +177,6 @@ class StepCore(ABC, Generic[Batch, Output]):
     @abstractmethod
     def _lose_all(self, error: BaseException) -> list[Delivery]: ...
 
-    @abstractmethod
-    def rest(self) -> None:
-        """Nothing runs: give back all memory of the card but the weights'. Raises where books are wrong."""
-
     @property
     @abstractmethod
     def max_step_tokens(self) -> int:
@@ -274,6 +270,10 @@ class StepCore(ABC, Generic[Batch, Output]):
 
     @abstractmethod
     def idle(self) -> None: ...
+
+    def rest(self) -> None:
+        """Nothing runs: give back all memory of the card but the weights'. Raises where books are wrong."""
+        self.idle()
 
     # --- the size of its steps ----------------------------------------------------------------------------
 

@@ -1,6 +1,8 @@
-"""The streams of one HTTP request: opened and aborted together; its answers as a whole; what it has used."""
+"""The streams of one HTTP request, its answers as a whole, what it has used, and the name it goes by."""
 
 import asyncio
+import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from onecard.engines.api import (
     TokenChunk,
     TokenLogprob,
 )
+from onecard.gateway import SYSTEM_FINGERPRINT
 from onecard.gateway.admission import Ticket
 from onecard.gateway.answers.merger import StreamMerger
 
@@ -103,3 +106,26 @@ def _first(errors: ExceptionGroup[Exception]) -> Exception:
     return next(
         (error for error in errors.exceptions if isinstance(error, EngineError)), errors.exceptions[0]
     )
+
+
+@dataclass(frozen=True)
+class Identity:
+    """`id` is also the engine's request id, so it is never taken from the client. `created`: Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+
+    @classmethod
+    def new(cls, prefix: str, model: str) -> "Identity":
+        return cls(f"{prefix}-{secrets.token_hex(16)}", int(time.time()), model)
+
+    def fields(self, object_name: str) -> dict[str, Any]:
+        """The head of an answer."""
+        return {
+            "id": self.id,
+            "object": object_name,
+            "created": self.created,
+            "model": self.model,
+            "system_fingerprint": SYSTEM_FINGERPRINT,
+        }

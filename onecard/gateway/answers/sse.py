@@ -13,8 +13,7 @@ from aiohttp import web
 
 from onecard.engines.api import EngineError, EngineFailedError, GenerationStream, TokenChunk
 from onecard.gateway.admission import Ticket
-from onecard.gateway.answers.generation import usage
-from onecard.gateway.answers.identity import Identity
+from onecard.gateway.answers.generation import Identity, usage
 from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.http.errors import error_body
 

@@ -8,8 +8,7 @@ from aiohttp import web
 
 from onecard.engines.api import GenerationStream, TextGenerator, TokenChunk
 from onecard.gateway.answers import sse
-from onecard.gateway.answers.generation import Answer, collect, open_streams, usage
-from onecard.gateway.answers.identity import Identity
+from onecard.gateway.answers.generation import Answer, Identity, collect, open_streams, usage
 from onecard.gateway.answers.logprobs import chat_logprobs, prompt_logprobs
 from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY

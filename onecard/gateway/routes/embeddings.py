@@ -7,7 +7,7 @@ import numpy as np
 from aiohttp import web
 
 from onecard.engines.api import Embedder
-from onecard.gateway.answers.identity import Identity
+from onecard.gateway.answers.generation import Identity
 from onecard.gateway.context import GATEWAY
 from onecard.gateway.http.body import json_response, parse
 from onecard.gateway.schemas.embeddings import EmbeddingRequest

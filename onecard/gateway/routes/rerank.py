@@ -5,7 +5,7 @@ from typing import Any
 from aiohttp import web
 
 from onecard.engines.api import Reranker
-from onecard.gateway.answers.identity import Identity
+from onecard.gateway.answers.generation import Identity
 from onecard.gateway.context import GATEWAY
 from onecard.gateway.http.body import json_response, parse
 from onecard.gateway.schemas.rerank import RerankBody

@@ -6,7 +6,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from onecard.engines.api import InvalidRequestError, RerankRequest
 from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, Truncation
-from onecard.gateway.schemas.responses import Answer
+from onecard.gateway.schemas.responses import Answer, PromptUsage
 
 MAX_DOCUMENTS = 2048
 """Each is read together with the query, so many empty ones in a short body would be much to read."""
@@ -70,11 +70,6 @@ class RerankBody(ModelRequest):
         )
 
 
-class RerankUsage(Answer):
-    prompt_tokens: int
-    total_tokens: int
-
-
 class RerankedDocument(Answer):
     text: str
 
@@ -92,4 +87,4 @@ class RerankAnswer(Answer):
     created: int
     model: str
     results: list[RerankItem]
-    usage: RerankUsage
+    usage: PromptUsage

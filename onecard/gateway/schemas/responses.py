@@ -32,12 +32,12 @@ class PromptTokensDetails(Answer):
     cached_tokens: int
 
 
-class EmbeddingUsage(Answer):
+class PromptUsage(Answer):
     prompt_tokens: int
     total_tokens: int
 
 
-class Usage(EmbeddingUsage):
+class Usage(PromptUsage):
     completion_tokens: int
     prompt_tokens_details: PromptTokensDetails
 
@@ -157,7 +157,7 @@ class EmbeddingItem(Answer):
 class EmbeddingAnswer(Identified):
     object: Literal["list"]
     data: list[EmbeddingItem]
-    usage: EmbeddingUsage
+    usage: PromptUsage
 
 
 class TokenizeAnswer(Answer):
