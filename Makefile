@@ -66,14 +66,15 @@ format: $(VENV)/.dev ## Format the code and fix what can be fixed (ruff)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-schema: $(VENV)/.dev ## Write the registry's JSON schema anew from the specs
+schema: $(VENV)/.dev ## Write the registry's JSON schema and the tables of docs/registry.md anew from the specs
 	@$(BIN)/python -m onecard.registry.schema >$(SCHEMA).new && mv $(SCHEMA).new $(SCHEMA)
+	@$(BIN)/python -m onecard.registry.reference docs/registry.md
 
 schema-check: $(VENV)/.dev ## Is the registry's JSON schema what the specs say?
 	@$(BIN)/python -m onecard.registry.schema | diff -u $(SCHEMA) - || \
 	  { echo '$(SCHEMA) is not what onecard/registry/spec.py says: run make schema' >&2; exit 1; }
 
-bench-%: $(VENV)/.dev ## Run benchmarks/NAME.py (llm, embeddings, gateway)
+bench-%: $(VENV)/.dev ## Run benchmarks/NAME.py (llm, embeddings, gateway, machine, sharing, sleep, soak, kernels)
 	$(BIN)/python benchmarks/$*.py $(ARGS)
 
 clean: ## Remove all that make made here: environment, caches, build output (fetched models stay)

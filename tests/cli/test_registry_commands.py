@@ -192,10 +192,14 @@ def test_debug_lets_the_traceback_through(
         onecard("plan", str(local_registry))
 
 
-def test_collect_env_says_what_a_bug_report_needs(onecard: Run) -> None:
+def test_collect_env_says_what_a_bug_report_needs(
+    onecard: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("ONECARD_CACHE", str(tmp_path))
     ran = onecard("collect-env")
     for wanted in ("torch: ", "CPU capability: ", "cores usable: ", "memory: ", "backend: ", "cache: "):
         assert f"  {wanted}" in ran.out
+    assert str(tmp_path) not in ran.out, "no paths"
     sections = json.loads(onecard("collect-env", "--json").out)
     assert sections["versions"]["aiohttp"][0].isdigit()
 

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from pathlib import Path
+import os
 
 from onecard.gateway.cli.command import Command
 
@@ -13,9 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from onecard.engines.node.environment import describe
-    from onecard.registry.sources.base import cache_root
 
-    sections = describe() | {"registry": {"cache": _from_home(cache_root())}}
+    cache = "where ONECARD_CACHE says" if os.environ.get("ONECARD_CACHE") else "~/.cache/onecard"
+    sections = describe() | {"registry": {"cache": cache}}
     if args.json:
         print(json.dumps(sections, indent=2))
         return 0
@@ -24,12 +24,6 @@ def run(args: argparse.Namespace) -> int:
         for name, value in facts.items():
             print(f"  {name}: {value}")
     return 0
-
-
-def _from_home(path: Path) -> str:
-    """`~/...` where it can be: a home folder's name is often a person's."""
-    home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
 
 
 COMMAND = Command(

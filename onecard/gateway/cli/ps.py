@@ -97,7 +97,8 @@ COMMAND = Command(
     summary="what runs on a server: state, bytes, requests",
     description="Ask a running server for its models, the memory they hold and the requests they work on.",
     epilog="""\
-KV used: by requests now; KV owned: with cached prefixes and loans; floor: guaranteed; ceiling: at most.
+KV used: by requests now; KV owned: with cached prefixes and loans; floor, ceiling: of KV, beside the weights,
+guaranteed and at most.
 The last table is what the card itself says (NVML; for a CPU, the operating system); ?: it doesn't tell.
 
   onecard ps

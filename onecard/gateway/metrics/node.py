@@ -62,7 +62,7 @@ CARD_BYTES = {"total": "total_bytes", "budget": "budget_bytes", "arena": "arena_
 def _model_bytes(models: Iterable[ModelStatus]) -> Metric:
     return gauge_of(
         "onecard_memory_bytes",
-        "Bytes by model: weights, KV in use by requests, KV pages owned, guaranteed floor, ceiling.",
+        "Bytes by model: weights; of KV: in use by requests, pages owned, guaranteed floor, ceiling.",
         ("card", "model_name", "kind"),
         (((m.card, m.name, kind), getattr(m, field)) for m in models for kind, field in MODEL_BYTES.items()),
     )

