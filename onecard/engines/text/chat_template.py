@@ -29,9 +29,6 @@ class ChatTemplates:
         self.sources = dict(sources or {})
         self._limits = limits or TemplateLimits()
 
-    def __bool__(self) -> bool:
-        return bool(self.sources)
-
     @cached_property
     def _compiled(self) -> dict[str, jinja2.Template]:
         return {source: compile_template(source) for source in self.sources.values()}

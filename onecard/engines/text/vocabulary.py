@@ -54,9 +54,7 @@ class TokenSpelling:
         if self.kind == "sentencepiece":
             byte = _BYTE_TOKEN.match(piece)
             return bytes([int(byte[1], 16)]) if byte else piece.replace(_SPACE, " ").encode("utf-8")
-        if self.continuation_prefix:
-            piece = piece.removeprefix(self.continuation_prefix)
-        return piece.encode("utf-8")
+        return piece.removeprefix(self.continuation_prefix).encode("utf-8")
 
 
 def spelling_of(decoder: dict[str, Any] | None) -> TokenSpelling:
