@@ -40,11 +40,12 @@ def _step(share: FairShare, engines: dict[str, SimulatedEngine], now: float, bou
     """Runs a step of the first engine, in order of fair share, that can run one; returns its seconds."""
     backlogged = {name: engine.priority() for name, engine in engines.items() if engine.has_work()}
     while (turn := share.pick(backlogged, now)) is not None:
-        engine = engines[turn.name]
-        step = engine.launch(now, turn.seconds if bounded else None)
+        name, seconds = turn
+        engine = engines[name]
+        step = engine.launch(now, seconds if bounded else None)
         if step is not None:
-            share.charge(turn.name, step.seconds)
+            share.charge(name, step.seconds)
             engine.collect(step, now + step.seconds)
             return step.seconds
-        del backlogged[turn.name]
+        del backlogged[name]
     return None

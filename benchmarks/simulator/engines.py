@@ -17,8 +17,7 @@ from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
 from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
 from onecard.engines.paged.stream import TokenStream
-from onecard.engines.runtime.cost_model import StepShape
-from onecard.engines.runtime.step_budget import StepBudget
+from onecard.engines.runtime.step_budget import StepBudget, StepShape
 from simulator.cards import StepSeconds, StepWork
 from simulator.results import Served
 from simulator.workloads import Arrival

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, PlanError
+from onecard.engines.memory.card_plan import CardFacts, CardPlan, ModelNeeds, PlanError
 from onecard.engines.memory.homes import can_be_awake
 from onecard.engines.memory.plan import plan_card
 from onecard.engines.memory.plan_checks import at_least
@@ -20,6 +20,12 @@ LLM = ModelNeeds(
 ENCODER = ModelNeeds("minilm", "embedding", 90 * MIB, 0, 50 * MIB, None, 16, 512, 0, 4096 * MIB)
 
 
+def all_bytes(plan: CardPlan) -> int:
+    """What the parts of a plan come to: the card."""
+    given = plan.arena_bytes + plan.workspace_bytes + plan.graph_bytes + plan.slack_bytes
+    return plan.other_bytes + given + plan.unused_bytes
+
+
 def refuse(*needs: ModelNeeds, facts: CardFacts = FACTS, page_bytes: int | None = None) -> str:
     with pytest.raises(PlanError) as error:
         plan_card(facts, needs, page_bytes)
@@ -28,16 +34,17 @@ def refuse(*needs: ModelNeeds, facts: CardFacts = FACTS, page_bytes: int | None 
 
 def test_the_terms_add_up():
     plan = plan_card(FACTS, [replace(LLM, graph_bytes=30 * MIB), replace(ENCODER, graph_bytes=3 * MIB)])
-    assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
+    assert all_bytes(plan) == FACTS.total_bytes
     assert plan.arena_bytes == plan.num_pages * plan.page_bytes
     outside = plan.workspace_bytes + plan.graph_bytes + plan.slack_bytes
     assert outside + plan.arena_bytes == FACTS.budget_bytes
     assert (plan.weight_bytes, plan.workspace_bytes, plan.other_bytes) == (360 * MIB, 100 * MIB, 596 * MIB)
     assert plan.graph_bytes == 33 * MIB
     assert FACTS.budget_bytes // 64 <= plan.slack_bytes < FACTS.budget_bytes // 64 + plan.page_bytes
-    home = dict(plan.terms())["smollm2 weights"]
+    home = plan.model("smollm2").home_pages * plan.page_bytes
     assert 270 * MIB <= home < 270 * MIB + plan.page_bytes
-    assert dict(plan.terms())["KV on loan"] == plan.loanable_bytes
+    claimed = sum(m.home_pages + m.floor_pages for m in plan.models)
+    assert plan.loanable_bytes == plan.arena_bytes - claimed * plan.page_bytes
 
 
 def test_a_models_pages_are_its_home_and_floor_and_ceiling_less_its_home():
@@ -73,8 +80,7 @@ def test_models_that_start_asleep_overlap_and_the_notes_say_whom():
     assert set(c).isdisjoint(a)
     assert "b starts asleep; while it is awake, c must sleep: their homes overlap" in plan.notes
     assert "c starts asleep; while it is awake, b must sleep: their homes overlap" in plan.notes
-    assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
-    assert "b weights" not in dict(plan.terms())
+    assert all_bytes(plan) == FACTS.total_bytes
     assert plan.loanable_bytes == (plan.num_pages - 225) * 4 * MIB
 
 
@@ -141,7 +147,7 @@ def test_a_plan_that_stands_can_be_kept(specs, page_bytes):
         plan = plan_card(FACTS, needs, page_bytes)
     except PlanError:
         return
-    assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
+    assert all_bytes(plan) == FACTS.total_bytes
     residents = {m.name: m for m in plan.models}
     assert can_be_awake([residents[m.name] for m in plan.models if m.awake_at_start], plan.num_pages)
     for model, need in zip(plan.models, needs, strict=True):
@@ -173,7 +179,7 @@ def test_no_floor_is_no_guarantee_and_says_so():
 def test_encoders_alone_have_homes_and_lose_nothing_at_page_edges():
     plan = plan_card(FACTS, [ENCODER])
     assert (plan.page_bytes, plan.model("minilm").home_pages, plan.waste) == (MIB, 90, 0.0)
-    assert sum(size for _, size in plan.terms()) == FACTS.total_bytes
+    assert all_bytes(plan) == FACTS.total_bytes
 
 
 def test_the_plan_is_json():

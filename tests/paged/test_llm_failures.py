@@ -12,6 +12,7 @@ from onecard.engines.api import (
     EngineFailedError,
 )
 from onecard.engines.memory.page_pool import PoolIntegrityError
+from onecard.engines.paged.request import Status
 
 
 @pytest.fixture(params=[False, True], ids=["cpu", "late"])
@@ -156,7 +157,7 @@ def test_an_answer_that_had_ended_is_not_failed_by_a_step_that_was_ahead_of_it()
     bench = Bench(late=True)
     prompt = next(p for i in range(9999) if len(lone_answer(p := [i, 3, 5, 9], 6)) == 2)
     request = bench.ask(prompt, 6)
-    while not request.finished:
+    while request.sequences[0].status is not Status.FINISHED:
         bench.runner.fault = lambda _: "late" if request.sequences[0].num_launched_outputs > 2 else None
         bench.step()
     assert bench.in_flight
@@ -177,7 +178,7 @@ def test_books_that_do_not_add_up_are_no_reason_to_leave_a_client_waiting(late):
     bench.deliver(bench.core.give_up(RuntimeError("beyond help")))
     for request in requests:
         assert isinstance(outcome(request), EngineFailedError)
-        assert request.finished
+        assert all(sequence.status is Status.FINISHED for sequence in request.sequences)
     while bench.in_flight:
         bench.collect()
     assert bench.pages.free_pages == bench.pages.num_pages

@@ -273,7 +273,7 @@ def test_abandoning_leaves_nothing_and_nobody_behind(world):
     w.scheduler.preempt(w.scheduler.running[-1])
     abandoned = w.scheduler.abandon()
     assert {id(s) for s in abandoned} == {id(s) for r in requests for s in r.sequences}
-    assert all(request.finished for request in requests)
+    assert all(sequence.status is Status.FINISHED for sequence in abandoned)
     assert not w.scheduler.has_work()
     assert w.pages.free_pages == w.pages.num_pages
     w.read(flying)

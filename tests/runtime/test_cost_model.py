@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onecard.engines.runtime.cost_model import CostModel, StepShape
+from onecard.engines.runtime.step_budget import CostModel, StepShape
 
 Truth = tuple[float, float, float, float]
 CPU: Truth = (8e-3, 7e-4, 4e-4, 2e-6)

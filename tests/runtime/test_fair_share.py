@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onecard.engines.runtime.fair_share import LEAD_QUANTA, FairShare, Turn
+from onecard.engines.runtime.fair_share import LEAD_QUANTA, FairShare
 
 QUANTUM = 0.02
 
@@ -38,8 +38,8 @@ class Card:
         names = range(len(self.weights)) if active is None else active
         turn = self.share.pick({f"e{i}": priority[i] for i in names}, self.now)
         assert turn is not None
-        engine = int(turn.name[1:])
-        self.share.charge(turn.name, seconds[engine])
+        engine = int(turn[0][1:])
+        self.share.charge(turn[0], seconds[engine])
         self.now += seconds[engine]
         self.steps.append((engine, seconds[engine]))
         return engine
@@ -184,9 +184,9 @@ def test_estimates_charged_at_launch_are_corrected_at_collection():
     for _ in range(200):
         turn = share.pick({"guessed": 0, "known": 0}, 0.0)
         assert turn is not None
-        seconds = 0.5 * QUANTUM if turn.name == "guessed" else QUANTUM
-        used[turn.name] += seconds
-        if turn.name == "guessed":
+        seconds = 0.5 * QUANTUM if turn[0] == "guessed" else QUANTUM
+        used[turn[0]] += seconds
+        if turn[0] == "guessed":
             share.charge("guessed", 3 * QUANTUM)
             share.charge("guessed", seconds - 3 * QUANTUM)
         else:
@@ -199,7 +199,7 @@ def test_a_step_that_ends_after_its_engine_was_removed_is_nobodys():
     card.step([QUANTUM] * 2, [0, 0])
     card.share.remove("e0")
     card.share.charge("e0", QUANTUM)
-    assert card.share.pick({"e1": 0}, 0.0) == Turn("e1", None)
+    assert card.share.pick({"e1": 0}, 0.0) == ("e1", None)
 
 
 def test_a_changed_weight_holds_from_then_on():
@@ -222,9 +222,9 @@ def test_only_the_engine_that_is_alone_is_not_bounded():
     share = FairShare(QUANTUM, linger_seconds=1.0)
     share.add("flood", 1.0)
     share.add("chat", 1.0)
-    assert share.pick({"flood": 0}, 0.0) == Turn("flood", None)
+    assert share.pick({"flood": 0}, 0.0) == ("flood", None)
     turn = share.pick({"flood": 0, "chat": 0}, 10.0)
     assert turn is not None
-    assert turn.seconds == QUANTUM
-    assert share.pick({"flood": 0}, 10.9) == Turn("flood", QUANTUM), "chat was there a moment ago"
-    assert share.pick({"flood": 0}, 11.1) == Turn("flood", None)
+    assert turn[1] == QUANTUM
+    assert share.pick({"flood": 0}, 10.9) == ("flood", QUANTUM), "chat was there a moment ago"
+    assert share.pick({"flood": 0}, 11.1) == ("flood", None)

@@ -124,7 +124,9 @@ class BlockBook:
         for page in self.pages.by_id.values():
             if fault := self.pages.fault(page, self._blocks_in_page(page.id), self.refs, self.prefixes):
                 yield f"page {page.id}: {fault}"
-        (free, cached, total), active = self.pages.count_blocks(), len(self.refs)
+        pages, active = self.pages.by_id.values(), len(self.refs)
+        free, cached = sum(len(page.free) for page in pages), sum(len(page.cached) for page in pages)
+        total = sum(page.capacity for page in pages)
         truths = {
             "it and the page pool agree who owns which page": set(self.pages.by_id) == owned,
             "free and cached blocks are as counted": (free, cached) == (self.num_free, self.num_cached),

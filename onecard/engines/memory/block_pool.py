@@ -20,29 +20,21 @@ class Requests(Protocol):
 
     def waiting_blocks(self) -> int:
         """How many blocks the waiting requests want."""
-        ...
+        return 0
 
     def preempt_newest(self) -> bool:
         """Free the blocks of the newest running request for another engine; False if nothing runs."""
-        ...
+        return False
 
     @property
     def move_blocks(self) -> Callable[[dict[int, int]], None] | None:
         """Called with {old: new}: copy K and V from old blocks to new ones and rewrite the block tables that
         name them. None: it can't, so a page that must go has its requests preempted."""
-        ...
+        return None
 
 
-class _NoRequests:
+class _NoRequests(Requests):
     """Blocks that belong to no request: none waits, or can be preempted or moved."""
-
-    move_blocks = None
-
-    def waiting_blocks(self) -> int:
-        return 0
-
-    def preempt_newest(self) -> bool:
-        return False
 
 
 class BlockPool:

@@ -125,20 +125,6 @@ class CardPlan:
         claimed = sum(m.home_pages + m.floor_pages for m in self.models if m.awake_at_start)
         return self.arena_bytes - claimed * self.page_bytes
 
-    def terms(self) -> list[tuple[str, int]]:
-        """Labels and bytes, in drawing order, that add up to the card's total."""
-        awake = [m for m in self.models if m.awake_at_start]
-        return [
-            ("other use", self.other_bytes),
-            *((f"{m.name} weights", m.home_pages * self.page_bytes) for m in awake),
-            *((f"{m.name} KV", m.floor_pages * self.page_bytes) for m in awake if m.block_bytes is not None),
-            ("KV on loan", self.loanable_bytes),
-            ("workspace", self.workspace_bytes),
-            ("graphs", self.graph_bytes),
-            ("slack", self.slack_bytes),
-            ("not given to onecard", self.unused_bytes),
-        ]
-
     def facts(self) -> CardFacts:
         """What was known of the card when the plan was made."""
         available = self.total_bytes - self.other_bytes
@@ -149,8 +135,4 @@ class CardPlan:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return {
-            **asdict(self),
-            "unused_bytes": self.unused_bytes,
-            "loanable_bytes": self.loanable_bytes,
-        }
+        return {**asdict(self), "unused_bytes": self.unused_bytes, "loanable_bytes": self.loanable_bytes}

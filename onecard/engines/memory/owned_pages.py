@@ -113,7 +113,9 @@ class OwnedPages:
         if rank != page.rank:
             page.rank = rank
             if rank is not None:
-                self._push(rank)
+                heapq.heappush(self._heap, rank)
+                if len(self._heap) > 64 + 4 * len(self.by_id):
+                    self._heap = sorted(p.rank for p in self.by_id.values() if p.rank)
         cached = bool(page.cached)
         _list_if(cached, self.lru, page)
         if cached and not in_use:
@@ -150,12 +152,6 @@ class OwnedPages:
         pages = (page for page in self.by_id.values() if page.id not in avoid)
         return [page for _, page in sorted((page.rank, page) for page in pages if page.rank is not None)]
 
-    def count_blocks(self) -> tuple[int, int, int]:
-        """(free, cached, all) blocks, counted page by page."""
-        pages = self.by_id.values()
-        cached = sum(len(page.cached) for page in pages)
-        return sum(len(page.free) for page in pages), cached, sum(page.capacity for page in pages)
-
     def fault(
         self, page: OwnedPage, blocks: range, active: Container[int], hashed: Container[int]
     ) -> str | None:
@@ -174,11 +170,6 @@ class OwnedPages:
         if page.rank != rank or (rank is not None and rank not in self._heap):
             return "it is ranked wrongly"
         return None
-
-    def _push(self, rank: tuple[bool, int, int]) -> None:
-        heapq.heappush(self._heap, rank)
-        if len(self._heap) > 64 + 4 * len(self.by_id):
-            self._heap = sorted(p.rank for p in self.by_id.values() if p.rank)
 
 
 def _list_if(belongs: bool, pages: OrderedDict[int, OwnedPage], page: OwnedPage) -> None:

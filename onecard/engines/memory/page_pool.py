@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from onecard.engines.memory.accounts import Account, FreePages, PageCounts
 from onecard.engines.memory.reclaim import (
@@ -117,8 +116,10 @@ class PagePool:
             for page in pages:
                 self._take_unused(page)
             for page in pages:
-                if not self._take_in_use(page, pages):
+                owner = self._owner(page)
+                if owner is not None and not self._accounts[owner].reclaimer.vacate(page, pages):
                     break
+                self._take_unused(page)
         return name in self._homes
 
     def release_home(self, name: str) -> None:
@@ -151,14 +152,6 @@ class PagePool:
         owner = self._owner(page)
         if owner is not None and not self._accounts[owner].reclaimer.is_active(page):
             self._take_back(owner, page)
-
-    def _take_in_use(self, page: int, home: range) -> bool:
-        """Has the owner of a page vacate it, and takes it."""
-        owner = self._owner(page)
-        if owner is not None and not self._accounts[owner].reclaimer.vacate(page, home):
-            return False
-        self._take_unused(page)
-        return True
 
     def _owner(self, page: int) -> str | None:
         return next((name for name, account in self._accounts.items() if page in account.pages), None)
@@ -213,7 +206,7 @@ class PagePool:
             return None
         exhausted: set[str] = set()
         while n > self.free_pages:
-            plan = plan_reclaim(self._reclaim_snapshot(n, exhausted), engine, n)
+            plan = plan_reclaim(self.snapshot(n, exhausted), engine, n)
             if plan is None:
                 return None
             exhausted |= self._apply(plan)
@@ -223,7 +216,7 @@ class PagePool:
         """Up to `at_most` pages that are free or that others hold idle: costs nobody anything."""
         want = min(at_most, self.room(engine))
         if want > self.free_pages:
-            self._apply(plan_idle(self._reclaim_snapshot(want, set()), engine, want))
+            self._apply(plan_idle(self.snapshot(want), engine, want))
         return self._grant(engine, min(want, self.free_pages))
 
     def release(self, engine: str, pages: Iterable[int]) -> None:
@@ -241,26 +234,27 @@ class PagePool:
         apart."""
         return tuple(account.count(name) for name, account in self._accounts.copy().items())
 
-    def snapshot(self, evictable_limit: int | None = None) -> PoolSnapshot:
+    def snapshot(self, evictable_limit: int | None = None, exhausted: Collection[str] = ()) -> PoolSnapshot:
         """The state of the pool, for its own thread; `evictable_limit` bounds the evictable pages listed for
-        each engine, the least valuable."""
-        engines = tuple(
-            EngineSnapshot(
-                name=name,
-                owned=self.owned(name),
-                floor=account.floor,
-                ceiling=account.ceiling,
-                idle=tuple(p for p in account.reclaimer.idle_pages() if not self._is_claimed(p)),
-                evictable=tuple(
-                    e
-                    for e in account.reclaimer.evictable_pages(evictable_limit)
-                    if not self._is_claimed(e.page)
-                ),
+        each engine, the least valuable. Engines that are `exhausted` have nothing more to preempt."""
+        engines = []
+        for name, account in self._accounts.items():
+            evictable = account.reclaimer.evictable_pages(evictable_limit)
+            engines.append(
+                EngineSnapshot(
+                    name,
+                    self.owned(name),
+                    account.floor,
+                    account.ceiling,
+                    tuple(page for page in account.reclaimer.idle_pages() if not self._is_claimed(page)),
+                    tuple(e for e in evictable if not self._is_claimed(e.page)),
+                    preemptable=name not in exhausted,
+                )
             )
-            for name, account in self._accounts.items()
-        )
         homes = tuple((name, tuple(sorted(pages))) for name, pages in self._homes.items())
-        return PoolSnapshot(self.num_pages, self.page_bytes, self.free_pages, self.clock(), engines, homes)
+        return PoolSnapshot(
+            self.num_pages, self.page_bytes, self.free_pages, self.clock(), tuple(engines), homes
+        )
 
     def check_integrity(self) -> None:
         """Every page is free, in one home or has one owner, and engines know only their own; else
@@ -275,11 +269,6 @@ class PagePool:
         for name, account in self._accounts.items():
             if fault := account.fault():
                 raise PoolIntegrityError(f"{name} {fault}")
-
-    def _reclaim_snapshot(self, need: int, exhausted: set[str]) -> PoolSnapshot:
-        snapshot = self.snapshot(need)
-        engines = tuple(replace(e, preemptable=e.name not in exhausted) for e in snapshot.engines)
-        return replace(snapshot, engines=engines) if exhausted else snapshot
 
     def _grant(self, engine: str, n: int) -> list[int]:
         pages = self._free.take(n)

@@ -12,21 +12,10 @@ overlap all others.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from onecard.engines.memory import plan_checks
 from onecard.engines.memory.card_plan import CardFacts, CardPlan, ModelNeeds, ModelPlan, PlanError
 from onecard.engines.memory.homes import Resident, pages_for, place_beside, place_homes, promised_pages
 from onecard.engines.memory.page_size import choose_page_bytes, edge_waste, min_blocks_in_page
-from onecard.engines.memory.plan_checks import (
-    SLACK_SHARE,
-    check_block,
-    check_floors,
-    check_longest_requests,
-    check_own_numbers,
-    check_pinned_homes,
-    check_room,
-    more_card,
-    notes_of,
-    start_groups,
-)
 from onecard.registry.units import format_bytes as human
 
 LEAST_SLACK_SHARE = 128
@@ -44,20 +33,20 @@ def plan_card(
     Raises PlanError when the models can't be served as the registry asks. Nothing is lowered silently.
     """
     for need in needs:
-        check_own_numbers(need)
-    slack = facts.budget_bytes // SLACK_SHARE if slack_bytes is None else slack_bytes
+        plan_checks.check_own_numbers(need)
+    slack = facts.budget_bytes // plan_checks.SLACK_SHARE if slack_bytes is None else slack_bytes
     workspace = max((n.workspace_bytes for n in needs), default=0)
     graphs = sum(n.graph_bytes for n in needs)
     room = facts.budget_bytes - workspace - graphs - slack
-    check_room(facts, needs, room)
+    plan_checks.check_room(facts, needs, room)
     page = _page_bytes(facts, needs, room, page_bytes)
     num_pages = room // page
     homes = _place(facts, needs, page, num_pages)
     models = _plan_models(needs, homes, page, num_pages)
-    groups = start_groups(models)
+    groups = plan_checks.start_groups(models)
     for group in groups:
-        check_floors(facts, group, num_pages, page)
-    check_longest_requests(facts, needs, models, groups, num_pages, page)
+        plan_checks.check_floors(facts, group, num_pages, page)
+    plan_checks.check_longest_requests(facts, needs, models, groups, num_pages, page)
     return CardPlan(
         card=facts.name,
         device=facts.device,
@@ -73,7 +62,7 @@ def plan_card(
         num_pages=num_pages,
         waste=max((m.waste for m in models), default=0.0),
         models=models,
-        notes=tuple(notes_of(models, num_pages)),
+        notes=tuple(plan_checks.notes_of(models, num_pages)),
     )
 
 
@@ -89,18 +78,18 @@ def replan_card(plan: CardPlan, staying: Sequence[Resident], needs: Sequence[Mod
     """
     homes, kept = _place_beside(plan, staying, needs), {model.name for model in staying}
     for need in needs:
-        check_own_numbers(need)
-        check_block(plan.card, need.name, need.block_bytes, plan.page_bytes, plan.num_pages)
+        plan_checks.check_own_numbers(need)
+        plan_checks.check_block(plan.card, need.name, need.block_bytes, plan.page_bytes, plan.num_pages)
     workspace, graphs, slack = _beside_arena(plan, needs)
     facts = plan.facts()
     models = _plan_models(needs, homes, plan.page_bytes, plan.num_pages)
-    check_pinned_homes(models)
+    plan_checks.check_pinned_homes(models)
     groups = [[m for m in models if m.pinned or m is one] for one in models]
     if promised_pages([m for m in plan.models if m.awake_at_start]) <= plan.num_pages:
         groups.insert(0, [m for m in models if m.awake_at_start and m.name in kept])
     for group in groups:
-        check_floors(facts, group, plan.num_pages, plan.page_bytes)
-    check_longest_requests(facts, needs, models, groups, plan.num_pages, plan.page_bytes)
+        plan_checks.check_floors(facts, group, plan.num_pages, plan.page_bytes)
+    plan_checks.check_longest_requests(facts, needs, models, groups, plan.num_pages, plan.page_bytes)
     return replace(
         plan,
         weight_bytes=sum(n.weight_bytes for n in needs),
@@ -109,7 +98,7 @@ def replan_card(plan: CardPlan, staying: Sequence[Resident], needs: Sequence[Mod
         slack_bytes=slack,
         waste=max((m.waste for m in models), default=0.0),
         models=models,
-        notes=tuple(notes_of(models, plan.num_pages)),
+        notes=tuple(plan_checks.notes_of(models, plan.num_pages)),
     )
 
 
@@ -186,11 +175,11 @@ def _page_bytes(facts: CardFacts, needs: Sequence[ModelNeeds], room: int, asked:
     blocks = {n.name: n.block_bytes for n in needs if n.block_bytes is not None}
     page = asked or choose_page_bytes(list(blocks.values()), room, [n.weight_bytes for n in needs])
     for name, block in blocks.items():
-        check_block(facts.name, name, block, page, max(1, room // page))
+        plan_checks.check_block(facts.name, name, block, page, max(1, room // page))
     if room < page:
         raise PlanError(
             f"{facts.name}: {human(room)} are left for weights and KV cache, less than one page of "
-            f"{human(page)}: {more_card(page - room)}"
+            f"{human(page)}: {plan_checks.more_card(page - room)}"
         )
     return page
 

@@ -135,16 +135,8 @@ class PoolSnapshot:
 
 
 @dataclass(frozen=True)
-class ReturnIdle:
-    """Take an empty page back."""
-
-    engine: str
-    page: int
-
-
-@dataclass(frozen=True)
-class EvictCached:
-    """Drop the cached blocks of a page and take it."""
+class TakeBack:
+    """Take a page back that is empty, or whose cached blocks are dropped."""
 
     engine: str
     page: int
@@ -158,7 +150,7 @@ class Preempt:
     pages: int
 
 
-Action = ReturnIdle | EvictCached | Preempt
+Action = TakeBack | Preempt
 
 
 def _victims(snapshot: PoolSnapshot, requester: str) -> list[EngineSnapshot]:
@@ -169,12 +161,12 @@ def _victims(snapshot: PoolSnapshot, requester: str) -> list[EngineSnapshot]:
 
 def _idle_actions(victims: list[EngineSnapshot]) -> Iterator[Action]:
     """Of borrowers first: those come first in `victims`."""
-    return (ReturnIdle(engine.name, page) for engine in victims for page in engine.idle)
+    return (TakeBack(engine.name, page) for engine in victims for page in engine.idle)
 
 
 def _evict_actions(victims: list[EngineSnapshot], now: float) -> Iterator[Action]:
     pages = sorted((p.value(now), p.last_used, e.name, p.page) for e in victims for p in e.evictable)
-    return (EvictCached(name, page) for _, _, name, page in pages)
+    return (TakeBack(name, page) for _, _, name, page in pages)
 
 
 def _preempt_actions(victims: list[EngineSnapshot], need: int) -> Iterator[Preempt]:

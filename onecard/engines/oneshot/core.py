@@ -13,9 +13,9 @@ from onecard.engines.api import EngineFailedError, FinishReason, RequestStats, S
 from onecard.engines.oneshot.job import Job
 from onecard.engines.oneshot.packing import filler_texts, pack
 from onecard.engines.oneshot.queue import Entry, TokenBudgetQueue
-from onecard.engines.runtime.cost_model import StepShape
 from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.staging import Staging, to_host
+from onecard.engines.runtime.step_budget import StepShape
 from onecard.engines.runtime.step_clock import StepClock, StepMark
 from onecard.engines.step.core import StatsButTimes, StepCore, distinct
 

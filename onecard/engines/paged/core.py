@@ -24,9 +24,9 @@ from onecard.engines.paged.output import token_logprobs
 from onecard.engines.paged.request import Request, Sequence, Status
 from onecard.engines.paged.runner import ModelRunner, PromptLogprobs, StepOutput
 from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
-from onecard.engines.paged.statistics import Statistics, token_times
-from onecard.engines.runtime.cost_model import StepShape
+from onecard.engines.paged.statistics import Statistics
 from onecard.engines.runtime.inbox import Delivery
+from onecard.engines.runtime.step_budget import StepShape
 from onecard.engines.runtime.step_clock import StepClock
 from onecard.engines.step.core import StatsButTimes, StepCore, distinct
 from onecard.engines.step.sizes import StepSize
@@ -220,14 +220,14 @@ class PagedCore(StepCore[Schedule, StepOutput]):
         for prompt in output.prompt_logprobs:
             self._add_prompt_logprobs(prompt)
         logprobs = self._logprobs(output, token_ids)
-        times = token_times([item.sequence for item in output.sampled], now)
+        self._counts.read((item.sequence for item in output.sampled), now)
         for item in batch.items:  # before any of them ends, and frees its blocks
             if item.sequence.status is Status.RUNNING:
                 self.scheduler.kv.cache_computed(item.sequence)
         deliveries: list[Delivery] = []
         for i, (item, token_id) in enumerate(zip(output.sampled, token_ids, strict=True)):
             deliveries += self._append_token(item.sequence, token_id, logprobs.get(i))
-        return deliveries, self._counts.step(times)
+        return deliveries, self._counts.step()
 
     def _lose(self, suspect: list[Schedule], error: BaseException) -> list[Delivery]:
         """What the steps were to write into the cache can't be trusted: every cached prefix is forgotten."""

@@ -106,7 +106,8 @@ class DecodeGraphs:
         self._backend = backend
         self._graphs: dict[int, Run] = {}
         most, device = self.sizes[-1], kv_cache.device
-        self._inputs = _host_inputs(most)
+        self._inputs = [np.zeros(most, dtype) for dtype in (np.int64, np.int64, np.int32, np.int32)]
+        """tokens (-1: the row's last), steps, row ids (-1: padding), starts."""
         self._static = torch.zeros(staged_bytes(self._inputs), dtype=torch.uint8, device=device)
         self._tokens, self._steps, self._row_ids, self._starts = staged_views(self._static, self._inputs)
         self._row_ids.fill_(-1)
@@ -129,7 +130,10 @@ class DecodeGraphs:
         items = schedule.items
         if not len(items) == schedule.num_decodes <= self.sizes[-1]:
             return False
-        return all(item.samples and not _wants_prompt_logprobs(item) for item in items)
+        return all(
+            item.samples and (item.output_index or item.sequence.request.sampling.prompt_logprobs is None)
+            for item in items
+        )
 
     def run(self, schedule: Schedule, staging: Staging) -> torch.Tensor:
         """Launch the step; returns its tokens `[n]` int64, still on the card, valid until the next step."""
@@ -181,20 +185,6 @@ class DecodeGraphs:
         rows.last_token.index_copy_(0, index, sampled)
 
 
-def _host_inputs(size: int) -> list[np.ndarray]:
-    """tokens (-1: the row's last), steps, row ids (-1: padding), starts."""
-    return [
-        np.zeros(size, np.int64),
-        np.zeros(size, np.int64),
-        np.full(size, -1, np.int32),
-        np.zeros(size, np.int32),
-    ]
-
-
 def _known_token(item: ScheduledSequence) -> int:
     known = item.sequence.token_ids
     return known[item.start] if item.start < len(known) else -1
-
-
-def _wants_prompt_logprobs(item: ScheduledSequence) -> bool:
-    return item.output_index == 0 and item.sequence.request.sampling.prompt_logprobs is not None

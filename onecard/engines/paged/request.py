@@ -35,10 +35,6 @@ class Request:
     cache_salt: bytes = b""
     sequences: list["Sequence"] = field(default_factory=list)
 
-    @property
-    def finished(self) -> bool:
-        return all(sequence.status is Status.FINISHED for sequence in self.sequences)
-
 
 @dataclass(eq=False)
 class Sequence:

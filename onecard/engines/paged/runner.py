@@ -6,11 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from onecard.engines.paged.batch import PromptRows, StepInputs, build_inputs
 from onecard.engines.paged.decode_graphs import DecodeGraphs, PagedModel
 from onecard.engines.paged.logits import Logprobs, compute_logprobs
 from onecard.engines.paged.request import Sequence
-from onecard.engines.paged.rows import RequestRows
+from onecard.engines.paged.rows import PromptRows, RequestRows, StepInputs, build_inputs
 from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
 from onecard.engines.runtime.staging import Staging, to_host
 from onecard.engines.runtime.step_clock import StepClock, StepMark

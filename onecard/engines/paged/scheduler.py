@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
-from onecard.engines.runtime.cost_model import StepShape
+from onecard.engines.runtime.step_budget import StepShape
 
 PROMPT_LOGPROBS_CHUNK = 128
 """Prompt tokens a step may compute of a request that wants a logit row for each of them."""

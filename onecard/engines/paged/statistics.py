@@ -1,41 +1,13 @@
 """What a paged engine reports of its steps and answers."""
 
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from functools import partial
 
 from onecard.engines.api import FinishReason, RequestStats, StepStats
 from onecard.engines.paged.request import Sequence, Status
 from onecard.engines.paged.scheduler import Schedule, Scheduler
 from onecard.engines.step.core import StatsButTimes
-
-
-@dataclass
-class TokenTimes:
-    """Times to first token, and between tokens, of the sequences that got one in a step; and the prompt
-    tokens of those that got their first."""
-
-    first: list[float] = field(default_factory=list)
-    later: list[float] = field(default_factory=list)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-
-
-def token_times(sequences: list[Sequence], now: float) -> TokenTimes:
-    """Of a step that was read at `now`; the sequences are told, too."""
-    times = TokenTimes()
-    for sequence in sequences:
-        if sequence.status is Status.FINISHED:
-            continue
-        if sequence.last_token_time is None:
-            sequence.first_token_time = now
-            times.first.append(now - sequence.request.arrival_time)
-            times.prompt_tokens += sequence.num_prompt_tokens
-            times.cached_tokens += min(sequence.num_cached_tokens, sequence.num_prompt_tokens)
-        else:
-            times.later.append(now - sequence.last_token_time)
-        sequence.last_token_time = now
-    return times
 
 
 class Statistics:
@@ -48,6 +20,11 @@ class Statistics:
         self._prefix_queries = 0
         self._prefix_hits = 0
         self._num_deferred = 0
+        self._first: list[float] = []
+        """Times to first token, and then between tokens, of the sequences that got one in the step."""
+        self._later: list[float] = []
+        self._prompt_tokens = self._cached_tokens = 0
+        """Of those that got their first."""
 
     def recalled(self) -> None:
         """A sequence was preempted between two steps, because another engine wanted its floor back."""
@@ -60,7 +37,23 @@ class Statistics:
         self._prefix_hits += schedule.prefix_hits
         self._num_deferred = schedule.num_deferred
 
-    def step(self, times: TokenTimes) -> StatsButTimes:
+    def read(self, sequences: Iterable[Sequence], now: float) -> None:
+        """A step of these was read at `now`; they are told, too."""
+        self._first, self._later = [], []
+        self._prompt_tokens = self._cached_tokens = 0
+        for sequence in sequences:
+            if sequence.status is Status.FINISHED:
+                continue
+            if sequence.last_token_time is None:
+                sequence.first_token_time = now
+                self._first.append(now - sequence.request.arrival_time)
+                self._prompt_tokens += sequence.num_prompt_tokens
+                self._cached_tokens += min(sequence.num_cached_tokens, sequence.num_prompt_tokens)
+            else:
+                self._later.append(now - sequence.last_token_time)
+            sequence.last_token_time = now
+
+    def step(self) -> StatsButTimes:
         pool = self._scheduler.kv.pool
         stats = partial(
             StepStats,
@@ -68,15 +61,15 @@ class Statistics:
             num_running=len(self._scheduler.running),
             num_waiting=len(self._scheduler.waiting),
             kv_usage=pool.num_used_blocks / max(pool.max_blocks, 1),
-            prompt_tokens=times.prompt_tokens,
-            cached_prompt_tokens=times.cached_tokens,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_tokens,
             num_deferred=self._num_deferred,
-            generation_tokens=len(times.first) + len(times.later),
+            generation_tokens=len(self._first) + len(self._later),
             prefix_queries=self._prefix_queries,
             prefix_hits=self._prefix_hits,
             preemptions=self._preemptions,
-            first_token_seconds=tuple(times.first),
-            inter_token_seconds=tuple(times.later),
+            first_token_seconds=tuple(self._first),
+            inter_token_seconds=tuple(self._later),
         )
         self._preemptions = self._prefix_queries = self._prefix_hits = 0
         return stats

@@ -24,7 +24,8 @@ class TokenStream:
         self._unfinished = num_answers
         self._chunks: deque[TokenChunk] = deque()
         self._error: EngineError | None = None
-        self._tell_reader: Callable[[], None] = _nobody
+        self._tell_reader: Callable[[], None] = lambda: None
+        """Told while nobody reads: what comes is kept."""
         self._abort: Callable[[], None] | None = None
 
     def on_abort(self, abort: Callable[[], None]) -> None:
@@ -89,7 +90,3 @@ class TokenStream:
             self.on_ready(filled.set)
             await filled.wait()
         return self._chunks.popleft()
-
-
-def _nobody() -> None:
-    """Told while nobody reads: what comes is kept."""

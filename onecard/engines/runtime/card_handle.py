@@ -39,19 +39,16 @@ class CudaGraphs:
 
     def capture(self, work: Run) -> Run:
         with torch.cuda.device(self._device):
-            self._warm(work)
+            # Once before: kernels get compiled and libraries take their workspaces, which can't be recorded.
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                work()
+            torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 work()
         return graph.replay
-
-    def _warm(self, work: Run) -> None:
-        """Once before: kernels get compiled and libraries take their workspaces, which can't be recorded."""
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            work()
-        torch.cuda.current_stream().wait_stream(stream)
 
 
 @dataclass(frozen=True)

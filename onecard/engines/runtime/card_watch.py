@@ -15,6 +15,12 @@ LEDGER_BYTES = 512 << 20
 """A CUDA context and its libraries take a few hundred MiB that no ledger can know beforehand."""
 
 
+_DISAGREE = (
+    "%s: the ledger has %s (weights, arena, workspace), but NVML says this process holds %s: leave room for "
+    "the difference in `memory:`, and report it with `onecard collect-env`"
+)
+
+
 def ledger_disagrees(planned: int, measured: int) -> bool:
     """Whether two figures of this process's bytes on a card differ by more than 10 % of the planned one and
     by more than 512 MiB."""
@@ -64,12 +70,6 @@ class CardWatch:
         self._disagreed = disagrees
         planned, measured = human(self._planned), human(health.own_bytes)
         if disagrees:
-            logger.warning(
-                "%s: the ledger has %s (weights, arena, workspace), but NVML says this process holds %s: "
-                "leave room for the difference in `memory:`, and report it with `onecard collect-env`",
-                self._card,
-                planned,
-                measured,
-            )
+            logger.warning(_DISAGREE, self._card, planned, measured)
         else:
             logger.info("%s: the ledger (%s) and NVML (%s) agree again", self._card, planned, measured)

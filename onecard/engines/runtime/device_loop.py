@@ -215,12 +215,13 @@ class DeviceLoop:
         """
         candidates = dict(backlogged)
         while (turn := self._fair_share.pick(candidates, time.monotonic())) is not None:
-            engine = self._engines[turn.name]
-            if self._launch_engine(engine, turn.seconds):
+            name, seconds = turn
+            engine = self._engines[name]
+            if self._launch_engine(engine, seconds):
                 return True
             if any(flying.engine is engine for flying in self._in_flight):
                 return False
-            del candidates[turn.name]
+            del candidates[name]
         return False
 
     def _launch_engine(self, engine: StepEngine, seconds: float | None) -> bool:

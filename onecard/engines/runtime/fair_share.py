@@ -23,14 +23,6 @@ LEAD_QUANTA = 2.0
 _ROUNDING_SECONDS = 1e-9
 
 
-@dataclass(frozen=True)
-class Turn:
-    """`name` runs next; its step should take no longer than `seconds` (None: as long as it likes)."""
-
-    name: str
-    seconds: float | None
-
-
 @dataclass(slots=True)
 class _Share:
     weight: float
@@ -72,8 +64,9 @@ class FairShare:
         share.virtual_time = self._clock + ahead * share.weight / _checked(name, weight)
         share.weight = weight
 
-    def pick(self, backlogged: Mapping[str, int], now: float) -> Turn | None:
-        """Who runs next of those that have work; None if none has.
+    def pick(self, backlogged: Mapping[str, int], now: float) -> tuple[str, float | None] | None:
+        """Who runs next of those that have work, and the seconds that its step should take at most (None: as
+        many as it likes); None if none has work.
 
         `backlogged`: the priority of each engine's most urgent request, smaller is more urgent. `now`:
         seconds on any clock that doesn't go back. Of equals the one goes that has waited longest. An engine
@@ -87,7 +80,7 @@ class FairShare:
         chosen = min(eligible or active, key=lambda n: (backlogged[n], *self._deadline(active[n])))
         self._turns += 1
         active[chosen].last_turn = self._turns
-        return Turn(chosen, self.quantum_seconds if self._has_company(chosen, now) else None)
+        return chosen, self.quantum_seconds if self._has_company(chosen, now) else None
 
     def charge(self, name: str, seconds: float) -> None:
         """`name` used the card for `seconds`; negative where an estimate charged before was too high.

@@ -16,10 +16,9 @@ from torch import nn
 
 from onecard.engines.api import RequestStats, StatsSink, StepStats
 from onecard.engines.memory.block_pool import BlockPool
-from onecard.engines.runtime.cost_model import StepShape
 from onecard.engines.runtime.failures import classify
 from onecard.engines.runtime.inbox import Delivery
-from onecard.engines.runtime.step_budget import StepBudget, StepLimit
+from onecard.engines.runtime.step_budget import StepBudget, StepLimit, StepShape
 from onecard.engines.runtime.step_clock import StepClock, StepMark
 from onecard.engines.step.sizes import StepSize
 from onecard.registry.spec import ModelSpec

@@ -113,9 +113,8 @@ def load_model(
     filler = _Filler(model, allocator or HeapAllocator(device))
     ignored = filler.fill(checkpoint, progress)
     _shorten_lookups(model)
-    return LoadedModel(
-        model.eval(), filler.held, str(storage).removeprefix("torch."), precision.compute, ignored
-    )
+    held = WeightBytes(filler.home_bytes, filler.packed_bytes)
+    return LoadedModel(model.eval(), held, str(storage).removeprefix("torch."), precision.compute, ignored)
 
 
 def weight_needs(path: Path, config: ModelConfig, dtype: str, device_type: str) -> WeightBytes:
@@ -178,13 +177,8 @@ class _Filler:
     def __init__(self, model: ServedModule, allocator: WeightAllocator):
         self.model = model
         self.allocator = allocator
-        self._home_bytes = self._packed_bytes = 0
+        self.home_bytes = self.packed_bytes = 0
         self._open: Counter[str] = Counter()
-
-    @property
-    def held(self) -> WeightBytes:
-        """What the model takes so far."""
-        return WeightBytes(self._home_bytes, self._packed_bytes)
 
     @torch.no_grad()
     def fill(self, checkpoint: Checkpoint, progress: Progress | None) -> tuple[str, ...]:
@@ -220,14 +214,14 @@ class _Filler:
         self._open[destination.module_name] -= 1
         if isinstance(module, Linear) and not self._open[destination.module_name]:
             held = module.finalize()
-            self._packed_bytes += held
+            self.packed_bytes += held
             self.allocator.count(f"{destination.module_name}.weight", held)
 
     def _memory(self, name: str, like: torch.Tensor, staged: bool) -> torch.Tensor:
         if staged:
             return torch.empty(like.shape, dtype=like.dtype)
         tensor = self.allocator.empty(name, tuple(like.shape), like.dtype)
-        self._home_bytes += aligned(tensor.nbytes)
+        self.home_bytes += aligned(tensor.nbytes)
         return tensor
 
 
