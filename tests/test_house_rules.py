@@ -29,7 +29,7 @@ ENGINE_PARTS = {
     "weights": {"weights", "models", "layers", "memory.arena", "memory.homes"},
     "text": {"text", "weights"},
     "lifecycle": {"lifecycle", "weights", "memory", "runtime", "step"},
-    "step": {"step", "lifecycle.gate", "text", "weights", "memory", "runtime"},
+    "step": {"step", "text", "weights", "memory", "runtime"},
     "paged": {"paged", "step", "lifecycle", "models", "layers", "weights", "text", "memory", "runtime"},
     "oneshot": {"oneshot", "step", "lifecycle", "models", "layers", "weights", "text", "memory", "runtime"},
     "kinds": {

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from onecard.engines.api import EmbedRequest, EmbedResult, GenerateRequest
-from onecard.engines.lifecycle.gate import Gate, WakeTimeout
+from onecard.engines.runtime.gate import Gate, WakeTimeout
 
 CHAT = {"model": "talker", "messages": [{"role": "user", "content": "Hi"}]}
 COMPLETION = {"model": "talker", "prompt": ["Hi", "Ho"]}

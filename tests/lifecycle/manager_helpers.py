@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from onecard.engines.lifecycle.card_model import CardModel, Policy
-from onecard.engines.lifecycle.gate import Gate, WakeTimeout
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.page_pool import PagePool
+from onecard.engines.runtime.gate import Gate, WakeTimeout
 
 PAGE = 4096
 NUM_PAGES, HOME = 4, range(3)

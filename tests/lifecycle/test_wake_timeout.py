@@ -8,7 +8,7 @@ from manager_helpers import SmallCard
 
 from onecard.engines.api import ModelUnavailableError
 from onecard.engines.lifecycle import manager
-from onecard.engines.lifecycle.gate import Gate, WakeTimeout
+from onecard.engines.runtime.gate import Gate, WakeTimeout
 
 TOO_LATE = (
     "The model `b` could not be woken within {} s: `a` is still busy with requests it has accepted. "

@@ -14,11 +14,11 @@ from tokenizers import models, pre_tokenizers, processors
 from onecard.engines.api import ModelInfo, RequestStats, StepStats
 from onecard.engines.kinds.embedding import EmbeddingEngine
 from onecard.engines.layers.forward_batch import EncodeBatch
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.oneshot.core import OneShotCore
 from onecard.engines.oneshot.heads.pool import Pooling
 from onecard.engines.oneshot.queue import TokenBudgetQueue
 from onecard.engines.oneshot.sentence_config import SentenceConfig
+from onecard.engines.runtime.gate import Gate
 from onecard.engines.runtime.step_clock import HostStepClock
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.service import TextService

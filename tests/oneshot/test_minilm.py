@@ -11,12 +11,12 @@ import torch
 
 from onecard.engines.api import EmbedRequest, ModelInfo
 from onecard.engines.kinds.embedding import EmbeddingEngine
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.models.config import EncoderConfig
 from onecard.engines.models.registry import load_config
 from onecard.engines.oneshot.core import OneShotCore
 from onecard.engines.oneshot.queue import TokenBudgetQueue
 from onecard.engines.oneshot.sentence_config import load_sentence_config
+from onecard.engines.runtime.gate import Gate
 from onecard.engines.runtime.step_clock import HostStepClock
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from onecard.engines.api import SleepLevel
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.lifecycle.home_weights import HomeWeights, Load
 from onecard.engines.memory.card_plan import ModelPlan
 from onecard.engines.memory.homes import Resident
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.memory.reclaim import Reclaimer
 from onecard.engines.runtime.card_handle import CardHandle
+from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.core import StepCore
 from onecard.engines.step.hooks import EngineHooks
 from onecard.registry.spec import ModelSpec

@@ -16,13 +16,13 @@ from typing import Any, TypeVar
 from onecard.engines.api import EngineError, InvalidRequestError, ModelUnavailableError, SleepLevel
 from onecard.engines.lifecycle.card_model import CardModel
 from onecard.engines.lifecycle.decide import decide, reason
-from onecard.engines.lifecycle.gate import Gate, out_of_service
 from onecard.engines.lifecycle.quiet import QuietWatch
 from onecard.engines.lifecycle.table import Ask, Effect, Event, Table
 from onecard.engines.lifecycle.weight_mover import WeightMover
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.gate import Gate, out_of_service
 from onecard.engines.runtime.inbox import run_on
 
 logger = logging.getLogger(__name__)

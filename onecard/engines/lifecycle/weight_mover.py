@@ -10,12 +10,12 @@ import torch
 
 from onecard.engines.api import EngineError, ModelUnavailableError, SleepLevel
 from onecard.engines.lifecycle.card_model import CardModel
-from onecard.engines.lifecycle.gate import out_of_service
 from onecard.engines.lifecycle.home_weights import CardMoment
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.failures import classify
+from onecard.engines.runtime.gate import out_of_service
 from onecard.engines.runtime.inbox import run_aside, run_on
 from onecard.engines.runtime.memory_use import give_back_heap
 

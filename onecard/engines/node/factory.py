@@ -14,7 +14,6 @@ import torch
 from onecard.engines.api import LoadProgress, StatsSink
 from onecard.engines.kinds import read_model
 from onecard.engines.kinds.kind import Blueprint
-from onecard.engines.lifecycle.gate import WakeTimeout
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
 from onecard.engines.memory.card import card_facts, resolve_device
@@ -29,6 +28,7 @@ from onecard.engines.runtime.card_handle import CardHandle, graph_backend
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.fair_share import FairShare
+from onecard.engines.runtime.gate import WakeTimeout
 from onecard.engines.runtime.inbox import Outbox, run_aside
 from onecard.engines.runtime.step_clock import step_clock
 from onecard.registry.spec import CardSpec, Registry

@@ -16,7 +16,6 @@ from onecard.engines.api import (
 from onecard.engines.kinds import KINDS
 from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.card_model import CardModel, Placement
-from onecard.engines.lifecycle.gate import Gate, WakeTimeout
 from onecard.engines.lifecycle.ledger import shown_state, weight_bytes
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
@@ -26,6 +25,7 @@ from onecard.engines.runtime.card_handle import CardHandle
 from onecard.engines.runtime.card_watch import CardWatch
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.fair_share import FairShare
+from onecard.engines.runtime.gate import Gate, WakeTimeout
 from onecard.registry.spec import CardSpec
 
 QUANTUM_SECONDS = {"cuda": 0.05, "cpu": 0.1}

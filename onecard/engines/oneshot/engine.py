@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from onecard.engines.api import ContextLengthError, ModelInfo
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.oneshot.core import OneShotCore
 from onecard.engines.oneshot.job import Job
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.front import Front
 from onecard.engines.text.service import TextService
 

@@ -17,13 +17,13 @@ from onecard.engines.api import (
     ModelInfo,
     SamplingParams,
 )
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.paged.core import PagedCore
 from onecard.engines.paged.logits import LogitsProcessor, wants_processing
 from onecard.engines.paged.output import SequenceOutput
 from onecard.engines.paged.request import Request, Sequence
 from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.front import Front
 from onecard.engines.text.service import TextService
 

@@ -5,8 +5,8 @@ from functools import partial
 from typing import Any, Generic, TypeVar
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError, ModelInfo
-from onecard.engines.lifecycle.gate import Gate
 from onecard.engines.runtime.device_loop import DeviceLoop
+from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.core import StepCore
 from onecard.engines.text.service import TextService
 

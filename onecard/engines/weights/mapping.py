@@ -27,11 +27,11 @@ class Destination:
     whole: bool
 
 
-Placement = Mapping[str, tuple[Destination, ...]]
+Placed = Mapping[str, tuple[Destination, ...]]
 """Checkpoint names, in the checkpoint's order, with the places that each tensor is copied to."""
 
 
-def place(model: ServedModule, tensors: Mapping[str, TensorInfo]) -> tuple[Placement, tuple[str, ...]]:
+def place(model: ServedModule, tensors: Mapping[str, TensorInfo]) -> tuple[Placed, tuple[str, ...]]:
     """Where each tensor goes, and the names that the model ignores on purpose.
 
     Raises `LoadError` if a parameter gets nothing, a tensor has no place, or shapes differ. No weights are
