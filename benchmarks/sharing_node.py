@@ -15,7 +15,7 @@ from simulator.workloads import Arrival
 
 from onecard.engines.api import EmbedRequest, GenerateRequest, RequestStats, SamplingParams, StepStats
 from onecard.engines.memory.card_plan import CardPlan
-from onecard.engines.memory.plan import SLACK_SHARE
+from onecard.engines.memory.plan_checks import SLACK_SHARE
 from onecard.engines.node.factory import plan_registry, start_node
 from onecard.engines.node.local_node import LocalNode
 from onecard.engines.paged.core import PagedCore
