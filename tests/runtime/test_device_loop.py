@@ -153,6 +153,18 @@ async def test_who_asks_is_told_once_an_engine_has_no_requests_and_all_posted_be
     loop.stop()
 
 
+async def test_who_asks_while_another_engine_is_busy_is_told_all_the_same():
+    """The question comes between two looks at those that were asked before."""
+    engine, told = CountingEngine("a", [], left=50), asyncio.Event()
+    loop = await start(engine)
+    loop.when_idle(engine.has_work, lambda: None)
+    loop.post(lambda: loop.when_idle(lambda: False, told.set))
+    try:
+        await asyncio.wait_for(told.wait(), 10)
+    finally:
+        loop.stop()
+
+
 async def test_a_step_that_raises_is_handed_to_its_engine_and_the_others_go_on():
     received: list = []
     bad = CountingEngine("bad", received, left=3, broken=1)

@@ -125,7 +125,7 @@ class DeviceLoop:
     def when_idle(self, has_requests: Callable[[], bool], tell: Delivery) -> None:
         """`tell` runs on the event loop once an engine has no requests between two steps, and after all that
         was posted before. Any thread may ask."""
-        self._inbox.post(partial(self._watched.append, (has_requests, tell)))
+        self._inbox.post(lambda: self._watched.append((has_requests, tell)))  # the list that is there by then
 
     def deliver(self, deliveries: list[Delivery]) -> None:
         """Hand results to the event loop outside of a step (an aborted request, say)."""
