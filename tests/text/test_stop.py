@@ -11,10 +11,10 @@ def run(stops: list[str], pieces: list[str], include: bool = False) -> tuple[str
     checker = StopChecker(stops, include)
     sent = ""
     for piece in pieces:
-        result = checker.append(piece)
-        sent += result.text
-        if result.matched is not None:
-            return sent, result.matched
+        text, matched = checker.append(piece)
+        sent += text
+        if matched is not None:
+            return sent, matched
     return sent + checker.finish(), None
 
 
@@ -28,9 +28,9 @@ def test_included_on_request() -> None:
 
 def test_holds_back_no_more_than_a_possible_beginning() -> None:
     checker = StopChecker(["stop"])
-    assert checker.append("go sto").text == "go "
-    assert checker.append("ne").text == "stone"
-    assert checker.append("s").text == ""
+    assert checker.append("go sto") == ("go ", None)
+    assert checker.append("ne") == ("stone", None)
+    assert checker.append("s") == ("", None)
     assert checker.finish() == "s"
     assert checker.finish() == ""
 
