@@ -129,6 +129,14 @@ async def test_openapi_describes_every_route(client):
     keys = document["components"]["securitySchemes"]
     assert (keys["bearer"]["scheme"], keys["x-api-key"]["name"]) == ("bearer", "x-api-key")
     assert document["security"] == [{}, {"bearer": []}, {"x-api-key": []}]
+    sleep = {asked["name"]: asked["schema"] for asked in document["paths"]["/sleep"]["post"]["parameters"]}
+    assert (sleep["level"]["enum"], sleep["mode"]["enum"], sleep["model"]) == (
+        [1, 2],
+        ["wait"],
+        {"type": "string"},
+    )
+    [_, tags] = document["paths"]["/wake_up"]["post"]["parameters"]
+    assert tags["schema"]["type"] == "array"
     for row in ROUTES.rows:
         path = published_path(row).replace("{id}", "talker")
         reply = await client.request(row.method, path, check=False)

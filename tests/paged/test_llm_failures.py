@@ -29,6 +29,18 @@ def test_without_failures_answers_are_those_of_the_model(late):
     bench.check_all_free()
 
 
+@pytest.mark.parametrize("max_tokens", [0, 1, 5, 9])
+def test_an_answer_leaves_all_that_was_computed_in_the_prefix_cache(late, max_tokens):
+    """Also what its last step has filled, and a prompt whose first token is its last."""
+    bench = Bench(late)
+    first = bench.ask([*range(1, 21)], max_tokens)
+    bench.run()
+    again = bench.ask([*first.sequences[0].token_ids, 60, 61], 1)
+    bench.run()
+    assert again.sequences[0].num_cached_tokens == (20 + max(max_tokens, 1) - 1) // 4 * 4
+    bench.check_all_free()
+
+
 @pytest.mark.parametrize("fault", ["memory", "memory after"])
 def test_a_step_without_memory_is_halved_until_it_fits_and_nobody_is_lost(late, fault):
     bench = Bench(late)

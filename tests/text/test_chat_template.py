@@ -88,8 +88,9 @@ def test_the_template_for_tools_is_chosen_when_there_are_tools() -> None:
     templates = ChatTemplates({"default": "plain", "tool_use": "tools"})
     assert templates.render(prompt(), {}) == "plain"
     assert templates.render(prompt(tools=({"type": "function"},)), {}) == "tools"
-    with pytest.raises(InvalidRequestError, match="rag"):
+    with pytest.raises(InvalidRequestError, match="rag") as refused:
         ChatTemplates({"rag": "x"}).render(prompt(), {})
+    assert refused.value.param == "messages"
 
 
 @pytest.mark.parametrize(

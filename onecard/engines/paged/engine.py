@@ -60,8 +60,9 @@ class GenerationEngine(Front[PagedCore]):
     async def _generate(self, request: GenerateRequest) -> TokenStream:
         arrival_time = time.monotonic()
         params = request.sampling
-        prompt, text = await self._encode(request)
-        max_tokens = self._settle_max_tokens(len(prompt), params, request.prompt)
+        field = "messages" if isinstance(request.prompt, ChatPrompt) else "prompt"
+        prompt, text = await self._encode(request, field)
+        max_tokens = self._settle_max_tokens(len(prompt), params, field)
         self._check_vocabulary([token for token, _ in params.logit_bias], "logit_bias")
         self._check_vocabulary(params.stop_token_ids, "stop_token_ids")
 
@@ -106,29 +107,28 @@ class GenerationEngine(Front[PagedCore]):
         request.stream.on_abort(partial(_cancel, entering))
         request.stream.notice = self.gate.notice
 
-    async def _encode(self, request: GenerateRequest) -> tuple[list[int], str | None]:
+    async def _encode(self, request: GenerateRequest, field: str) -> tuple[list[int], str | None]:
         encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens)
         token_ids = encoded.token_ids
         longest = self._longest_prompt(request.sampling.max_tokens)
         if (limit := self._truncation(request.truncate_prompt_tokens, longest)) is not None:
             token_ids = token_ids[-limit:]
         if not token_ids:
-            raise InvalidRequestError("The prompt is empty: send at least one token.", param="prompt")
+            raise InvalidRequestError("The prompt is empty: send at least one token.", param=field)
         return token_ids, encoded.text
 
     def _longest_prompt(self, max_tokens: int | None) -> int:
         """What the context holds beside the answer; at least 1: too long an answer is refused as such."""
         return max(self.info.max_model_len - (1 if max_tokens is None else max_tokens), 1)
 
-    def _settle_max_tokens(self, num_prompt: int, params: SamplingParams, prompt: object) -> int:
+    def _settle_max_tokens(self, num_prompt: int, params: SamplingParams, field: str) -> int:
         """How many tokens an answer may have, so that prompt and answer fit the context."""
         asked, room = params.max_tokens, self.info.max_model_len - num_prompt
-        param = "messages" if isinstance(prompt, ChatPrompt) else "prompt"
         if room < (1 if asked is None else asked):
-            raise ContextLengthError(self.info.max_model_len, num_prompt, asked or 0, param)
+            raise ContextLengthError(self.info.max_model_len, num_prompt, asked or 0, field)
         if params.min_tokens > room:
             raise InvalidRequestError(
-                f"`min_tokens` is {params.min_tokens}, but beside the {num_prompt} tokens of the {param} the "
+                f"`min_tokens` is {params.min_tokens}, but beside the {num_prompt} tokens of the {field} the "
                 f"context leaves {room}: ask for fewer.",
                 param="min_tokens",
             )

@@ -88,7 +88,7 @@ class ChatTemplates:
             raise InvalidRequestError(
                 f"The model has several chat templates ({names}) and none is its default: "
                 "set `engine.chat_template` in the registry.",
-                param="chat_template",
+                param="messages",
             )
         raise InvalidRequestError(
             "The model has no chat template: send a `prompt` instead of messages, or set "

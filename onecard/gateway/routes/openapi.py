@@ -16,10 +16,16 @@ from onecard.gateway.schemas.responses import ErrorAnswer
 Mode = Literal["validation", "serialization"]
 References = dict[type[BaseModel], dict[str, str]]
 REFS = "#/components/schemas/{model}"
-PRIORITY: dict[str, Any] = {
-    "description": "The request's `priority` where the body has none; lower goes first.",
-    "schema": {"type": "integer"},
+PARAMETERS: dict[str, dict[str, Any]] = {
+    PRIORITY_HEADER: {
+        "description": "The request's `priority` where the body has none; lower goes first.",
+        "schema": {"type": "integer"},
+    },
+    "level": {"schema": {"type": "integer", "enum": [1, 2]}},
+    "mode": {"schema": {"enum": ["wait"]}},
+    "tags": {"schema": {"type": "array", "items": {"type": "string"}}},
 }
+"""What is more than a text."""
 
 
 @cache
@@ -80,11 +86,11 @@ def _describe(row: Route, path: str, references: References) -> dict[str, Any]:
     if row.request is not None:
         body = _body(references[row.request], row.file)
         described["requestBody"] = {"required": row.needs_body, "content": body}
-    priority = _parameter(PRIORITY_HEADER, "header", False) | PRIORITY
+    takes_priority = row.request is not None and "priority" in row.request.model_fields
     if parameters := [
         *(_parameter(name, "path", True) for name in re.findall(r"{(\w+)}", path)),
         *(_parameter(name, "query", False) for name in row.query),
-        *([priority] if row.request and "priority" in row.request.model_fields else []),
+        *(_parameter(name, "header", False) for name in [PRIORITY_HEADER] * takes_priority),
     ]:
         described["parameters"] = parameters
     return described
@@ -102,4 +108,5 @@ def _body(fields: dict[str, str], file: str | None) -> dict[str, Any]:
 
 
 def _parameter(name: str, place: str, required: bool) -> dict[str, Any]:
-    return {"name": name, "in": place, "required": required, "schema": {"type": "string"}}
+    text = {"name": name, "in": place, "required": required, "schema": {"type": "string"}}
+    return text | PARAMETERS.get(name, {})

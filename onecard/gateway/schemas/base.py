@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from onecard.engines.api import InvalidRequestError
+
 MAX_INT32 = 2**31 - 1
 
 TokenIds = tuple[int, ...]
@@ -20,6 +22,16 @@ class RequestModel(BaseModel):
     @classmethod
     def _null_means_default(cls, data: Any) -> Any:
         return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
+
+
+def _not_offered(value: Any, of: Any) -> Any:
+    if value != "":
+        raise InvalidRequestError(f"`{of.field_name}` is not offered yet; leave it out.", param=of.field_name)
+    return value
+
+
+NotOffered = Annotated[Any, BeforeValidator(_not_offered), Field(description="Not offered yet: 400.")]
+"""Would change the answer: better refused than silently not done."""
 
 
 class ModelRequest(RequestModel):

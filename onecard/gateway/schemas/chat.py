@@ -5,8 +5,9 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from onecard.engines.api import ChatPrompt, GenerateRequest, InvalidRequestError, ModelInfo
+from onecard.gateway.schemas.base import NotOffered
 from onecard.gateway.schemas.messages import Conversation
-from onecard.gateway.schemas.sampling import MAX_LOGPROBS, Count, NotOffered, SamplingRequest
+from onecard.gateway.schemas.sampling import MAX_LOGPROBS, Count, SamplingRequest
 
 
 class ChatRequest(Conversation, SamplingRequest):

@@ -5,8 +5,8 @@ from dataclasses import replace
 from pydantic import Field, model_validator
 
 from onecard.engines.api import GenerateRequest, InvalidRequestError, ModelInfo
-from onecard.gateway.schemas.base import MAX_INT32, Inputs
-from onecard.gateway.schemas.sampling import MAX_LOGPROBS, MAX_N, NotOffered, SamplingRequest
+from onecard.gateway.schemas.base import MAX_INT32, Inputs, NotOffered
+from onecard.gateway.schemas.sampling import MAX_LOGPROBS, MAX_N, SamplingRequest
 
 
 class CompletionRequest(SamplingRequest):
@@ -18,13 +18,11 @@ class CompletionRequest(SamplingRequest):
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     best_of: int | None = Field(None, ge=1, le=MAX_N, description="Draw this many, answer the n most likely.")
     add_special_tokens: bool = True
-    suffix: str | None = Field(None, description="Not offered: 400.")
+    suffix: NotOffered = None
     prompt_embeds: NotOffered = None
 
     @model_validator(mode="after")
     def _completion_rules(self) -> "CompletionRequest":
-        if self.suffix:
-            raise InvalidRequestError("`suffix` is not offered.", param="suffix")
         if not self.max_tokens and not self.echo:
             raise InvalidRequestError(
                 "`max_tokens` must be at least 1, or 0 with `echo`.", param="max_tokens"

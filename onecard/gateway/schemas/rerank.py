@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema
 
-from onecard.engines.api import InvalidRequestError, RerankRequest
-from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, Truncation
+from onecard.engines.api import RerankRequest
+from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, NotOffered, Truncation
 from onecard.gateway.schemas.responses import Answer, PromptUsage
 
 MAX_DOCUMENTS = 2048
@@ -48,15 +48,8 @@ class RerankBody(ModelRequest):
     )
     use_activation: bool = Field(True, description="false: the head's own numbers, not 0 to 1.")
     raw_scores: bool = Field(False, description="TEI's word for `use_activation: false`.")
-    instruction: str | None = Field(None, description="Not offered: 400.")
-    max_tokens_per_query: int | None = Field(None, description="Not offered: 400.")
-
-    @model_validator(mode="after")
-    def _refuse_what_is_not_offered(self) -> "RerankBody":
-        for name in ("instruction", "max_tokens_per_query"):
-            if getattr(self, name) is not None:
-                raise InvalidRequestError(f"`{name}` is not offered yet; leave it out.", param=name)
-        return self
+    instruction: NotOffered = None
+    max_tokens_per_query: NotOffered = None
 
     def to_engine(self, request_id: str) -> RerankRequest:
         return RerankRequest(

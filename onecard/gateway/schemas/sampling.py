@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from onecard.engines.api import InvalidRequestError, ModelInfo, SamplingParams
-from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, RequestModel, Truncation
+from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, NotOffered, RequestModel, Truncation
 
 MAX_LOGPROBS = 20
 MAX_N = 128
@@ -61,9 +61,6 @@ LogitBias = Annotated[
 ]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
 Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
-NOT_OFFERED = "Not offered yet: 400."
-NotOffered = Annotated[Any, Field(description=NOT_OFFERED)]
-"""Would change what the model may say: better refused than silently not done."""
 
 
 class StreamOptions(RequestModel):
@@ -116,7 +113,7 @@ class SamplingRequest(ModelRequest):
             raise InvalidRequestError("`prompt_logprobs` can't be streamed.", param="prompt_logprobs")
         if self.use_beam_search:
             raise InvalidRequestError("Beam search is not offered.", param="use_beam_search")
-        self._refuse_constraints()
+        self._check_response_format()
         return self
 
     @property
@@ -162,10 +159,7 @@ class SamplingRequest(ModelRequest):
             )
         return self.min_tokens
 
-    def _refuse_constraints(self) -> None:
-        for name in self.model_fields_set:
-            if type(self).model_fields[name].description == NOT_OFFERED:
-                raise InvalidRequestError(f"`{name}` is not offered yet; leave it out.", param=name)
+    def _check_response_format(self) -> None:
         if self.response_format is None or self.response_format.get("type") == "text":
             return
         kind = self.response_format.get("type")
