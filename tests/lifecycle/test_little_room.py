@@ -35,7 +35,7 @@ def test_a_request_that_the_awake_models_leave_no_room_for_is_told_so(card_of):
 
 def test_a_wake_leaves_everybody_room_to_serve(card_of):
     """The homes of all three fill the arena: who wakes up puts another one to sleep, and all are answered."""
-    with card_of(1512 * MIB, a={}, b={}, c={"preload": False}) as live:
+    with card_of(1513 * MIB, a={}, b={}, c={"preload": False}) as live:
         plan = live.node._cards[0].plan
         assert plan.num_pages == sum(model.home_pages for model in plan.models)
         text = live.call(ask(live.node, "a"))
