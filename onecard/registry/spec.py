@@ -91,7 +91,7 @@ class ServerSpec:
     allowed_origins: tuple[str, ...] = live(
         (),
         "Web pages that may call from a browser (CORS) besides those of this machine; `*`: all.",
-        pattern=r"(\*|null|[a-z][a-z0-9+.-]*://[^\s/]+)?",
+        pattern=r"(\*|null|[a-z][a-z0-9+.-]*://[^\s/?#@]+)?",
         example="[https://chat.example.org]",
         drop_empty=True,
     )

@@ -213,6 +213,8 @@ FORMS = [
     ("server: {api_keys: [' a ']}\n" + MODEL, "server.api_keys[0]: ` a ` is not valid; write `api_keys: ["),
     ("server: {allowed_origins: [nonsense]}\n" + MODEL, "server.allowed_origins[0]: `nonsense` is not valid"),
     ("server: {allowed_origins: ['https://a.b/']}\n" + MODEL, "`https://a.b/` is not valid"),
+    ("server: {allowed_origins: ['https://a.b?c']}\n" + MODEL, "`https://a.b?c` is not valid"),
+    ("server: {allowed_origins: ['https://me@a.b']}\n" + MODEL, "`https://me@a.b` is not valid"),
     ("server: {admin_key: }\n" + MODEL, "server.admin_key: is empty; write a value, such as `admin_key:"),
     ("cards: [{quantum: 0}]\n" + MODEL, "cards[0].quantum: wants a number above 0 or `auto`, got `0`"),
     ("cards: []\n" + MODEL, "cards: names no card"),

