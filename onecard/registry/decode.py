@@ -92,7 +92,9 @@ class Decoder:
         if not isinstance(node, yaml.ScalarNode):
             raise RefusedError(f"wants {wanted(item)}, got {_kind_of(node)}")
         scalar = self._scalar(node)
-        if key.info.drop_empty and (scalar.value is None or not scalar.text.strip()):
+        # A variable's `null`, or its blanks, are no empty text: a server that wants a key stays closed.
+        null = scalar.value is None and not scalar.from_variable
+        if key.info.drop_empty and (null or not scalar.text):
             return []
         return [typed(item, scalar)]
 

@@ -146,6 +146,22 @@ def test_a_variable_without_a_default_says_something(
         load(write(f"server: {{{key}}}\n" + MODEL), env)
 
 
+@pytest.mark.parametrize("form", ["${KEY}", "'${KEY}'", "'${KEY:-}'"])
+@pytest.mark.parametrize("blank", [" ", "\t", "\n"])
+def test_blanks_are_no_key_and_not_none_either(write: Callable[[str], Path], form: str, blank: str) -> None:
+    with pytest.raises(RegistryError, match=r"api_keys\[0\]: `\s` is not valid"):
+        load(write(f"server: {{api_keys: [{form}]}}\n" + MODEL), {"KEY": blank})
+
+
+@pytest.mark.parametrize("form", ["${KEY}", "'${KEY}'", "${KEY:-}"])
+@pytest.mark.parametrize("key", ["null", "~"])
+def test_a_key_that_yaml_takes_for_nothing_is_a_key(
+    write: Callable[[str], Path], form: str, key: str
+) -> None:
+    loaded = load(write(f"server: {{api_keys: [{form}]}}\n" + MODEL), {"KEY": key})
+    assert loaded.registry.server.api_keys == (key,)
+
+
 def test_a_variable_cannot_change_the_structure(write: Callable[[str], Path]) -> None:
     path = write("server: {api_keys: ['${KEY}']}\n" + MODEL)
     key = "x], port: 1, host: [\nmodels: #"

@@ -122,6 +122,9 @@ def test_a_template_that_does_not_parse_is_refused_before_anybody_asks(tmp_path:
         ChatTemplates.read(file)
     with pytest.raises(ModelFileError, match=r"of the model doesn't parse"):
         ChatTemplates({"tool_use": "{% if %}", "default": "x"})
+    file.write_bytes(b"\xff\xfe{{")
+    with pytest.raises(ModelFileError, match=r"t\.jinja can't be read: save it as UTF-8"):
+        ChatTemplates.read(file)
 
 
 def test_without_a_template_the_error_says_what_to_do() -> None:

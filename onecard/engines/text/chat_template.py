@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError, Part, TextPart
-from onecard.engines.text.generation_config import ModelFileError
+from onecard.engines.text.generation_config import ModelFileError, read_text
 from onecard.engines.text.template_environment import compile_template
 from onecard.engines.text.template_process import TemplateLimits, render_in_process
 
@@ -70,7 +70,7 @@ class ChatTemplates:
     @classmethod
     def read(cls, file: Path) -> "ChatTemplates":
         """The one in `file`, for all messages."""
-        return cls({"default": file.read_text(encoding="utf-8")}, origin=str(file))
+        return cls({"default": read_text(file)}, origin=str(file))
 
     def __bool__(self) -> bool:
         return bool(self.sources)

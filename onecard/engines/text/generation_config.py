@@ -54,6 +54,14 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def read_text(path: Path) -> str:
+    """Raises `ModelFileError` with the path."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"{path} can't be read: save it as UTF-8 ({error})") from error
+
+
 def load_generation_defaults(path: Path) -> GenerationDefaults:
     """`path`: a model folder or a GGUF file. Missing files mean no defaults."""
     if path.is_file():

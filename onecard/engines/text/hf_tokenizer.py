@@ -6,7 +6,12 @@ from typing import Any
 import tokenizers
 from tokenizers.processors import TemplateProcessing
 
-from onecard.engines.text.generation_config import ModelFileError, load_generation_defaults, read_json
+from onecard.engines.text.generation_config import (
+    ModelFileError,
+    load_generation_defaults,
+    read_json,
+    read_text,
+)
 from onecard.engines.text.token_text import SpecialTokens
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -89,9 +94,9 @@ def chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     elif isinstance(stated, list):
         templates = {entry["name"]: entry["template"] for entry in stated}
     if (file := folder / "chat_template.jinja").is_file():
-        templates["default"] = file.read_text(encoding="utf-8")
+        templates["default"] = read_text(file)
     for extra in sorted((folder / "additional_chat_templates").glob("*.jinja")):
-        templates[extra.stem] = extra.read_text(encoding="utf-8")
+        templates[extra.stem] = read_text(extra)
     return templates
 
 
