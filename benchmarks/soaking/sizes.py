@@ -4,6 +4,9 @@ That memory has a bound, but a load as mixed as the soak's takes a quarter of an
 of that pace would look the same. So the sizes come first, and what grows afterwards is nobody's cache.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from soaking.asking import Asker, BrokenAnswerError
 from soaking.questions import Question
 
@@ -15,15 +18,20 @@ WORD_TOKEN = 1200
 MOST_TEXT_TOKENS = 250
 
 
-async def visit(asker: Asker, chat: str, embedder: str, most_rows: int, most_seqs: int) -> None:
-    """Steps of up to `most_rows` tokens, and decodes of up to `most_seqs` sequences. Nothing else may run."""
-    for rows in sizes(most_rows):
+async def visit_chat(asker: Asker, model: str, limits: Mapping[str, Any]) -> None:
+    """Steps of as many tokens, and decodes of as many sequences, as `limits` allow. Nothing else may run."""
+    for rows in sizes(limits["max_num_batched_tokens"]):
         prompt = [WORD_TOKEN + rows] * rows  # another beginning each time: nothing of it is cached
-        await _ask(asker, Question("completion", {"prompt": prompt, "max_tokens": 1}), chat)
-        await _ask(asker, Question("embedding", {"input": _texts(rows)}), embedder)
-    for seqs in range(1, most_seqs + 1):
+        await _ask(asker, Question("completion", {"prompt": prompt, "max_tokens": 1}), model)
+    for seqs in range(1, limits["max_num_seqs"] + 1):
         body = {"prompt": [WORD_TOKEN - seqs] * 4, "max_tokens": 4, "n": seqs, "temperature": 1.0}
-        await _ask(asker, Question("completion", body), chat)
+        await _ask(asker, Question("completion", body), model)
+
+
+async def visit_embedder(asker: Asker, model: str, limits: Mapping[str, Any]) -> None:
+    """Steps of as many tokens as `limits` allow: many texts come in one request. Nothing else may run."""
+    for rows in sizes(limits["max_num_batched_tokens"]):
+        await _ask(asker, Question("embedding", {"input": _texts(rows)}), model)
 
 
 def sizes(most_rows: int) -> list[int]:
