@@ -10,6 +10,7 @@ import logging
 from prometheus_client import CollectorRegistry, generate_latest
 
 from onecard.engines.api import FinishReason, ModelStatus, RequestStats, StepStats
+from onecard.gateway.metrics.event_loop import event_loop_lag
 from onecard.gateway.metrics.families import ENGINE_LABEL, EngineFamilies
 from onecard.gateway.metrics.http import HttpMetrics
 from onecard.gateway.metrics.node import LedgerSource, NodeCollector, NodeStatusSource
@@ -113,6 +114,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._engines = EngineFamilies(self._registry)
         self.http = HttpMetrics(self._registry).answered
+        self._loop_lag = event_loop_lag(self._registry)
         self._node = NodeCollector()
         self._registry.register(self._node)
         self._models = {name: ModelMetrics(self._engines, name) for name in model_names}
@@ -135,6 +137,10 @@ class Metrics:
         """A kernel was compiled after the start, which held every model of the card up."""
         log.warning("the kernel %s was compiled while serving: requests had to wait for it", name)
         self._engines.compilations.inc()
+
+    def event_loop_lag(self, seconds: float) -> None:
+        """The event loop came so much later than it was asked to."""
+        self._loop_lag.observe(seconds)
 
     def render(self) -> bytes:
         """The whole page in Prometheus' text format 0.0.4."""

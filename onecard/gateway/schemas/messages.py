@@ -16,6 +16,7 @@ from onecard.engines.api import (
     VideoPart,
 )
 from onecard.gateway.schemas.base import RequestModel
+from onecard.gateway.schemas.bounded_json import check_bounds
 
 TEXT_PARTS = dict.fromkeys(("text", "input_text", "output_text"), "text")
 TEXT_PARTS |= {name: name for name in ("refusal", "thinking")}
@@ -167,6 +168,7 @@ def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
     function = call.get("function")
     if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
         return call
+    check_bounds(function["arguments"].encode("utf-8", "surrogatepass"), "messages")
     try:
         arguments = orjson.loads(function["arguments"] or "{}")
     except orjson.JSONDecodeError:
