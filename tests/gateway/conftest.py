@@ -293,6 +293,8 @@ class FakeMetrics:
         self.sizes: list[tuple[int | None, int | None]] = []
         self.lags: list[float] = []
 
+    def look(self) -> None: ...
+
     def render(self) -> bytes:
         return b"vllm:num_requests_running 0.0\n"
 

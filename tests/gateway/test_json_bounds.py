@@ -106,7 +106,7 @@ def test_brackets_in_strings_do_not_count_wherever_the_text_is_cut(text, before)
 )
 def test_too_much_is_refused_before_it_is_read(data):
     with pytest.raises(InvalidRequestError, match="at most"):
-        check_bounds(data)
+        check_bounds([data])
 
 
 def test_what_a_long_context_needs_is_taken():

@@ -21,6 +21,8 @@ from onecard.gateway import SYSTEM_FINGERPRINT
 from onecard.gateway.admission import Ticket
 from onecard.gateway.answers.merger import StreamMerger
 
+CHUNKS_A_TURN = 4096
+"""Some 5 ms of the event loop."""
 BYTES_OF_ENTRY = 80
 """A token's text, or one of its alternatives with its log-probability."""
 
@@ -79,8 +81,10 @@ async def collect(streams: Sequence[GenerationStream], n: int, ticket: Ticket) -
     with StreamMerger(streams, n) as merger:
         await merger.begun()
         ticket.begun()
-        for stream, chunk in await merger.rest():
+        for i, (stream, chunk) in enumerate(await merger.rest()):
             answers[stream][chunk.index].add(chunk)
+            if i % CHUNKS_A_TURN == CHUNKS_A_TURN - 1:
+                await asyncio.sleep(0)
     return answers
 
 

@@ -1,9 +1,8 @@
 """`/metrics`: what the engines report, under vLLM's names, plus what only one ledger of a card can tell.
 
 One `Metrics` a server, with a registry of its own: several may live in one process (tests do that). All
-methods are called on the event loop's thread. The children of every family are looked up once per model,
-because `record_step` runs once a step and `labels()` costs more than the update itself.
-"""
+methods but `render` are called on the event loop's thread. The children of every family are looked up once
+per model, because `record_step` runs once a step and `labels()` costs more than the update itself."""
 
 import logging
 
@@ -142,14 +141,20 @@ class Metrics:
         """The event loop came so much later than it was asked to."""
         self._loop_lag.observe(seconds)
 
+    def look(self) -> None:
+        """See what the node says now, for the next `render`."""
+        status = self._node.look()
+        if status is None:
+            return
+        served = {model.name: model for model in status.models}
+        for name, now in served.items():
+            self._model(name).now(now)
+        for name in self._models.keys() - served.keys():
+            self._models[name].gone()
+
     def render(self) -> bytes:
-        """The whole page in Prometheus' text format 0.0.4."""
-        if self._node.source is not None:
-            served = {model.name: model for model in self._node.source().models}
-            for name, status in served.items():
-                self._model(name).now(status)
-            for name in self._models.keys() - served.keys():
-                self._models[name].gone()
+        """The whole page in Prometheus' text format 0.0.4, with the node as `look` saw it. On any thread:
+        it takes long for many models."""
         return generate_latest(self._registry)
 
     def _model(self, name: str) -> ModelMetrics:

@@ -46,7 +46,7 @@ class ModelRequest(RequestModel):
 def _json_of_text(value: Any) -> Any:
     if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
         return value
-    check_bounds(value.encode("utf-8", "surrogatepass"))
+    check_bounds([value.encode("utf-8", "surrogatepass")])
     return orjson.loads(value)
 
 

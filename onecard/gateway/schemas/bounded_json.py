@@ -1,6 +1,7 @@
 """JSON from clients: read in one go that holds the GIL, so only where a look at its brackets says it is
 bounded."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -23,32 +24,37 @@ _NO_BRACKETS = bytes(byte for byte in range(256) if byte not in BRACKETS)
 def loads(data: bytes) -> Any:
     """What a body says. Raises `InvalidRequestError` where it isn't JSON, nests too deep, or is too much."""
     data = data.removeprefix(BYTE_ORDER_MARK)
-    check_bounds(data)
+    check_bounds([data])
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise InvalidRequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from None
 
 
-def check_bounds(data: bytes, param: str | None = None) -> None:
-    """Raises `InvalidRequestError`, naming `param`, where `data` nests too deep or has too many parts.
-
-    It holds the GIL for no more than some milliseconds at a time.
-    """
-    if len(data) <= PIECE_BYTES and data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return
+def check_bounds(texts: Iterable[bytes], param: str | None = None) -> None:
+    """Raises `InvalidRequestError`, naming `param`, where one of `texts` nests too deep, or where they have
+    too many parts together. It holds the GIL for no more than some milliseconds at a time."""
     structure = _Structure()
-    for start in range(0, len(data), PIECE_BYTES):
-        if (problem := structure.add(data[start : start + PIECE_BYTES])) is not None:
-            raise InvalidRequestError(problem, param=param, code="invalid_json")
+    for text in texts:
+        if len(text) <= PIECE_BYTES and text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
+            continue
+        structure.begin()
+        for start in range(0, len(text), PIECE_BYTES):
+            if (problem := structure.add(text[start : start + PIECE_BYTES])) is not None:
+                raise InvalidRequestError(problem, param=param, code="invalid_json")
 
 
 class _Structure:
-    """What is known of a text of which some has been seen. What lies in strings doesn't count."""
+    """What is known of texts of which some has been seen. What lies in strings doesn't count."""
 
     def __init__(self) -> None:
+        self._values = self._containers = 0
+        self.begin()
+
+    def begin(self) -> None:
+        """Another text."""
         self._in_string = self._escaped = False
-        self._depth = self._values = self._containers = 0
+        self._depth = 0
 
     def add(self, piece: bytes) -> str | None:
         """What is wrong by now, if anything."""
