@@ -18,22 +18,31 @@ from onecard.gateway.http import body
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.metrics.event_loop import watch_lag
 
-BOUND = 0.25
+BOUND = 0.15
+TICK = 0.002
 CHAT = "/v1/chat/completions"
 USER = b'{"role":"user","content":"a"}'
 HEAD = b'{"messages":[' + USER + b"],"
-MANY = 125_000
+MANY = 62_000
 
 
 @asynccontextmanager
 async def worst_lag():
+    """Seconds of this process's own work in which the loop didn't come round: a busy machine adds none."""
     lags = [0.0]
-    watch = asyncio.create_task(watch_lag(lambda lag: lags.append(lag), interval=0.002))
+
+    async def watch():
+        while True:
+            asked, worked = time.perf_counter(), time.process_time()
+            await asyncio.sleep(TICK)
+            late = time.perf_counter() - asked - TICK
+            lags[0] = max(lags[0], min(late, time.process_time() - worked))
+
+    watching = asyncio.create_task(watch())
     await asyncio.sleep(0.01)
     yield lags
     await asyncio.sleep(0.01)
-    watch.cancel()
-    lags[:] = [max(lags)]
+    watching.cancel()
 
 
 async def post(client, path, data):
@@ -66,7 +75,7 @@ async def test_no_body_holds_the_others_up(client, name):
 
 
 async def test_arguments_of_many_calls_are_bounded_together(client, node):
-    arguments = orjson.dumps("[" + "[]," * 60_000 + "1]")
+    arguments = orjson.dumps("[" + "[]," * 30_000 + "1]")
     call = b'{"function":{"name":"f","arguments":' + arguments + b"}}"
     said = b'{"role":"assistant","tool_calls":' + listed(call, 3) + b"}"
     async with worst_lag() as lags:

@@ -13,8 +13,8 @@ MAX_DEPTH = 100
 one."""
 MAX_VALUES = 1 << 20
 """Some 35 ms of numbers."""
-MAX_CONTAINERS = 1 << 17
-"""Lists, objects and members of objects: some 20 ms."""
+MAX_CONTAINERS = 1 << 16
+"""Lists, objects and members of objects: some 20 ms of objects."""
 PIECE_BYTES = 1 << 18
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 BRACKETS = b"[]{}"
