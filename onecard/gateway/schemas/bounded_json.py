@@ -59,6 +59,10 @@ class _Structure:
     def add(self, piece: bytes) -> str | None:
         """What is wrong by now, if anything."""
         outside = self._outside_strings(piece)
+        for bracket in outside.translate(None, _NO_BRACKETS):
+            self._depth += 1 if bracket in b"[{" else -1
+            if self._depth > MAX_DEPTH:
+                return f"The JSON nests too deep: at most {MAX_DEPTH} lists and objects within each other."
         self._values += outside.count(b",")
         self._containers += outside.count(b":") + outside.count(b"[") + outside.count(b"{")
         if self._values > MAX_VALUES or self._containers > MAX_CONTAINERS:
@@ -66,10 +70,6 @@ class _Structure:
                 f"The JSON has too many parts: at most {MAX_VALUES} values, and {MAX_CONTAINERS} lists, "
                 "objects and members of objects. Send them in several requests."
             )
-        for bracket in outside.translate(None, _NO_BRACKETS):
-            self._depth += 1 if bracket in b"[{" else -1
-            if self._depth > MAX_DEPTH:
-                return f"The JSON nests too deep: at most {MAX_DEPTH} lists and objects within each other."
         return None
 
     def _outside_strings(self, piece: bytes) -> bytes:
