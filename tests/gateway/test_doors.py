@@ -6,11 +6,14 @@ Over real sockets: what a client library would tidy up is what matters here.
 import asyncio
 import gzip
 import json
+import sys
+from pathlib import Path
 
 import pytest
 
 from onecard.gateway.http.connections import PROBES, Connections
 
+HERE = Path(__file__).parent
 WITHIN = 2.0
 CHAT = "/v1/chat/completions"
 BODY = json.dumps({"messages": [{"role": "user", "content": "Hi"}]}).encode()
@@ -312,3 +315,49 @@ async def test_a_body_is_asked_for_only_when_it_is_wanted(serve):
     writer.write(head("POST", CHAT, *lines, length=len(BODY)))
     async with asyncio.timeout(WITHIN):
         assert (await reader.readline()).split()[1] == b"401"
+
+
+# --- what a process has room for --------------------------------------------------------------------------
+
+SMALL_SERVER = """
+import asyncio, resource, socket, sys
+sys.path.insert(0, sys.argv[1])
+from conftest import FakeMetrics, FakeNode
+from onecard.gateway.app import create_app
+from onecard.gateway.http.listen import app_runner, listen
+from onecard.registry.spec import Registry
+
+async def main():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+    runner = app_runner(create_app(FakeNode(), Registry(), FakeMetrics()), 1)
+    await runner.setup()
+    listener = socket.create_server(("127.0.0.1", 0))
+    await listen(runner, listener)
+    print(listener.getsockname()[1], flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+async def test_more_silent_clients_than_a_process_may_have_files_do_not_fill_it():
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        SMALL_SERVER,
+        str(HERE),
+        cwd=HERE.parents[1],
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        port = int(await process.stdout.readline())
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(200)]
+        for path in ("/health", "/v1/models"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head(path=path))
+            assert (await answer(reader))[0] == 200
+            writer.close()
+        assert len(silent) == 200
+    finally:
+        process.kill()
+        await process.wait()

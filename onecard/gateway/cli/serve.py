@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from onecard.gateway.cli.plan_view import print_plans
-    from onecard.gateway.cli.startup import bind, refusals, settle_threads
+    from onecard.gateway.cli.startup import allow_many_files, bind, refusals, settle_threads
     from onecard.gateway.cli.terminal import fetch_all
     from onecard.gateway.cli.triggers import RegistryFile
 
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     file = RegistryFile(args.registry) if args.watch else None
     load = partial(_load, args.registry, args.host, args.port)
     registry = load()
+    allow_many_files()
     with bind(registry.server.host, registry.server.port) as listener:
         paths = fetch_all(registry.models, console)
         settle_threads()

@@ -14,7 +14,8 @@ IDLE_SECONDS = 75.0
 """For a connection on which nothing is asked (nginx's); clients and proxies mostly close theirs before."""
 LINGER_SECONDS = 5.0
 """For the rest of a body that nobody wants, so that the client gets to read why."""
-BACKLOG = 1024
+MOST_WAITING = 1024
+"""Clients that wait to be taken."""
 SHARE_OF_FILES = 0.75
 """Of the files that the process may still open; the rest is for models, spools, downloads and other
 processes."""
@@ -40,9 +41,11 @@ async def listen(runner: web.AppRunner, listener: socket.socket) -> asyncio.Serv
     """Serve `runner`, which is set up, on a bound socket. Close what is returned before `runner.cleanup`."""
     server = runner.server
     assert server is not None, "the runner must be set up first"
-    make = runner.app[GATEWAY].connections.make
+    connections = runner.app[GATEWAY].connections
+    # asyncio takes so many at a time before the first of them is looked at.
+    backlog = min(MOST_WAITING, connections.limit // 4)
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: make(server()), sock=listener, backlog=BACKLOG)
+    return await loop.create_server(lambda: connections.make(server()), sock=listener, backlog=backlog)
 
 
 def app_runner(app: web.Application, shutdown_timeout: float) -> web.AppRunner:
