@@ -361,3 +361,10 @@ async def test_more_silent_clients_than_a_process_may_have_files_do_not_fill_it(
     finally:
         process.kill()
         await process.wait()
+
+
+async def test_a_packed_transfer_is_not_unpacked_either(client, node):
+    packed = gzip.compress(BODY)
+    chunk = f"{len(packed):x}\r\n".encode() + packed + b"\r\n0\r\n\r\n"
+    status, _, _ = await ask(client, head("POST", CHAT, "Transfer-Encoding: gzip, chunked") + chunk)
+    assert (status, node.chat.requests) == (400, [])

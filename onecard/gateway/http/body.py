@@ -103,7 +103,7 @@ def _json(answer: Any) -> bytes:
 
 def refuse_packed(request: web.Request) -> None:
     """415 for a body that is compressed: a few bytes of it may be any number in the end."""
-    packed = request.headers.get("Content-Encoding", "identity").strip().lower()
+    packed = ", ".join(request.headers.getall("Content-Encoding", ())).strip().lower()
     if packed not in ("", "identity"):
         raise GatewayError(
             415,
