@@ -34,8 +34,9 @@ def head(method="GET", path="/health", *lines, version="1.1", length=None):
     return "\r\n".join([f"{method} {path} HTTP/{version}", "Host: x", *lines, *length, "", ""]).encode()
 
 
-async def connect(client):
-    return await asyncio.open_connection("127.0.0.1", client.port)
+async def connect(client, address="127.0.0.1"):
+    """From `address`, which is another peer's where its last number is another."""
+    return await asyncio.open_connection("127.0.0.1", client.port, local_addr=(address, 0))
 
 
 async def answer(reader):
@@ -218,6 +219,32 @@ async def test_where_all_are_being_answered_probes_still_are(serve, node):
     assert (await ask(client, head("POST", CHAT, length=len(BODY)) + BODY))[0] == 200
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs all of 127.0.0.0/8")
+async def test_many_addresses_together_get_no_more_places(serve, node):
+    connections = Connections(LIMIT)
+    client = await serve(connections=connections)
+    for i in range(2, 3 * LIMIT):
+        await connect(client, f"127.0.0.{i}")
+    await until(lambda: len(connections) == PLACES)
+    held = node.chat.hold(0)
+    busy = []
+    for i in range(PLACES):
+        busy.append(await connect(client, f"127.0.0.{i + 2}"))
+        busy[-1][1].write(head("POST", CHAT, length=len(BODY)) + BODY)
+        await until(lambda i=i: len(node.chat.requests) == i + 1)
+    for path, expected in ((CHAT, 503), ("/health", 200)):
+        reader, writer = await connect(client, "127.0.0.99")
+        asked = head("POST", path, length=len(BODY)) + BODY if path == CHAT else head(path=path)
+        writer.write(asked)
+        assert (await answer(reader))[0] == expected
+    for i in range(2 * LIMIT):
+        await connect(client, f"127.0.0.{i + 2}")
+        assert len(connections) <= LIMIT
+    held.set()
+    for reader, _ in busy:
+        assert (await answer(reader))[0] == 200
+
+
 async def test_there_is_an_end_to_probes_as_well(serve, node):
     connections = Connections(LIMIT)
     client = await serve(connections=connections)
@@ -368,3 +395,11 @@ async def test_a_packed_transfer_is_not_unpacked_either(client, node):
     chunk = f"{len(packed):x}\r\n".encode() + packed + b"\r\n0\r\n\r\n"
     status, _, _ = await ask(client, head("POST", CHAT, "Transfer-Encoding: gzip, chunked") + chunk)
     assert (status, node.chat.requests) == (400, [])
+
+
+async def test_an_idle_connection_is_closed_in_the_end(serve, monkeypatch):
+    monkeypatch.setattr("onecard.gateway.http.listen.IDLE_SECONDS", 0.1)
+    reader, writer = await connect(await serve())
+    writer.write(head())
+    assert (await answer(reader))[0] == 200
+    assert await is_closed(reader)
