@@ -313,6 +313,16 @@ async def test_a_half_closed_client_gets_its_stream(client, node):
         assert b"data: [DONE]" in await reader.read()
 
 
+async def test_clients_of_http_1_0_are_sent_no_interim_answer_and_hang_up_by_ending_their_half(client, node):
+    node.chat.hold(0)
+    reader, writer = await connect(client)
+    writer.write(head("POST", CHAT, length=len(BODY), version="1.0") + BODY)
+    writer.write_eof()
+    async with asyncio.timeout(WITHIN):
+        assert await reader.read() == b""
+        await node.chat.streams[0].aborted.wait()
+
+
 async def test_who_hangs_up_within_a_body_has_gone(client):
     reader, writer = await connect(client)
     writer.write(head("POST", CHAT, length=100) + b"{")

@@ -82,10 +82,8 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """True: the client is still answered."""
         self._protocol.eof_received()
-        if self.phase in ("body", "sending") or self.http_version < HttpVersion11:
-            return (
-                False  # it lacks what it was about to send, or has seen its answer begin, or can't be probed
-            )
+        if self.phase in ("body", "sending"):
+            return False  # it lacks what it was about to send, or has seen its answer begin
         self._probe_in(FIRST_PROBE_SECONDS)
         return True
 
@@ -103,7 +101,9 @@ class Connection(asyncio.Protocol):
             return
         if self.phase not in SILENT:
             self.close_when_answered()
-            if self.phase == "answer":
+            if self.phase == "answer" and self.http_version < HttpVersion11:
+                self.transport.close()  # it knows no interim answers, and such proxies do hang up
+            elif self.phase == "answer":
                 self.transport.write(INTERIM)
                 self._probe_in(min(2 * seconds, LAST_PROBE_SECONDS))
         elif waited:
