@@ -6,6 +6,7 @@ from aiohttp import web
 
 from onecard.engines.api import Node, NodeControl
 from onecard.gateway.admission import Admission
+from onecard.gateway.http.connections import Connections
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.router import ModelRouter
 from onecard.gateway.routes.route import Routes
@@ -26,6 +27,7 @@ class Gateway:
     body_timeout: float
     """A request body must be there within this time."""
     routes: Routes
+    connections: Connections
     control: NodeControl | None = None
     """What operators may do; None where the node takes no orders."""
 

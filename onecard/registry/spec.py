@@ -95,6 +95,18 @@ class ServerSpec:
         example="[https://chat.example.org]",
         drop_empty=True,
     )
+    allowed_hosts: tuple[str, ...] = live(
+        (),
+        "Names that a server without `api_keys` answers to, besides addresses, its own, those without a dot "
+        "and those of private networks (.local, .internal); `*`: all.",
+        pattern=r"(\*|[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*)?",
+        example="[models.example.org]",
+        drop_empty=True,
+    )
+    share_prefix_cache: bool = live(
+        False,
+        "Whether clients with different API keys share cached prefixes, and so might guess others' prompts.",
+    )
     max_queued_requests: int = live(
         512, "Requests that may wait for each model; one more for that model is answered 503.", minimum=1
     )

@@ -332,3 +332,13 @@ def test_what_outlives_the_drain_is_cut_off_with_an_answer(
         status, answer = plain.result()
         assert (status, answer["error"]["type"]) == (503, "ServiceUnavailableError")
         assert "2 requests were still unfinished after 0.5 s" in live.said()
+
+
+def test_a_server_may_open_as_many_files_as_the_system_lets_it():
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512));"
+        "from onecard.gateway.cli.startup import allow_many_files; allow_many_files();"
+        "print(*resource.getrlimit(resource.RLIMIT_NOFILE))"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["512", "512"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
@@ -38,6 +39,8 @@ from onecard.engines.api import (
 from onecard.engines.paged.stream import TokenStream
 from onecard.engines.text.chat_template import text_only
 from onecard.gateway.app import create_app
+from onecard.gateway.http.connections import Connections
+from onecard.gateway.http.listen import app_runner, listen
 from onecard.gateway.routes.route import Routes
 from onecard.gateway.routes.table import ROUTES
 from onecard.gateway.schemas import responses
@@ -288,6 +291,9 @@ class FakeMetrics:
         self.requests: list[tuple[str, str, int, float]] = []
         self.rejections: list[tuple[str, str]] = []
         self.sizes: list[tuple[int | None, int | None]] = []
+        self.lags: list[float] = []
+
+    def look(self) -> None: ...
 
     def render(self) -> bytes:
         return b"vllm:num_requests_running 0.0\n"
@@ -303,6 +309,9 @@ class FakeMetrics:
     ) -> None:
         self.requests.append((handler, method, status, seconds))
         self.sizes.append((request_bytes, response_bytes))
+
+    def event_loop_lag(self, seconds: float) -> None:
+        self.lags.append(seconds)
 
     def rejected(self, model_name: str, reason: str) -> None:
         self.rejections.append((model_name, reason))
@@ -459,18 +468,26 @@ async def serve(node: FakeNode, metrics: FakeMetrics, contract: Contract) -> Asy
             keep_alive: float = 10.0,
             body_timeout: float = 60.0,
             routes: Routes = ROUTES,
+            connections: Connections | None = None,
             **server: Any,
         ) -> Client:
             registry = Registry(server=replace(ServerSpec(), **server))
             app = create_app(
-                node, registry, metrics, keep_alive=keep_alive, body_timeout=body_timeout, routes=routes
+                node,
+                registry,
+                metrics,
+                keep_alive=keep_alive,
+                body_timeout=body_timeout,
+                routes=routes,
+                connections=connections,
             )
-            runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=0.1)
+            runner = app_runner(app, shutdown_timeout=0.1)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            stack.callback((await listen(runner, listener)).close)
             session = await stack.enter_async_context(aiohttp.ClientSession())
-            return Client(f"http://127.0.0.1:{runner.addresses[0][1]}", session, contract, app)
+            return Client(f"http://127.0.0.1:{listener.getsockname()[1]}", session, contract, app)
 
         yield start
 

@@ -32,7 +32,7 @@ async def test_pages_of_this_machine_may_call(serve, origin):
 async def test_other_pages_may_not(serve, origin):
     client = await serve()
     asked = await client.request("OPTIONS", "/v1/chat/completions", headers={"Origin": origin, **ASK})
-    assert asked.status == 405
+    assert asked.status == 403
     answer = await client.request("GET", "/v1/models", headers={"Origin": origin})
     for reply in (asked, answer):
         assert "Access-Control-Allow-Origin" not in reply.headers

@@ -258,6 +258,7 @@ async def test_wrong_fields(client, uploads, fields, param):
         ((FILE, b'Content-Disposition: form-data; name=""\r\n\r\nx'), None, "name"),
         ((FILE, b"Content-Type: multipart/mixed; boundary=c\r\n\r\n--c--"), None, "name"),
         ((b"Content-Transfer-Encoding: base64\r\n" + FILE,), None, "transfer encoding"),
+        ((b"Content-Encoding: gzip\r\n" + FILE,), None, "content or transfer encoding"),
         ((FILE, field("language", "") + b"\xff"), None, "could not be read"),
         ((FILE, b"X: " + b"y" * 10000 + b"\r\n" + field("language")), None, "could not be read"),
         ((FILE, b"no header\r\n" + field("language")), None, "could not be read"),

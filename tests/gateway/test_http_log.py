@@ -7,7 +7,7 @@ import socket
 import pytest
 from aiohttp import web
 
-from onecard.gateway.app import aiohttp_log as log
+from onecard.gateway.http.listen import aiohttp_log as log
 
 NONSENSE = {
     "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",

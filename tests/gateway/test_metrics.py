@@ -27,6 +27,7 @@ BOARD = Path(__file__).parents[3] / "shared/contracts/vllm-grafana.json"
 
 
 def samples(metrics: Metrics) -> list[Sample]:
+    metrics.look()
     return [s for f in text_string_to_metric_families(metrics.render().decode()) for s in f.samples]
 
 
@@ -230,7 +231,7 @@ def test_running_and_waiting_are_those_of_the_scrape(metrics: Metrics) -> None:
     metrics.record_step(StepStats(model="chat", num_running=1, num_waiting=5, kv_usage=0.9))
     status = ModelStatus("chat", "llm", "card0", "ready", 100, 64, 384, 200, 640, 0, 0, 7)
     metrics.bind(lambda: NodeStatus("ready", (), (status,)))
-    metrics.render()
+    metrics.look()
     of = {"model_name": "chat", "engine": "0"}
     assert value(metrics, "vllm:num_requests_running", **of) == 0
     assert value(metrics, "vllm:num_requests_waiting", **of) == 0

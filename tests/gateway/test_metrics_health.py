@@ -35,6 +35,7 @@ def page(*looks: CardHealth | None) -> Page:
     )
     metrics = Metrics([])
     metrics.bind(lambda: NodeStatus("ready", cards, ()))
+    metrics.look()
     families = text_string_to_metric_families(metrics.render().decode())
     return {
         (s.name, frozenset(s.labels.items())): s.value

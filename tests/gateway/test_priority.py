@@ -23,7 +23,6 @@ def asked(node):
         ("5", {"priority": None}, 5),
         ("5", {"priority": 0}, 0),
         ("5", {"priority": -1}, -1),
-        ("nonsense", {"priority": 2}, 2),
     ],
 )
 async def test_the_body_wins_over_the_header(client, node, judge, path, body, header, field, expected):
@@ -49,6 +48,13 @@ async def test_a_header_that_is_no_integer_is_refused(client, node, judge, path,
     assert (reply.status, reply.error["param"]) == (400, "priority")
     assert "X-Priority" in reply.error["message"]
     assert len(reply.error["message"]) < 400
+    assert asked(node) == []
+
+
+@pytest.mark.parametrize(("path", "body"), [CHAT, COMPLETION, EMBEDDING, RERANKING])
+async def test_a_malformed_header_is_refused_even_where_the_body_would_win(client, node, judge, path, body):
+    reply = await client.post(path, {**body, "priority": 2}, headers={"X-Priority": "nonsense"})
+    assert (reply.status, reply.error["param"]) == (400, "priority")
     assert asked(node) == []
 
 

@@ -157,6 +157,24 @@ async def test_openapi_names_the_header_for_priority_where_the_body_takes_one(cl
     assert named == dict.fromkeys(takes, ("header", False, "integer"))
 
 
+async def test_openapi_tells_what_contents_and_prompts_may_be(client):
+    components = (await client.get("/openapi.json")).body["components"]
+
+    def takes(name, body):
+        schema = {"$ref": f"#/components/schemas/{name}", "components": components}
+        return Draft202012Validator(schema).is_valid(body)
+
+    mixed = [{"role": "user", "content": ["a", {"type": "text", "text": "b"}]}]
+    for body in ({"messages": mixed}, {"messages": [{"role": "user", "content": ["a"]}]}):
+        assert takes("ChatRequest", body)
+        assert (await client.post("/v1/chat/completions", body)).status == 200
+    both = {"prompt": "a", "messages": mixed}
+    for body, right in (({"prompt": "a"}, True), ({"messages": mixed}, True), (both, False), ({}, False)):
+        assert takes("TokenizeRequest", body) is right
+        reply = await client.post("/tokenize", {"model": "talker", **body})
+        assert reply.status == (200 if right else 400)
+
+
 async def test_openapi_schemas_are_sound(client):
     document = (await client.get("/openapi.json")).body
     schemas = document["components"]["schemas"]

@@ -21,6 +21,11 @@ from onecard.gateway import SYSTEM_FINGERPRINT
 from onecard.gateway.admission import Ticket
 from onecard.gateway.answers.merger import StreamMerger
 
+CHUNKS_A_TURN = 4096
+"""Some 5 ms of the event loop."""
+BYTES_OF_ENTRY = 80
+"""A token's text, or one of its alternatives with its log-probability."""
+
 
 @asynccontextmanager
 async def open_streams(
@@ -76,8 +81,10 @@ async def collect(streams: Sequence[GenerationStream], n: int, ticket: Ticket) -
     with StreamMerger(streams, n) as merger:
         await merger.begun()
         ticket.begun()
-        for stream, chunk in await merger.rest():
+        for i, (stream, chunk) in enumerate(await merger.rest()):
             answers[stream][chunk.index].add(chunk)
+            if i % CHUNKS_A_TURN == CHUNKS_A_TURN - 1:
+                await asyncio.sleep(0)
     return answers
 
 
@@ -91,6 +98,15 @@ def usage(streams: Sequence[GenerationStream]) -> dict[str, Any]:
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": sum(stream.cached_tokens for stream in streams)},
     }
+
+
+def answer_bytes(
+    streams: Sequence[GenerationStream], logprobs: int | None, prompt_logprobs: int | None
+) -> int:
+    """About how long an answer is as JSON, with so many alternatives for each token and each prompt token."""
+    answered = sum(stream.completion_tokens for stream in streams) * (1 + (logprobs or 0))
+    asked = sum(len(stream.prompt_token_ids) for stream in streams)
+    return (answered + (0 if prompt_logprobs is None else asked * (1 + prompt_logprobs))) * BYTES_OF_ENTRY
 
 
 async def _all_or_first_error(open_one: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from onecard.gateway.cli.plan_view import print_plans
-    from onecard.gateway.cli.startup import bind, refusals, settle_threads
+    from onecard.gateway.cli.startup import allow_many_files, bind, refusals, settle_threads
     from onecard.gateway.cli.terminal import fetch_all
     from onecard.gateway.cli.triggers import RegistryFile
 
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
     file = RegistryFile(args.registry) if args.watch else None
     load = partial(_load, args.registry, args.host, args.port)
     registry = load()
+    allow_many_files()
     with bind(registry.server.host, registry.server.port) as listener:
         paths = fetch_all(registry.models, console)
         settle_threads()
@@ -161,23 +162,16 @@ async def _serve(start: _Start, listener: socket.socket, console: "Console") -> 
 @contextlib.asynccontextmanager
 async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIterator[None]:
     """Serve `app` on the bound socket; on leaving, handlers that still run get their last moments."""
-    from aiohttp import web
-
-    from onecard.gateway.app import aiohttp_log
     from onecard.gateway.cli.startup import refusals
+    from onecard.gateway.http.listen import app_runner, listen
 
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,
-        access_log=None,
-        logger=aiohttp_log,
-        shutdown_timeout=LAST_BYTES_SECONDS,
-    )
+    runner = app_runner(app, LAST_BYTES_SECONDS)
     await runner.setup()
     try:
         with refusals("can't listen"):
-            await web.SockSite(runner, listener, backlog=1024).start()
+            server = await listen(runner, listener)
         yield
+        server.close()
     finally:
         await runner.cleanup()
 

@@ -55,6 +55,24 @@ def settle_threads() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
 
 
+MOST_FILES = 65536
+
+
+def allow_many_files() -> None:
+    """Raise the process's own limit of open files as far as the system lets it: each connection is one.
+
+    The usual 1024 is there for programs that call `select`, of which this isn't one.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def bind(host: str, port: int) -> socket.socket:
     """A socket bound to `host:port`, not listening yet: a port in use is found before weights are loaded."""
     try:

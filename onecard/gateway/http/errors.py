@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from onecard.engines.api import EngineError, InvalidRequestError, QueueFullError
 
 MAX_REPORTED_ERRORS = 10
+MAX_LOOKED_AT = 2048
 MAX_ECHOED_CHARS = 200
 MAX_MESSAGE_CHARS = 4000
 
@@ -78,6 +79,9 @@ def error_response(error: EngineError) -> web.Response:
 
 def from_validation(error: ValidationError) -> InvalidRequestError:
     """Pydantic's findings as one sentence each, at most ten, with `param` naming the first field at fault."""
+    if (count := error.error_count()) > MAX_LOOKED_AT:
+        # pydantic tells of all at once: 20 us each, and the GIL is held.
+        return InvalidRequestError(f"The request has {count} mistakes: too many to list them.")
     found = error.errors(include_url=False, include_context=False)
     said = [_sentence(item) for item in found[:MAX_REPORTED_ERRORS]]
     if len(found) > MAX_REPORTED_ERRORS:

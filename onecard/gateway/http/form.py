@@ -14,7 +14,7 @@ from aiohttp import BodyPartReader, web
 
 from onecard.engines.api import InvalidRequestError
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.http.body import Parsed, arrived, validated
+from onecard.gateway.http.body import Parsed, arrived, off_loop, validated
 from onecard.gateway.http.errors import GatewayError, shorten, too_large
 
 SPOOL_BYTES = 1 << 20
@@ -68,7 +68,8 @@ async def parse_form(
     form = _Form(request, file)
     try:
         await arrived(request, form.read)
-        yield validated(request, form.fields, schema), form.upload
+        asked = await off_loop(form.text_bytes, lambda: validated(request, form.fields, schema))
+        yield asked, form.upload
     finally:
         await form.upload.do(form.upload.content.close)
 
@@ -81,7 +82,7 @@ class _Form:
         self.fields: dict[str, Any] = {}
         self.upload = Upload()
         self._has_file = False
-        self._text_bytes = 0
+        self.text_bytes = 0
 
     async def read(self) -> None:
         try:
@@ -101,8 +102,11 @@ class _Form:
     async def _part(self, part: object) -> None:
         if not isinstance(part, BodyPartReader) or not part.name:
             raise InvalidRequestError("Each part of the form needs a name.")
-        if part.headers.get("Content-Transfer-Encoding", "binary").lower() not in PLAIN_ENCODINGS:
-            raise InvalidRequestError("Parts of the form must be sent as they are, in no transfer encoding.")
+        transfer = part.headers.get("Content-Transfer-Encoding", "binary").lower()
+        if transfer not in PLAIN_ENCODINGS or part.headers.get("Content-Encoding", "identity") != "identity":
+            raise InvalidRequestError(
+                "Parts of the form must be sent as they are, in no content or transfer encoding."
+            )
         if part.name == self._file:
             await self._take_file(part)
         elif part.filename is not None:
@@ -122,8 +126,8 @@ class _Form:
         text = bytearray()
         async for piece in self._pieces(part):
             text += piece
-            self._text_bytes += len(piece)
-            if self._text_bytes > MAX_TEXT_BYTES:
+            self.text_bytes += len(piece)
+            if self.text_bytes > MAX_TEXT_BYTES:
                 raise too_large(MAX_TEXT_BYTES, "bytes without the file")
         return text.decode()
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from onecard.engines.api import EngineError
 from onecard.gateway.context import GATEWAY, REQUEST_ID
 from onecard.gateway.http.auth import authorise
+from onecard.gateway.http.body import refuse_packed
 from onecard.gateway.http.cors import preflight
 from onecard.gateway.http.errors import GatewayError, error_response, from_http
 
@@ -35,7 +36,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     assert task is not None
     gateway.admission.running.add(task)
     try:
-        response = await handler(request)
+        with gateway.connections.answering(request):
+            response = await handler(request)
         status, sent = response.status, _body_bytes(response)
         return response
     finally:
@@ -49,6 +51,8 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever is raised into OpenAI's error body. Nothing inner leaves the server."""
     try:
+        refuse_packed(request)
+        _refuse_crowd(request)
         if (answer := preflight(request)) is not None:
             return answer
         authorise(request)
@@ -70,6 +74,26 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """Signal: every answer, streams too, names its request."""
     response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+
+
+async def answer_begins(request: web.Request, _response: web.StreamResponse) -> None:
+    """Signal: from here on the client sees its answer come."""
+    request.app[GATEWAY].connections.begun(request)
+
+
+def _refuse_crowd(request: web.Request) -> None:
+    gateway = request.app[GATEWAY]
+    connection = gateway.connections.find(request)
+    if connection is None or not connection.probes_only:
+        return
+    connection.close_when_answered()
+    if request.path not in gateway.routes.open_paths:
+        raise GatewayError(
+            503,
+            "Too many clients are connected. Please retry later, and close connections that are not used.",
+            code="too_many_connections",
+            headers={"Retry-After": "1", "Connection": "close"},
+        )
 
 
 def _body_bytes(response: web.StreamResponse) -> int | None:

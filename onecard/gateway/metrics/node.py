@@ -20,18 +20,25 @@ LedgerSource = Callable[[], Sequence[CardLedger]]
 
 
 class NodeCollector(Collector):
-    """Turns the status of the bound node into gauges; says nothing before `source` is set."""
+    """Turns the status of the bound node into gauges; says nothing before `source` is set and looked at."""
 
     def __init__(self) -> None:
         self.source: NodeStatusSource | None = None
         self.ledger: LedgerSource | None = None
+        self._seen: tuple[NodeStatus, Sequence[CardLedger] | None] | None = None
+
+    def look(self) -> NodeStatus | None:
+        """What `collect` will tell of, whichever thread it runs on; to be called on the node's own."""
+        if self.source is not None:
+            self._seen = (self.source(), self.ledger and self.ledger())
+        return self._seen and self._seen[0]
 
     def describe(self) -> Iterable[Metric]:
         """The families without samples: a registry asks for names before there is a node."""
         return self._families(NodeStatus("ready", (), ()), None)
 
     def collect(self) -> Iterable[Metric]:
-        return self._families(self.source(), self.ledger and self.ledger()) if self.source else ()
+        return self._families(*self._seen) if self._seen else ()
 
     def _families(self, status: NodeStatus, ledgers: Sequence[CardLedger] | None) -> list[Metric]:
         return [

@@ -1,15 +1,15 @@
 """`/metrics`: what the engines report, under vLLM's names, plus what only one ledger of a card can tell.
 
 One `Metrics` a server, with a registry of its own: several may live in one process (tests do that). All
-methods are called on the event loop's thread. The children of every family are looked up once per model,
-because `record_step` runs once a step and `labels()` costs more than the update itself.
-"""
+methods but `render` are called on the event loop's thread. The children of every family are looked up once
+per model, because `record_step` runs once a step and `labels()` costs more than the update itself."""
 
 import logging
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from onecard.engines.api import FinishReason, ModelStatus, RequestStats, StepStats
+from onecard.gateway.metrics.event_loop import event_loop_lag
 from onecard.gateway.metrics.families import ENGINE_LABEL, EngineFamilies
 from onecard.gateway.metrics.http import HttpMetrics
 from onecard.gateway.metrics.node import LedgerSource, NodeCollector, NodeStatusSource
@@ -113,6 +113,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._engines = EngineFamilies(self._registry)
         self.http = HttpMetrics(self._registry).answered
+        self._loop_lag = event_loop_lag(self._registry)
         self._node = NodeCollector()
         self._registry.register(self._node)
         self._models = {name: ModelMetrics(self._engines, name) for name in model_names}
@@ -136,14 +137,24 @@ class Metrics:
         log.warning("the kernel %s was compiled while serving: requests had to wait for it", name)
         self._engines.compilations.inc()
 
+    def event_loop_lag(self, seconds: float) -> None:
+        """The event loop came so much later than it was asked to."""
+        self._loop_lag.observe(seconds)
+
+    def look(self) -> None:
+        """See what the node says now, for the next `render`."""
+        status = self._node.look()
+        if status is None:
+            return
+        served = {model.name: model for model in status.models}
+        for name, now in served.items():
+            self._model(name).now(now)
+        for name in self._models.keys() - served.keys():
+            self._models[name].gone()
+
     def render(self) -> bytes:
-        """The whole page in Prometheus' text format 0.0.4."""
-        if self._node.source is not None:
-            served = {model.name: model for model in self._node.source().models}
-            for name, status in served.items():
-                self._model(name).now(status)
-            for name in self._models.keys() - served.keys():
-                self._models[name].gone()
+        """The whole page in Prometheus' text format 0.0.4, with the node as `look` saw it. On any thread:
+        it takes long for many models."""
         return generate_latest(self._registry)
 
     def _model(self, name: str) -> ModelMetrics:

@@ -8,11 +8,11 @@ from aiohttp import web
 
 from onecard.engines.api import GenerationStream, TextGenerator, TokenChunk
 from onecard.gateway.answers import sse
-from onecard.gateway.answers.generation import Answer, Identity, collect, open_streams, usage
+from onecard.gateway.answers.generation import Answer, Identity, answer_bytes, collect, open_streams, usage
 from onecard.gateway.answers.logprobs import chat_logprobs, prompt_logprobs
 from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.http.body import json_response, parse
+from onecard.gateway.http.body import json_list, large_json_response, parse
 from onecard.gateway.schemas.chat import ChatRequest
 
 
@@ -26,7 +26,8 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         async with open_streams(engine, [wanted]) as streams:
             if not asked.stream:
                 [answers] = await collect(streams, asked.n, ticket)
-                return json_response(_answer(identity, asked, answers, streams[0]))
+                size = answer_bytes(streams, asked.top_logprobs, asked.prompt_logprobs)
+                return await large_json_response(size, lambda: _answer(identity, asked, answers, streams[0]))
             with StreamMerger(streams, asked.n, gateway.keep_alive) as merger:
                 return await sse.send(request, merger, ChatFrames(identity, asked, streams), ticket)
 
@@ -67,7 +68,7 @@ def _answer(
 ) -> dict[str, Any]:
     return {
         **identity.fields("chat.completion"),
-        "choices": [_choice(index, answer, asked.logprobs) for index, answer in enumerate(answers)],
+        "choices": json_list(_choice(i, answer, asked.logprobs) for i, answer in enumerate(answers)),
         "usage": usage([stream]),
         "prompt_logprobs": prompt_logprobs(stream, asked.prompt_logprobs),
     }

@@ -9,11 +9,11 @@ from aiohttp import web
 
 from onecard.engines.api import GenerationStream, TextGenerator, TokenChunk, TokenLogprob
 from onecard.gateway.answers import sse
-from onecard.gateway.answers.generation import Answer, Identity, collect, open_streams, usage
+from onecard.gateway.answers.generation import Answer, Identity, answer_bytes, collect, open_streams, usage
 from onecard.gateway.answers.logprobs import CompletionLogprobs, prompt_logprobs
 from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.http.body import json_response, parse
+from onecard.gateway.http.body import json_list, large_json_response, parse
 from onecard.gateway.schemas.completions import CompletionRequest
 
 
@@ -28,7 +28,10 @@ async def completions(request: web.Request) -> web.StreamResponse:
             if not asked.stream:
                 answers = await collect(streams, asked.draws, ticket)
                 echoes = await _echoes(engine, asked, streams)
-                return json_response(_answer(identity, asked, answers, streams, echoes))
+                size = answer_bytes(streams, asked.logprobs, wanted[0].sampling.prompt_logprobs)
+                return await large_json_response(
+                    size, lambda: _answer(identity, asked, answers, streams, echoes)
+                )
             with StreamMerger(streams, asked.n, gateway.keep_alive) as merger:
                 # Prompts' log-probabilities are there with the first chunk, their texts already now.
                 echoes = await _echoes(engine, asked, streams)
@@ -112,12 +115,12 @@ def _answer(
     streams: Sequence[GenerationStream],
     echoes: Sequence[Echo],
 ) -> dict[str, Any]:
-    choices = [
+    choices = (
         _choice(i * asked.n + k, asked, answer, streams[i], echoes[i])
         for i, drawn in enumerate(answers)
         for k, answer in enumerate(_best(drawn, asked.n))
-    ]
-    return {**identity.fields("text_completion"), "choices": choices, "usage": usage(streams)}
+    )
+    return {**identity.fields("text_completion"), "choices": json_list(choices), "usage": usage(streams)}
 
 
 def _best(answers: Sequence[Answer], n: int) -> Sequence[Answer]:

@@ -1,12 +1,14 @@
 """What probes, scrapers and tools ask: `/health`, `/version`, `/metrics`, `/openapi.json`."""
 
+import asyncio
+
 import orjson
 from aiohttp import web
 
 from onecard.gateway import VERSION
 from onecard.gateway.context import GATEWAY
 from onecard.gateway.http.body import json_response
-from onecard.gateway.routes.openapi import openapi_document
+from onecard.gateway.routes.openapi import openapi_json
 
 
 async def live(request: web.Request) -> web.Response:
@@ -29,12 +31,16 @@ async def ping(_request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    text = request.app[GATEWAY].metrics.render()
+    metrics = request.app[GATEWAY].metrics
+    metrics.look()
+    text = await asyncio.get_running_loop().run_in_executor(None, metrics.render)
     return web.Response(body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
 
 async def openapi(request: web.Request) -> web.Response:
-    return json_response(openapi_document(request.app[GATEWAY].routes))
+    routes = request.app[GATEWAY].routes
+    body = await asyncio.get_running_loop().run_in_executor(None, openapi_json, routes)
+    return web.Response(body=body, content_type="application/json")
 
 
 def _health(state: str, ok: bool) -> web.Response:

@@ -7,7 +7,7 @@ from aiohttp import web
 from onecard.engines.api import Reranker
 from onecard.gateway.answers.generation import Identity
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.http.body import json_response, parse
+from onecard.gateway.http.body import json_list, large_json_response, parse
 from onecard.gateway.schemas.rerank import RerankBody
 
 
@@ -20,15 +20,16 @@ async def rerank(request: web.Request) -> web.Response:
         result = await engine.rerank(asked.to_engine(identity.id), ticket.begun)
     scores = result.scores.tolist()
     best = sorted(range(len(scores)), key=lambda index: -scores[index])[: asked.top_n or None]
-    return json_response(
-        {
+    return await large_json_response(
+        sum(map(len, asked.documents)),
+        lambda: {
             "id": identity.id,
             "object": "list",
             "created": identity.created,
             "model": identity.model,
-            "results": [_result(asked, index, scores[index]) for index in best],
+            "results": json_list(_result(asked, index, scores[index]) for index in best),
             "usage": {"prompt_tokens": result.prompt_tokens, "total_tokens": result.prompt_tokens},
-        }
+        },
     )
 
 

@@ -7,6 +7,7 @@ import orjson
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from onecard.engines.api import InvalidRequestError
+from onecard.gateway.schemas.bounded_json import check_bounds
 
 MAX_INT32 = 2**31 - 1
 
@@ -43,7 +44,10 @@ class ModelRequest(RequestModel):
 
 
 def _json_of_text(value: Any) -> Any:
-    return orjson.loads(value) if isinstance(value, str) and value.lstrip().startswith(("{", "[")) else value
+    if not isinstance(value, str) or not value.lstrip().startswith(("{", "[")):
+        return value
+    check_bounds([value.encode("utf-8", "surrogatepass")])
+    return orjson.loads(value)
 
 
 JsonInForms = BeforeValidator(_json_of_text)

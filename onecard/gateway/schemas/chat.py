@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from onecard.engines.api import ChatPrompt, GenerateRequest, InvalidRequestError, ModelInfo
 from onecard.gateway.schemas.base import NotOffered
-from onecard.gateway.schemas.messages import Conversation
+from onecard.gateway.schemas.messages import Conversation, Objects
 from onecard.gateway.schemas.sampling import MAX_LOGPROBS, Count, SamplingRequest
 
 
@@ -17,7 +17,7 @@ class ChatRequest(Conversation, SamplingRequest):
     max_completion_tokens: Count | None = Field(None, description="Default: what the model's context leaves.")
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
-    tools: list[dict[str, Any]] | None = Field(None, description="Given to the chat template.")
+    tools: Objects | None = Field(None, description="Given to the chat template.")
     tool_choice: str | dict[str, Any] | None = Field(
         None, description="none or auto; the rest is not offered yet."
     )

@@ -1,5 +1,6 @@
 """Chat messages: roles, and contents whose parts are kept, since only the model knows which it takes."""
 
+from contextlib import suppress
 from dataclasses import fields
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from onecard.engines.api import (
     VideoPart,
 )
 from onecard.gateway.schemas.base import RequestModel
+from onecard.gateway.schemas.bounded_json import check_bounds
 
 TEXT_PARTS = dict.fromkeys(("text", "input_text", "output_text"), "text")
 TEXT_PARTS |= {name: name for name in ("refusal", "thinking")}
@@ -28,6 +30,12 @@ MEDIA_PARTS: dict[str, tuple[str, str, type[ImagePart | AudioPart | VideoPart]]]
     "video_url": ("video_url", "url", VideoPart),
 }
 """By a part's type: the field that holds it, what must be in there, and what it becomes."""
+MAX_MESSAGES = 2048
+"""OpenAI's."""
+MAX_PARTS = 1 << 14
+"""In all messages together: they are joined on the event loop."""
+Objects = Annotated[list[dict[str, Any]], Field(fail_fast=True)]
+"""A list with very many mistakes is as good as one with one, and sooner refused."""
 RESERVED_TEMPLATE_KWARGS = frozenset(
     {"chat_template", "tokenize", "messages", "conversation", "tools", "documents", "add_generation_prompt"}
 )
@@ -38,6 +46,8 @@ def _content(value: Any) -> str | tuple[Part, ...]:
         return value
     if not isinstance(value, list):
         raise ValueError("must be a string or a list of parts")
+    if len(value) > MAX_PARTS:
+        raise ValueError(f"at most {MAX_PARTS} parts are taken")
     return tuple(map(_part, value))
 
 
@@ -69,6 +79,7 @@ def _media(part: dict[str, Any], kind: str) -> Part:
     return made(**values, type=kind)
 
 
+_STRING = {"type": "string"}
 _PART = {
     "type": "object",
     "properties": {"type": {"enum": sorted({*TEXT_PARTS, *MEDIA_PARTS})}, "text": {"type": "string"}},
@@ -77,7 +88,9 @@ _PART = {
 Content = Annotated[
     Any,  # str | tuple[Part, ...]
     PlainValidator(_content),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": _PART}]}),
+    WithJsonSchema(
+        {"anyOf": [_STRING, {"type": "array", "items": {"anyOf": [_STRING, _PART]}, "maxItems": MAX_PARTS}]}
+    ),
 ]
 
 
@@ -87,7 +100,7 @@ class Message(RequestModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: Objects | None = None
     tool_call_id: str | None = None
     reasoning: str | None = None
     reasoning_content: str | None = None
@@ -111,19 +124,19 @@ class Message(RequestModel):
         if thoughts is not None:
             message["reasoning"] = message["reasoning_content"] = thoughts
         if self.tool_calls:
-            message["tool_calls"] = [_tool_call(call) for call in self.tool_calls]
+            message["tool_calls"] = self.tool_calls
         return message
 
 
 class Conversation(RequestModel):
     """Messages and how they are to be rendered."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     add_generation_prompt: bool | None = Field(
         None, description="Default: true, unless continue_final_message."
     )
     continue_final_message: bool = False
-    documents: list[dict[str, Any]] | None = None
+    documents: Objects | None = None
     chat_template: str | None = Field(
         None, description="Not taken from requests: 400. Set it in the registry."
     )
@@ -145,7 +158,31 @@ class Conversation(RequestModel):
             raise InvalidRequestError(
                 f"`chat_template_kwargs` must not set {', '.join(reserved)}.", param="chat_template_kwargs"
             )
+        self._check_parts()
+        self._parse_arguments()
         return self
+
+    def _check_parts(self) -> None:
+        contents = (message.content for message in self.messages)
+        if (count := sum(len(content) for content in contents if isinstance(content, tuple))) > MAX_PARTS:
+            raise InvalidRequestError(
+                f"The messages have {count} parts; at most {MAX_PARTS} are taken.", param="messages"
+            )
+
+    def _parse_arguments(self) -> None:
+        # Clients send a call's arguments as a JSON string, templates iterate over them as an object.
+        functions = [
+            function
+            for message in self.messages
+            for call in message.tool_calls or ()
+            if isinstance(function := call.get("function"), dict)
+            and isinstance(function.get("arguments"), str)
+        ]
+        texts = [function["arguments"].encode("utf-8", "surrogatepass") for function in functions]
+        check_bounds(texts, "messages")
+        for function, text in zip(functions, texts):
+            with suppress(orjson.JSONDecodeError):  # the template may take it as it is
+                function["arguments"] = orjson.loads(text or b"{}")
 
     def chat_prompt(self, tools: list[dict[str, Any]] | None) -> ChatPrompt:
         """What the engine renders."""
@@ -160,15 +197,3 @@ class Conversation(RequestModel):
             documents=tuple(self.documents) if self.documents else None,
             chat_template_kwargs=self.chat_template_kwargs,
         )
-
-
-def _tool_call(call: dict[str, Any]) -> dict[str, Any]:
-    # Clients send a call's arguments as a JSON string, templates iterate over them as an object.
-    function = call.get("function")
-    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
-        return call
-    try:
-        arguments = orjson.loads(function["arguments"] or "{}")
-    except orjson.JSONDecodeError:
-        return call
-    return {**call, "function": {**function, "arguments": arguments}}

@@ -2,11 +2,11 @@
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError
 from onecard.gateway.schemas.base import ModelRequest, token_ids
-from onecard.gateway.schemas.messages import Conversation, Message
+from onecard.gateway.schemas.messages import MAX_MESSAGES, Conversation, Message, Objects
 
 
 def _token_list(value: Any) -> tuple[int, ...]:
@@ -25,9 +25,13 @@ TokenList = Annotated[
 class TokenizeRequest(Conversation, ModelRequest):
     """A `prompt`, or `messages` to be rendered first: exactly one of them."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["prompt"]}, {"required": ["messages"]}]}
+    )
+
     prompt: str | None = None
-    messages: list[Message] = Field(default_factory=list)
-    tools: list[dict[str, Any]] | None = None
+    messages: list[Message] = Field(default_factory=list, max_length=MAX_MESSAGES)
+    tools: Objects | None = None
     add_special_tokens: bool | None = Field(
         None, description="Default: true for a prompt, false for messages."
     )
