@@ -85,6 +85,7 @@ class _Checks:
         self._source(model, at)
         self._memory(model, at)
         self._sleep(model, at)
+        self._sampling(model, at)
         self._engine(model, at)
 
     def _source(self, model: ModelSpec, at: str) -> None:
@@ -118,6 +119,14 @@ class _Checks:
                 f"{at}.preload",
                 "a pinned model never sleeps, so it can't start asleep; remove `preload: false` or `pinned`",
                 f"{at}.pinned",
+            )
+
+    def _sampling(self, model: ModelSpec, at: str) -> None:
+        if model.kind != "llm" and model.sampling.given():
+            self.refuse(
+                f"{at}.sampling",
+                f"no tokens are drawn by a model of kind `{model.kind}`; remove `sampling`",
+                f"{at}.kind",
             )
 
     def _engine(self, model: ModelSpec, at: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,22 @@ def check_greedy(reference, prompt: list[int], answer_ids: list[int], noise: flo
             ties += 1
             assert float(row[best] - row[token]) < noise
     return ties
+
+
+def test_a_default_of_max_tokens_gives_way_to_requests_and_to_the_context(demo_node, monkeypatch):
+    engine = demo_node.node.engine("smollm2")
+    room = 9
+    long = [1] * (engine.info.max_model_len - room)
+    monkeypatch.setattr(engine, "info", replace(engine.info, default_sampling={"max_tokens": 12}))
+
+    def length(prompt, **params) -> int:
+        params = {"max_tokens": None, "ignore_eos": True, **params}
+        return len(demo_node.call(answer(engine, prompt, **params))[1])
+
+    assert length("Count to a thousand.") == 12
+    assert length("Count to a thousand.", max_tokens=20) == 20
+    assert length("Count to a thousand.", min_tokens=15) == 15
+    assert length(long) == room
 
 
 def test_greedy_text_is_transformers_alone_and_in_one_batch(demo_node, reference):

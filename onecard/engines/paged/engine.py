@@ -132,7 +132,10 @@ class GenerationEngine(Front[PagedCore]):
                 f"context leaves {room}: ask for fewer.",
                 param="min_tokens",
             )
-        return room if asked is None else asked
+        if asked is not None:
+            return asked
+        # A default gives way: to the context, and to a request that wants more at least.
+        return min(room, max(self.info.default_sampling.get("max_tokens", room), params.min_tokens))
 
     def _check_vocabulary(self, token_ids: Seq[int], param: str) -> None:
         """The model's logits may have more rows than the tokenizer has tokens: those ids are fine here."""
