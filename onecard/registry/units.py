@@ -44,5 +44,5 @@ def format_bytes(nbytes: int) -> str:
 
 
 def counted(number: int, thing: str, things: str = "") -> str:
-    """`1 request`, `2,000 requests`; `things` where the plural isn't `thing` with an s."""
-    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
+    """`1 request`, `2 requests`; `things` where the plural isn't `thing` with an s."""
+    return f"{number} {thing if number == 1 else things or thing + 's'}"

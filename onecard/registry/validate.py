@@ -7,7 +7,7 @@ from pathlib import Path
 from onecard.registry.problems import Position, Problems, did_you_mean, listed
 from onecard.registry.sources import check_source
 from onecard.registry.spec import SERVED_KINDS, CardSpec, MemoryAmount, ModelSpec, Registry, SourceError
-from onecard.registry.units import format_bytes
+from onecard.registry.units import counted, format_bytes
 
 
 def validate(registry: Registry, positions: Mapping[str, Position], problems: Problems) -> None:
@@ -137,8 +137,8 @@ class _Checks:
         if tokens is not None and seqs is not None and tokens < seqs:
             self.refuse(
                 f"{at}.engine.max_num_batched_tokens",
-                f"a step of {tokens} tokens can't hold max_num_seqs ({seqs}) sequences; raise it or lower "
-                "max_num_seqs",
+                f"a step of {counted(tokens, 'token')} can't hold max_num_seqs ({seqs}) sequences; raise it "
+                "or lower max_num_seqs",
                 f"{at}.engine.max_num_seqs",
             )
         if engine.chat_template is not None and not Path(engine.chat_template).is_file():

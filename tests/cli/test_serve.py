@@ -134,6 +134,9 @@ def test_the_log_line_tells_what_an_interval_did() -> None:
         "Running: 3 reqs, Waiting: 0 reqs, KV cache usage: 50.0%, Prefix cache hit rate: 25.0%"
     ]
     now[0] += 10
+    fan.record_step(StepStats("words", 1, 0, None, prompt_tokens=400))
+    assert log.flush() == ["words: Avg prompt throughput: 40.0 tokens/s, Running: 1 req, Waiting: 0 reqs"]
+    now[0] += 10
     assert log.flush() == [], "nothing happened, nothing is said"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onecard.gateway.cli.command import Command, add_registry
+from onecard.registry.units import counted
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -192,7 +193,8 @@ async def _drain(node: "Node", gateway: "Gateway") -> None:
             while running:
                 await asyncio.sleep(DRAIN_POLL_SECONDS)
     except TimeoutError:
-        logger.warning("%d requests were still unfinished after %g s and are cut off", len(running), timeout)
+        unfinished = counted(len(running), "request was", "requests were")
+        logger.warning("%s still unfinished after %g s and cut off", unfinished, timeout)
         gateway.admission.cut_off()
 
 
