@@ -41,8 +41,8 @@ demo: serve ## From a fresh clone to a chat model and an embedding model that an
 serve: $(VENV)/.onecard ## Serve REGISTRY on HOST:PORT (fetches what is missing)
 	@$(BIN)/onecard serve $(REGISTRY) --host $(HOST) --port $(PORT) $(ARGS)
 
-chat: $(VENV)/.onecard ## Talk to the demo's language model (in another terminal than `make demo`)
-	@$(BIN)/onecard chat smollm2 --url http://$(HOST):$(PORT) $(ARGS)
+chat: $(VENV)/.onecard ## Talk to the language model (in another terminal than `make demo`)
+	@$(BIN)/onecard chat --url http://$(HOST):$(PORT) $(ARGS)
 
 plan: $(VENV)/.onecard ## Draw who gets which part of the card
 	@$(BIN)/onecard plan $(REGISTRY) $(ARGS)

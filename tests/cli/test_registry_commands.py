@@ -59,7 +59,7 @@ def test_pull_what_is_here_already(onecard: Run, local_registry: Path, tiny_embe
     assert str(tiny_embedder) in ran.out
 
 
-def test_pull_draws_a_bar_and_says_fetched(
+def test_pull_tells_what_it_fetches_and_says_fetched(
     onecard: Run, local_registry: Path, tiny_embedder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(model, progress):  # type: ignore[no-untyped-def]

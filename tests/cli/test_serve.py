@@ -99,6 +99,10 @@ def test_the_line_to_try_asks_the_first_language_model() -> None:
     assert "Authorization" not in line
 
 
+def test_the_line_to_try_has_names_as_they_are_written() -> None:
+    assert '"model": "größe"' in curl(ServerSpec(), [model("größe", "generate")], "http://h:1")
+
+
 def test_the_line_to_try_without_a_language_model() -> None:
     assert "/v1/embeddings" in curl(ServerSpec(), [model("v", "embed")], "http://h:1")
 

@@ -40,7 +40,16 @@ def _print_tables(status: dict[str, Any]) -> None:
 
 def _tables(status: dict[str, Any]) -> Iterator[tuple[Words, Words, Words, list[Words]]]:
     """Each with the names of its columns of words, of numbers, and of words once more, and its rows."""
-    numbers: Words = ("weights", "KV used", "KV owned", "floor", "ceiling", "running", "waiting", "finished")
+    numbers: Words = (
+        "weights",
+        "KV used",
+        "KV owned",
+        "KV floor",
+        "KV ceiling",
+        "running",
+        "waiting",
+        "finished",
+    )
     nbytes: Words = ("weight_bytes", "kv_bytes_used", "kv_bytes_owned", "floor_bytes", "ceiling_bytes")
     models: list[Words] = [
         (
@@ -97,8 +106,8 @@ COMMAND = Command(
     summary="what runs on a server: state, bytes, requests",
     description="Ask a running server for its models, the memory they hold and the requests they work on.",
     epilog="""\
-KV used: by requests now; KV owned: with cached prefixes and loans; floor, ceiling: of KV, beside the weights,
-guaranteed and at most.
+KV used: by requests now; KV owned: with cached prefixes and loans; KV floor, KV ceiling: what is left of the floor
+and the ceiling that `onecard list` shows once the weights are in place.
 The last table is what the card itself says (NVML; for a CPU, the operating system); ?: it doesn't tell.
 
   onecard ps
