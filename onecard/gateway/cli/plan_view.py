@@ -30,8 +30,8 @@ WEIGHTS, FLOOR, LOANABLE = "█", "▓", "░"
 WORKSPACE, GRAPHS, SLACK, FREE, OTHERS = "▒", "▞", "╌", "·", "▚"
 
 KV_CACHE = (
-    "KV cache: the memory of requests that are being answered, and of prompts that may come again.\n"
-    "guaranteed: whatever other models do; at most: with what a model borrows while they leave it idle."
+    "KV cache: memory of requests in progress, and of prompts that may come again. What stands first is "
+    "guaranteed to the model whatever the others do; at most: with what it borrows from them."
 )
 
 
@@ -61,15 +61,15 @@ def parts_of(plan: "CardPlan") -> list[Part]:
         if model.ceiling_pages:
             most = format_bytes(model.ceiling_pages * page)
             limits = f"{model.kv_tokens_floor:,}", most, f"{model.kv_tokens_ceiling:,}"
-            label = f"{name}: KV cache, guaranteed{state}"
+            label = f"{name}: KV cache{state}"
             where.append(Part(FLOOR, colour, label, model.floor_pages * page, limits, drawn))
     return [
         *awake,
-        Part(LOANABLE, "white", "KV cache, lent to whoever has work", plan.loanable_bytes),
+        Part(LOANABLE, "white", "KV cache, lent as needed", plan.loanable_bytes),
         *asleep,
         Part(WORKSPACE, "bright_black", "scratch space of one step", plan.workspace_bytes),
         Part(GRAPHS, "bright_black", "CUDA graphs", plan.graph_bytes),
-        Part(SLACK, "bright_black", "spare, against fragmentation", plan.slack_bytes),
+        Part(SLACK, "bright_black", "spare", plan.slack_bytes),
         Part(FREE, "bright_black", "not given to onecard", plan.unused_bytes),
         Part(OTHERS, "bright_black", "in use by other programs", plan.other_bytes),
     ]

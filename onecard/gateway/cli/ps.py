@@ -97,8 +97,8 @@ COMMAND = Command(
     summary="what runs on a server: state, bytes, requests",
     description="Ask a running server for its models, the memory they hold and the requests they work on.",
     epilog="""\
-KV used: by requests now; KV owned: with cached prefixes and loans; KV floor, KV ceiling: what the weights leave
-of the floor and the ceiling that `onecard list` shows.
+KV used: by requests now; KV owned: with cached prefixes and loans; KV floor, KV ceiling: what the weights
+leave of the floor and the ceiling that `onecard list` shows.
 The last table is what the card itself says (NVML; for a CPU, the operating system); ?: it doesn't tell.
 
   onecard ps
