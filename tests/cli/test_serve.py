@@ -122,6 +122,15 @@ def test_addresses_to_reach_it_at() -> None:
     )
 
 
+def test_a_servers_log_goes_by_way_of_the_bars(tmp_path: Path) -> None:
+    code = (
+        "import logging; from onecard.gateway.cli import main; main(['serve', 'nowhere.yaml']);"
+        "print([type(handler).__name__ for handler in logging.getLogger().handlers])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.stdout == "['LogHandler']\n"
+
+
 def test_the_log_line_tells_what_an_interval_did() -> None:
     now = [100.0]
     log = TrafficLog(clock=lambda: now[0])
@@ -281,14 +290,15 @@ def test_a_changed_registry_is_served_and_a_bad_one_changes_nothing(
 def test_the_demo_is_served_and_drained(live: Live, onecard: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     said = live.said()
     for wanted in (
-        "smollm2 weights",
-        "minilm weights",
-        "loading smollm2",
-        "loading minilm",
+        "smollm2: weights",
+        "minilm: weights",
+        "loading smollm2 (",
+        "loading minilm: done in ",
         "try it:",
         "curl ",
     ):
         assert wanted in said
+    assert "━" not in said, "bars are for terminals"
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("Say hello."))
     answered = onecard("chat", "default", "--url", live.url, "--max-tokens", "8", "--temperature", "0")

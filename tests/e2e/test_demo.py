@@ -58,6 +58,29 @@ def test_chat_completions_embeddings_and_models(client: OpenAI):
     assert near > 0.7 > far
 
 
+TITLE = """### Task:
+Generate a concise, 3-5 word title with an emoji summarizing the chat history.
+### Output:
+JSON format: { "title": "your concise title here" }
+### Chat History:
+<chat_history>
+USER: What is the capital of France?
+ASSISTANT: The capital of France is Paris.
+</chat_history>"""
+"""As Open WebUI asks after each first answer."""
+
+
+@pytest.mark.parametrize("question", ["What is the capital of France?", "List five animals.", TITLE])
+def test_a_client_that_sets_nothing_gets_an_answer_that_ends(client: OpenAI, question: str):
+    messages = [{"role": "user", "content": question}]
+    answer = client.chat.completions.create(model="smollm2", messages=messages)
+    assert answer.choices[0].finish_reason == "stop", "it repeats itself"
+    again = client.chat.completions.create(model="smollm2", messages=messages)
+    assert again.choices[0].message == answer.choices[0].message, "the demo's answers don't vary"
+    if "France?" in question and question != TITLE:
+        assert answer.choices[0].message.content == "The capital of France is Paris."
+
+
 def test_the_clients_own_exceptions(client: OpenAI):
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         client.chat.completions.create(model="gpt-9", messages=[{"role": "user", "content": "hi"}])
