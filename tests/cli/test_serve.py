@@ -122,12 +122,12 @@ def test_addresses_to_reach_it_at() -> None:
     )
 
 
-def test_a_servers_log_goes_by_way_of_the_bars(tmp_path: Path) -> None:
+def test_a_servers_log_goes_by_way_of_the_bars(repository: Path) -> None:
     code = (
         "import logging; from onecard.gateway.cli import main; main(['serve', 'nowhere.yaml']);"
         "print([type(handler).__name__ for handler in logging.getLogger().handlers])"
     )
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
     assert ran.stdout == "['LogHandler']\n"
 
 
