@@ -19,8 +19,13 @@ COUNTED = re.compile(rf"(\x00|%d)( of the)? ({NOUNS})\b(?!/s)")
 NEVER_ONE = {
     "api/errors.py": "OpenAI's sentence, which clients read",
     "oneshot/engine.py": "the same sentence",
+    "text/fit.py": "the same sentence",
+    "text/vocabulary.py": "no vocabulary has one token",
+    "answers/generation.py": "a limit",
+    "admission.py": "only where there are several, and what is tested below",
     "memory_report.py": "a range",
     "device_loop.py": "a constant",
+    "checkpoint.py": "of an index that names several",
     "problems.py": "only where there are several",
     "plan_view.py": "columns of a table",
     # What a person reads here is a traceback: the books don't add up, or a caller is wrong.

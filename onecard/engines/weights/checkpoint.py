@@ -9,8 +9,6 @@ from typing import Any, Protocol
 import torch
 from safetensors import SafetensorError, safe_open
 
-from onecard.registry.units import counted
-
 
 class LoadError(Exception):
     """Weights that can't be loaded; the message names the file or the tensors, and what to do."""
@@ -83,7 +81,7 @@ def _read_index(index: Path) -> Shards:
     if missing:
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
         raise LoadError(
-            f"{index.parent} lacks {len(missing)} of {counted(len(names), 'file')} of its index: {listed}"
+            f"{index.parent} lacks {len(missing)} of the {len(names)} files of its index: {listed}"
         )
     return {file: frozenset(tensors) for file, tensors in sorted(names.items())}
 
