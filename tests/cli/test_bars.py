@@ -83,3 +83,17 @@ def test_in_a_file_each_is_a_line_at_its_beginning_and_at_its_end(log: logging.L
     assert (first, broken) == ("fetching chat.gguf (90MiB) ...", "fetching broken (90MiB) ...")
     assert logged.endswith(LINE)
     assert re.fullmatch(r"fetching chat\.gguf: done in \d+\.\d s", last)
+
+
+def test_what_is_loaded_once_serving_has_begun_is_told_in_lines() -> None:
+    console, out = console_of(100)
+    with LoadBars(console) as bars:
+        bars("chat", 90 * MIB, 90 * MIB)
+    shown = len(out.getvalue())
+    for _ in range(2):  # it wakes up twice
+        bars("chat", 40 * MIB, 90 * MIB)
+        bars("chat", 90 * MIB, 90 * MIB)
+    first, last = out.getvalue()[shown:].splitlines()[:2]
+    assert (first, last[:19]) == ("loading chat (90MiB) ...", "loading chat: done ")
+    assert len(out.getvalue()[shown:].splitlines()) == 4
+    assert "━" not in out.getvalue()[shown:]

@@ -58,13 +58,15 @@ class _Speed(progress.TransferSpeedColumn):
 
 
 class Bars:
-    """Nothing is drawn before there is a bar. Off a terminal each is a line when it begins and when it ends.
+    """Nothing is drawn before there is a bar. Off a terminal, and once the block has been left, each is a
+    line when it begins and when it ends.
 
     Whoever reports may do so from a thread of its own, and from several at once.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._draws = console.is_terminal
         self._bars = progress.Progress(
             _Name(),
             progress.BarColumn(bar_width=14, table_column=Column(no_wrap=True)),
@@ -83,9 +85,10 @@ class Bars:
     def __exit__(self, *exception: object) -> None:
         if self._bars.live.is_started:
             self._bars.stop()
+        self._draws = False
 
     def _add(self, name: str, total: int | None, unit: Unit = "bytes") -> progress.TaskID:
-        if self._console.is_terminal:
+        if self._draws:
             self._bars.start()  # does nothing the second time
         else:
             size = f" ({format_bytes(total)})" if total is not None and unit == "bytes" else ""
@@ -96,7 +99,7 @@ class Bars:
         """The task is done, or given up: what comes next tells which."""
         self._bars.stop_task(task)
         shown = next(one for one in self._bars.tasks if one.id == task)
-        if not self._console.is_terminal and (shown.finished or shown.total is None):
+        if not self._draws and (shown.finished or shown.total is None):
             say(self._console, f"{shown.description}: done in {shown.elapsed or 0:.1f} s")
 
 
@@ -134,10 +137,18 @@ class LoadBars(Bars):
     def __call__(self, model: str, done: int, total: int, unit: Unit = "bytes") -> None:
         label = f"loading {model}" if unit == "bytes" else f"capturing {counted(total, 'graph')} of {model}"
         with self._lock:
-            if label not in self._tasks:
+            task = self._task(label)
+            if task is None or (task.finished and done < total):  # a model that wakes is loaded once more
+                if task is not None:
+                    self._bars.remove_task(task.id)
                 self._tasks[label] = self._add(label, total, unit)
-            task = self._bars.tasks[self._tasks[label]]
+                task = self._task(label)
+            assert task is not None
             ended = task.finished
             self._bars.update(task.id, completed=done, total=total)
             if task.finished and not ended:
                 self._end(task.id)
+
+    def _task(self, label: str) -> progress.Task | None:
+        known = self._tasks.get(label)
+        return next((task for task in self._bars.tasks if task.id == known), None)
