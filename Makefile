@@ -12,7 +12,7 @@ CARD     := $(shell nvidia-smi -L 2>/dev/null | grep -q . && echo yes)
 SCHEMA   := configs/registry.schema.json
 VENV     := .venv
 BIN      := $(VENV)/bin
-PIP      := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP      := $(BIN)/python -m pip --disable-pip-version-check
 
 # Torch goes first: whatever comes after finds it there and pulls no other build. Without a card it is the CPU
 # build where its index can be reached (only torch itself is asked for there); TORCH_CPU_INDEX= leaves it out.
@@ -21,9 +21,15 @@ ifeq ($(CARD),yes)
 TORCH    := "torch>=2.11"
 EXTRAS   := [cuda]
 else
-TORCH    := torch==2.13.0 $(if $(TORCH_CPU_INDEX),--no-deps --retries 1 --extra-index-url $(TORCH_CPU_INDEX))
+TORCH    := torch==2.13.0 $(if $(TORCH_CPU_INDEX),--no-deps)
 EXTRAS   :=
+CPU_INDEX := $(TORCH_CPU_INDEX)
 endif
+
+# Nobody should have to read pip's warnings to learn that an index can't be reached.
+ANSWERS  := $(BIN)/python -c 'import sys, urllib.request as web; web.urlopen(sys.argv[1], timeout=5)'
+FAILED   := { echo 'The installation has failed; what pip says is above. Where it can'"'"'t reach a package index: set' \
+  'PIP_INDEX_URL to one that can be reached from here (or HTTPS_PROXY), then run make again.' >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -41,8 +47,8 @@ demo: serve ## From a fresh clone to a chat model and an embedding model that an
 serve: $(VENV)/.onecard ## Serve REGISTRY on HOST:PORT (fetches what is missing)
 	@$(BIN)/onecard serve $(REGISTRY) --host $(HOST) --port $(PORT) $(ARGS)
 
-chat: $(VENV)/.onecard ## Talk to the demo's language model (in another terminal than `make demo`)
-	@$(BIN)/onecard chat smollm2 --url http://$(HOST):$(PORT) $(ARGS)
+chat: $(VENV)/.onecard ## Talk to the language model (in another terminal than `make demo`)
+	@$(BIN)/onecard chat --url http://$(HOST):$(PORT) $(ARGS)
 
 plan: $(VENV)/.onecard ## Draw who gets which part of the card
 	@$(BIN)/onecard plan $(REGISTRY) $(ARGS)
@@ -95,16 +101,20 @@ $(VENV)/.made:
 	exit 1
 
 $(VENV)/.torch: $(VENV)/.made
-	@echo 'installing PyTorch$(if $(CARD), with CUDA (some gigabytes), for the CPU (some 200 MB)) ...'
-	@$(PIP) install $(TORCH)
+	@echo 'installing PyTorch$(if $(CARD), with CUDA (some gigabytes: this takes minutes), for the CPU (some 200 MB)) ...'
+	@if [ -n '$(CPU_INDEX)' ]; then \
+	  if $(ANSWERS) $(CPU_INDEX)/torch/ 2>/dev/null; then index='--extra-index-url $(CPU_INDEX)'; \
+	  else echo '$(CPU_INDEX) does not answer from here: taking what the package index has'; fi; \
+	fi; \
+	$(PIP) install $(TORCH) $$index || $(FAILED)
 	@touch $@
 
 $(VENV)/.onecard: $(VENV)/.torch pyproject.toml
-	@echo 'installing onecard$(EXTRAS) and what it needs ...'
-	@$(PIP) install --editable '.$(EXTRAS)'
+	@echo 'installing onecard$(EXTRAS) and what it needs: some 60 packages, 60 MB; half a minute without a word ...'
+	@$(PIP) install --quiet --editable '.$(EXTRAS)' || $(FAILED)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.onecard
-	@echo 'installing the tools for development ...'
-	@$(PIP) install --editable '.[dev]'
+	@echo 'installing the tools for development: some 30 packages; half a minute without a word ...'
+	@$(PIP) install --quiet --editable '.[dev]' || $(FAILED)
 	@touch $@

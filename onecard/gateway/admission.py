@@ -8,6 +8,7 @@ from typing import Any
 
 from onecard.engines.api import QueueFullError, ShuttingDownError
 from onecard.gateway.metrics import Metrics
+from onecard.registry.units import counted
 
 
 class Ticket:
@@ -52,8 +53,8 @@ class Admission:
         if (waiting := self.waiting[model]) and waiting + weight > self.limit:
             self.metrics.rejected(model, "queue_full")
             raise QueueFullError(
-                f"{waiting} requests are waiting for the model `{model}` and the limit is {self.limit}. "
-                "Please retry later."
+                f"{counted(waiting, 'request is', 'requests are')} waiting for the model `{model}` and the "
+                f"limit is {self.limit}. Please retry later."
             )
         self.waiting[model] += weight
         ticket = Ticket(self, model, weight)

@@ -8,9 +8,15 @@ import sys
 from pathlib import Path
 
 from onecard.registry.shape import Key, as_yaml, example, is_spec, keys_of, wanted
-from onecard.registry.spec import CardSpec, EngineSpec, ModelSpec, ServerSpec
+from onecard.registry.spec import CardSpec, EngineSpec, ModelSpec, SamplingSpec, ServerSpec
 
-_TABLES = {"server": ServerSpec, "cards": CardSpec, "models": ModelSpec, "engine": EngineSpec}
+_TABLES = {
+    "server": ServerSpec,
+    "cards": CardSpec,
+    "models": ModelSpec,
+    "sampling": SamplingSpec,
+    "engine": EngineSpec,
+}
 _MARKED = re.compile(r"(<!-- keys of (\w+) -->\n)[^<]*(<!-- end -->)")
 
 

@@ -85,7 +85,9 @@ def _bounds(key: Key) -> str:
         return f" from {low} to {high}"
     if low is not None:
         return f" of at least {low}"
-    return f" above {above}" if above is not None else ""
+    if above is not None:
+        return f" above {above}" + (f", up to {high}" if high is not None else "")
+    return ""
 
 
 def example(key: Key) -> str:

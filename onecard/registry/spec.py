@@ -6,7 +6,7 @@ meaning and what a change of it asks for are written: the schema, the error mess
 `changes` all come from it.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, Literal
 
@@ -55,6 +55,7 @@ ModelKind = Literal["llm", "vlm", "embedding", "reranker", "whisper"]
 SERVED_KINDS: tuple[ModelKind, ...] = ("llm", "embedding", "reranker")
 """The kinds that this version serves; the others parse, and are refused with a sentence that says so."""
 
+MAX_INT32 = 2**31 - 1
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 SleepLevel = Literal[1, 2]
 
@@ -212,6 +213,63 @@ class EngineSpec:
 
 
 @dataclass(frozen=True)
+class SamplingSpec:
+    """What a request gets that is silent, under requests' names; vLLM's override_generation_config."""
+
+    temperature: float | None = live(
+        None, "0: always the likeliest token; higher: more surprising.", minimum=0, example="0.7"
+    )
+    top_p: float | None = live(
+        None,
+        "Draw from the likeliest tokens that have this much probability together; 1: from all.",
+        above=0,
+        maximum=1,
+        example="0.95",
+    )
+    top_k: int | None = live(
+        None,
+        "Draw from so many of the likeliest tokens; 0 or -1: from all.",
+        minimum=-1,
+        maximum=MAX_INT32,
+        example="40",
+    )
+    min_p: float | None = live(
+        None,
+        "Leave out tokens less likely than this share of the likeliest one's probability.",
+        minimum=0,
+        maximum=1,
+        example="0.05",
+    )
+    repetition_penalty: float | None = live(
+        None,
+        "Above 1: what stands in the prompt or the answer already is less likely to come again.",
+        above=0,
+        example="1.1",
+    )
+    presence_penalty: float | None = live(
+        None, "Above 0: tokens that the answer has are less likely.", minimum=-2, maximum=2, example="0.5"
+    )
+    frequency_penalty: float | None = live(
+        None,
+        "Above 0: the more often the answer has a token, the less likely it is.",
+        minimum=-2,
+        maximum=2,
+        example="0.5",
+    )
+    max_tokens: int | None = live(
+        None,
+        "Longest answer of a chat, in tokens (of /v1/completions: OpenAI's 16).",
+        minimum=1,
+        maximum=MAX_INT32,
+        example="512",
+    )
+
+    def given(self) -> dict[str, float | int]:
+        """What the registry sets."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class ModelSpec:
     name: str = replace(
         "", "The name that requests ask for.", pattern=r"\S+", example="smollm2", required=True
@@ -262,6 +320,9 @@ class ModelSpec:
     preload: bool = live(True, "Loaded at start; false: starts asleep, and its first request wakes it.")
     aliases: tuple[str, ...] = live(
         (), "Other names that reach this model.", pattern=r"\S+", example="[default]"
+    )
+    sampling: SamplingSpec = section(
+        SamplingSpec(), "Sampling of requests that don't say; `auto`: the model's generation_config (llm)."
     )
     engine: EngineSpec = section(EngineSpec(), "vLLM's engine arguments.")
 

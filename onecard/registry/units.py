@@ -1,4 +1,4 @@
-"""Counts of bytes as people write them: 6GiB, 512MiB, 4GB, 1048576."""
+"""Counts as people write them: of bytes (6GiB, 4GB, 1048576), and of things (1 request, 2 requests)."""
 
 import re
 from fractions import Fraction
@@ -41,3 +41,8 @@ def format_bytes(nbytes: int) -> str:
         if nbytes >= UNITS[unit]:
             return f"{nbytes / UNITS[unit]:.2f}".rstrip("0").rstrip(".") + unit
     return f"{nbytes}B"
+
+
+def counted(number: int, thing: str, things: str = "") -> str:
+    """`1 request`, `2 requests`; `things` where the plural isn't `thing` with an s."""
+    return f"{number} {thing if number == 1 else things or thing + 's'}"

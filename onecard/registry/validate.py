@@ -7,7 +7,7 @@ from pathlib import Path
 from onecard.registry.problems import Position, Problems, did_you_mean, listed
 from onecard.registry.sources import check_source
 from onecard.registry.spec import SERVED_KINDS, CardSpec, MemoryAmount, ModelSpec, Registry, SourceError
-from onecard.registry.units import format_bytes
+from onecard.registry.units import counted, format_bytes
 
 
 def validate(registry: Registry, positions: Mapping[str, Position], problems: Problems) -> None:
@@ -85,6 +85,7 @@ class _Checks:
         self._source(model, at)
         self._memory(model, at)
         self._sleep(model, at)
+        self._sampling(model, at)
         self._engine(model, at)
 
     def _source(self, model: ModelSpec, at: str) -> None:
@@ -120,6 +121,14 @@ class _Checks:
                 f"{at}.pinned",
             )
 
+    def _sampling(self, model: ModelSpec, at: str) -> None:
+        if model.kind != "llm" and model.sampling.given():
+            self.refuse(
+                f"{at}.sampling",
+                f"no tokens are drawn by a model of kind `{model.kind}`; remove `sampling`",
+                f"{at}.kind",
+            )
+
     def _engine(self, model: ModelSpec, at: str) -> None:
         engine = model.engine
         if engine.block_size & (engine.block_size - 1):
@@ -128,8 +137,8 @@ class _Checks:
         if tokens is not None and seqs is not None and tokens < seqs:
             self.refuse(
                 f"{at}.engine.max_num_batched_tokens",
-                f"a step of {tokens} tokens can't hold max_num_seqs ({seqs}) sequences; raise it or lower "
-                "max_num_seqs",
+                f"a step of {counted(tokens, 'token')} can't hold max_num_seqs ({seqs}) sequences; raise it "
+                "or lower max_num_seqs",
                 f"{at}.engine.max_num_seqs",
             )
         if engine.chat_template is not None and not Path(engine.chat_template).is_file():

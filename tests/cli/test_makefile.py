@@ -65,3 +65,44 @@ def test_torch_comes_first(clone: Path) -> None:
     assert "torch" in installs[0]
     assert len(installs) == 3
     assert "[dev]" in installs[2]
+
+
+@pytest.fixture
+def stubbed(clone: Path) -> Path:
+    """A clone whose environment has a python that says what it is asked; the index answers if `answers` is
+    there, pip fails if `broken` is."""
+    (clone / ".venv" / "bin").mkdir(parents=True)
+    (clone / ".venv" / ".made").touch()
+    python = clone / ".venv" / "bin" / "python"
+    python.write_text(
+        '#!/bin/sh\nif [ "$1" = -c ]; then test -e answers; else echo "$@"; ! test -e broken; fi\n'
+    )
+    python.chmod(0o755)
+    return clone
+
+
+def install_torch(folder: Path) -> subprocess.CompletedProcess[str]:
+    return make(folder, ".venv/.torch", "CARD=", "TORCH_CPU_INDEX=https://index.example/cpu")
+
+
+def test_an_index_that_does_not_answer_is_told_and_left_out(stubbed: Path) -> None:
+    ran = install_torch(stubbed)
+    assert ran.returncode == 0
+    assert "https://index.example/cpu does not answer from here" in ran.stdout
+    assert "--extra-index-url" not in ran.stdout
+
+
+def test_an_index_that_answers_is_used(stubbed: Path) -> None:
+    (stubbed / "answers").touch()
+    ran = install_torch(stubbed)
+    assert "--no-deps --extra-index-url https://index.example/cpu" in ran.stdout
+    assert "does not answer" not in ran.stdout
+    assert "some 200 MB" in ran.stdout
+
+
+def test_an_installation_that_fails_says_what_to_do(stubbed: Path) -> None:
+    (stubbed / "broken").touch()
+    ran = install_torch(stubbed)
+    assert ran.returncode != 0
+    assert "set PIP_INDEX_URL to one that can be reached" in ran.stderr
+    assert not (stubbed / ".venv" / ".torch").exists()

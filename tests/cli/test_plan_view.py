@@ -74,20 +74,35 @@ def test_the_bar_fills_its_line_to_scale() -> None:
 
 def test_the_legend_has_the_numbers() -> None:
     text = drawn(Plan())
-    assert "card0 on cuda:0: 13GiB of 16GiB; arena 11.75GiB, 376 pages of 32MiB, 1.2 % lost" in text
-    row = next(line.split() for line in text.splitlines() if "chat KV" in line)
-    assert row == ["▓", "chat", "KV", "4GiB", "40,000", "9.5GiB", "95,000"]
-    assert "chat weights, pages 0 to 63 " in text
-    assert "vectors weights, pages 64 to 79 " in text
-    assert "vectors KV" not in text, "an encoder keeps none"
+    assert "card0 on cuda:0: onecard takes 13GiB of its 16GiB" in text
+    row = next(line.split() for line in text.splitlines() if "chat: KV" in line)
+    assert row == ["▓", "chat:", "KV", "cache", "4GiB", "40,000", "9.5GiB", "95,000"]
+    assert "chat: weights  " in text
+    assert "vectors: weights  " in text
+    assert "vectors: KV" not in text, "an encoder keeps none"
     assert "a note" in text
+
+
+def test_the_words_are_explained() -> None:
+    text = drawn(Plan())
+    assert "KV cache: memory of requests in progress, and of prompts that may come again." in " ".join(
+        text.split()
+    )
+    assert not {"arena", "slack", "workspace", "page"} & set(text.split()), "words of the docs"
+    without = drawn(replace(Plan(), models=Plan().models[1:2]))
+    assert "KV cache: memory" not in without, "nobody keeps any"
+
+
+def test_a_name_is_no_markup() -> None:
+    plan = replace(Plan(), models=[replace(Plan().models[0], name="[red]x")])
+    assert "[red]x: weights" in drawn(plan)
 
 
 def test_who_starts_asleep_is_listed_but_not_drawn() -> None:
     text = drawn(Plan(), 166)
-    row = next(line.split() for line in text.splitlines() if "night KV" in line)
-    assert row == ["▓", "night", "KV,", "asleep", "at", "start", "1GiB", "1,000", "5.5GiB", "5,000"]
-    assert "night weights, pages 72 to 271, asleep at start" in text
+    row = next(line.split() for line in text.splitlines() if "night: KV" in line)
+    assert row[4:] == ["asleep", "at", "start", "1GiB", "1,000", "5.5GiB", "5,000"]
+    assert "night: weights, asleep at start" in text
     without = drawn(replace(Plan(), models=Plan().models[:2]), 166)
     assert text.splitlines()[1] == without.splitlines()[1]
 

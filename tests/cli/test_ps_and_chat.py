@@ -3,7 +3,7 @@
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -238,6 +238,42 @@ def test_what_is_not_asked_for_is_the_models_own(
     pipe_in(monkeypatch, "hi")
     onecard("chat", "m", "--url", server.url)
     assert server.bodies[0].keys() == {"model", "messages", "stream"}
+
+
+def card(name: str, *tasks: str, aliases: Sequence[str] = ()) -> dict[str, Any]:
+    return {"id": name, "tasks": tasks, "aliases": aliases}
+
+
+def test_chat_without_a_model_takes_the_only_one_that_chats(
+    onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, chat, alias = (
+        card("words", "embed"),
+        card("chat", "generate", aliases=["default"]),
+        card("default", "generate", aliases=["default"]),
+    )
+    server.json("/v1/models", {"data": [words, chat, alias]})
+    server.stream(CHAT, delta("ok"))
+    type_in(monkeypatch, "hi")
+    ran = onecard("chat", "--url", server.url)
+    assert ran.out.startswith("talking to chat; /reset forgets")
+    assert server.bodies[0]["model"] == "chat"
+
+
+@pytest.mark.parametrize(
+    ("cards", "said"),
+    [
+        ([card("a", "generate"), card("b", "generate")], "name one, as in `onecard chat a` (a, b)"),
+        ([card("words", "embed")], "serves no model that chats"),
+    ],
+)
+def test_chat_without_a_model_where_none_or_several_chat(
+    onecard: Run, server: FakeServer, cards: list[dict[str, Any]], said: str
+) -> None:
+    server.json("/v1/models", {"data": cards})
+    ran = onecard("chat", "--url", server.url)
+    assert ran.code == 1
+    assert said in ran.err
 
 
 def test_an_empty_pipe_is_refused(onecard: Run, server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

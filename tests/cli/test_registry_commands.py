@@ -59,7 +59,7 @@ def test_pull_what_is_here_already(onecard: Run, local_registry: Path, tiny_embe
     assert str(tiny_embedder) in ran.out
 
 
-def test_pull_draws_a_bar_and_says_fetched(
+def test_pull_tells_what_it_fetches_and_says_fetched(
     onecard: Run, local_registry: Path, tiny_embedder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fetch(model, progress):  # type: ignore[no-untyped-def]
@@ -75,14 +75,14 @@ def test_pull_draws_a_bar_and_says_fetched(
     ran = onecard("pull", str(local_registry))
     assert ran.out.startswith("tiny: fetched, ")
     assert "weights.gguf" in ran.err
-    assert "100/100 bytes" in ran.err
+    assert "fetching weights.gguf (100B) ..." in ran.err
 
 
 def test_plan_draws_a_bar(onecard: Run, local_registry: Path) -> None:
     ran = onecard("plan", str(local_registry))
     assert ran.code == 0, ran.err
-    assert "card0 on cpu: 512MiB of" in ran.out
-    assert "tiny weights" in ran.out
+    assert "card0 on cpu: onecard takes 512MiB of its" in ran.out
+    assert "tiny: weights" in ran.out
     assert "█" in ran.out
 
 

@@ -99,6 +99,10 @@ def test_the_line_to_try_asks_the_first_language_model() -> None:
     assert "Authorization" not in line
 
 
+def test_the_line_to_try_has_names_as_they_are_written() -> None:
+    assert '"model": "größe"' in curl(ServerSpec(), [model("größe", "generate")], "http://h:1")
+
+
 def test_the_line_to_try_without_a_language_model() -> None:
     assert "/v1/embeddings" in curl(ServerSpec(), [model("v", "embed")], "http://h:1")
 
@@ -118,6 +122,15 @@ def test_addresses_to_reach_it_at() -> None:
     )
 
 
+def test_a_servers_log_goes_by_way_of_the_bars(repository: Path) -> None:
+    code = (
+        "import logging; from onecard.gateway.cli import main; main(['serve', 'nowhere.yaml']);"
+        "print([type(handler).__name__ for handler in logging.getLogger().handlers])"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True)
+    assert ran.stdout == "['LogHandler']\n"
+
+
 def test_the_log_line_tells_what_an_interval_did() -> None:
     now = [100.0]
     log = TrafficLog(clock=lambda: now[0])
@@ -133,6 +146,9 @@ def test_the_log_line_tells_what_an_interval_did() -> None:
         "chat: Avg prompt throughput: 15.0 tokens/s, Avg generation throughput: 0.5 tokens/s, "
         "Running: 3 reqs, Waiting: 0 reqs, KV cache usage: 50.0%, Prefix cache hit rate: 25.0%"
     ]
+    now[0] += 10
+    fan.record_step(StepStats("words", 1, 0, None, prompt_tokens=400))
+    assert log.flush() == ["words: Avg prompt throughput: 40.0 tokens/s, Running: 1 req, Waiting: 0 reqs"]
     now[0] += 10
     assert log.flush() == [], "nothing happened, nothing is said"
 
@@ -274,14 +290,15 @@ def test_a_changed_registry_is_served_and_a_bad_one_changes_nothing(
 def test_the_demo_is_served_and_drained(live: Live, onecard: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     said = live.said()
     for wanted in (
-        "smollm2 weights",
-        "minilm weights",
-        "loading smollm2",
-        "loading minilm",
+        "smollm2: weights",
+        "minilm: weights",
+        "loading smollm2 (",
+        "loading minilm: done in ",
         "try it:",
         "curl ",
     ):
         assert wanted in said
+    assert "━" not in said, "bars are for terminals"
 
     monkeypatch.setattr(sys, "stdin", io.StringIO("Say hello."))
     answered = onecard("chat", "default", "--url", live.url, "--max-tokens", "8", "--temperature", "0")

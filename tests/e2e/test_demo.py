@@ -3,6 +3,8 @@
 import json
 import re
 import socket
+import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -56,6 +58,48 @@ def test_chat_completions_embeddings_and_models(client: OpenAI):
     vectors = client.embeddings.create(model="minilm", input=["a cat", "a kitten", "the stock market"]).data
     near, far = (sum(a * b for a, b in zip(vectors[0].embedding, v.embedding)) for v in vectors[1:])
     assert near > 0.7 > far
+
+
+TITLE = """### Task:
+Generate a concise, 3-5 word title with an emoji summarizing the chat history.
+### Output:
+JSON format: { "title": "your concise title here" }
+### Chat History:
+<chat_history>
+USER: What is the capital of France?
+ASSISTANT: The capital of France is Paris.
+</chat_history>"""
+"""As Open WebUI asks after each first answer."""
+
+
+@pytest.mark.parametrize("question", ["What is the capital of France?", "List five animals.", TITLE])
+def test_a_client_that_sets_nothing_gets_an_answer_that_ends(client: OpenAI, question: str):
+    messages = [{"role": "user", "content": question}]
+    answer = client.chat.completions.create(model="smollm2", messages=messages)
+    assert answer.choices[0].finish_reason == "stop", "it repeats itself"
+    again = client.chat.completions.create(model="smollm2", messages=messages)
+    assert again.choices[0].message == answer.choices[0].message, "the demo's answers don't vary"
+    if "France?" in question and question != TITLE:
+        assert answer.choices[0].message.content == "The capital of France is Paris."
+
+
+def test_the_readmes_example_prints_what_the_readme_says(server: Server, repository: Path):
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    example = re.search(r"```python\n(from openai .*?)```\n\n```\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    code = example[1].replace("http://127.0.0.1:8000", server.url)
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (ran.stdout, ran.stderr) == (example[2], "")
+
+
+def test_the_readmes_curl_lines_are_answered_as_the_readme_says(server: Server, repository: Path):
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    asked = re.findall(r"\$ curl http://127\.0\.0\.1:8000(\S+) .*?-d '(.*?)'\n", text, re.DOTALL)
+    assert [path for path, _ in asked] == ["/v1/chat/completions", "/v1/embeddings"]
+    (_, chat), (_, vectors) = (server.post(path, json.loads(body)) for path, body in asked)
+    assert chat["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    assert [round(value, 4) for value in vectors["data"][0]["embedding"][:3]] == [0.0617, 0.0415, 0.0088]
+    assert "0.061733615,0.04145976,0.008763359" in text
 
 
 def test_the_clients_own_exceptions(client: OpenAI):

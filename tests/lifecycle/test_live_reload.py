@@ -13,7 +13,7 @@ from lifecycle_helpers import ask, embed, states
 
 from onecard.engines.api import InvalidRegistryError, ModelNotFoundError, ModelUnavailableError, ReloadReport
 from onecard.engines.node import reload
-from onecard.registry.spec import MemoryAmount, Registry
+from onecard.registry.spec import MemoryAmount, Registry, SamplingSpec
 
 pytestmark = pytest.mark.weights
 
@@ -132,6 +132,7 @@ def test_what_is_live_changes_under_running_requests(served: Served):
         sleep_level=2,
         memory=MemoryAmount(nbytes=600 * MIB),
         burst=MemoryAmount(nbytes=700 * MIB),
+        sampling=SamplingSpec(temperature=0.3, max_tokens=99),
         engine={"max_num_seqs": 2, "max_num_batched_tokens": 64},
     )
     wanted = replace(wanted, cards=(replace(wanted.cards[0], quantum=0.05),))
@@ -140,7 +141,8 @@ def test_what_is_live_changes_under_running_requests(served: Served):
     assert served.node.engine("second") is engine is served.node.engine("a")
     with pytest.raises(ModelNotFoundError):
         served.node.engine("first")
-    assert served.node.models()[0].aliases == ("second",)
+    info = served.node.models()[0]
+    assert (info.aliases, info.default_sampling) == (("second",), {"temperature": 0.3, "max_tokens": 99})
     limits = engine.core.scheduler.limits
     assert (limits.max_num_seqs, limits.max_num_batched_tokens) == (2, 64)
     assert (engine.core.weight, engine.core.priority) == (3.0, -2)

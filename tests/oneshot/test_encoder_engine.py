@@ -205,6 +205,7 @@ async def test_statistics(bench: Any) -> None:
     await embed(bench, request((1, 2, 3), (4,)), request((5, 6)))
     (step,) = bench.stats.steps
     assert (step.num_running, step.num_waiting, step.prompt_tokens) == (2, 0, 6)
+    assert step.kv_usage is None, "an encoder keeps no KV cache"
     assert step.device_seconds > 0
     assert step.host_seconds > 0
     second, first = sorted(bench.stats.requests, key=lambda stats: stats.prompt_tokens)

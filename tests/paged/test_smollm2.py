@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,21 @@ def check_greedy(reference, prompt: list[int], answer_ids: list[int], noise: flo
             ties += 1
             assert float(row[best] - row[token]) < noise
     return ties
+
+
+def test_a_default_of_max_tokens_gives_way_to_requests_and_to_the_context(demo_node, monkeypatch):
+    engine = demo_node.node.engine("smollm2")
+    info = replace(engine.info, default_sampling={"max_tokens": 4}, max_model_len=50)
+    monkeypatch.setattr(engine, "info", info)
+
+    def length(prompt, **params) -> int:
+        params = {"max_tokens": None, "ignore_eos": True, **params}
+        return len(demo_node.call(answer(engine, prompt, **params))[1])
+
+    assert length([1] * 30) == 4
+    assert length([1] * 30, max_tokens=6) == 6
+    assert length([1] * 30, min_tokens=5) == 5
+    assert length([1] * 48) == 2
 
 
 def test_greedy_text_is_transformers_alone_and_in_one_batch(demo_node, reference):

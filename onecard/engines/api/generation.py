@@ -14,8 +14,9 @@ FinishReason = Literal["stop", "length", "abort", "error"]
 class SamplingParams:
     """How tokens are chosen. Names, defaults and meaning are vLLM's; already range-checked by the gateway.
 
-    `max_tokens=None` means: up to the model's context. `logprobs` is the number of alternatives to report
-    for each token (None: report none, 0: only the chosen token's). `seed=None` draws one.
+    `max_tokens=None` means: what the model's `default_sampling` says, else up to its context. `logprobs` is
+    the number of alternatives to report for each token (None: report none, 0: only the chosen token's).
+    `seed=None` draws one.
     """
 
     n: int = 1

@@ -21,8 +21,10 @@ class ModelInfo:
     max_model_len: int
     tasks: frozenset[Task]
     aliases: tuple[str, ...] = ()
+    generation_config: dict[str, Any] = field(default_factory=dict)
+    """What the model's files recommend, under the names of `SamplingParams`."""
     default_sampling: dict[str, Any] = field(default_factory=dict)
-    """From the model's generation_config: used where the request is silent."""
+    """Used where the request is silent: `generation_config`, and above it what the registry says."""
 
 
 class Tokenizing(Protocol):

@@ -13,8 +13,8 @@ class StepStats:
     model: str
     num_running: int
     num_waiting: int
-    kv_usage: float
-    """Fraction of the blocks this model could hold that are in use by requests, 0..1."""
+    kv_usage: float | None
+    """Fraction of the blocks this model could hold that are in use by requests, 0..1; None: it has none."""
     prompt_tokens: int = 0
     """Of requests that got their first token in this step, computed or cached; of an encoder, computed."""
     cached_prompt_tokens: int = 0

@@ -1,7 +1,7 @@
 """What a kind of model is: a value. Adding one is a file beside this one and a line in `KINDS`."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,19 +34,25 @@ class Blueprint:
     needs: ModelNeeds
     size: StepSize
 
-    def info(self, tasks: frozenset[Task], default_sampling: dict[str, Any] | None = None) -> ModelInfo:
+    def info(self, tasks: frozenset[Task], generation_config: dict[str, Any] | None = None) -> ModelInfo:
         """The card of the engine that is built from it now."""
         spec = self.spec
-        return ModelInfo(
+        made = ModelInfo(
             name=spec.name,
             kind=spec.kind,
             root=spec.source,
             created=int(time.time()),
             max_model_len=self.headers.max_model_len,
             tasks=tasks,
-            aliases=spec.aliases,
-            default_sampling=default_sampling or {},
+            generation_config=generation_config or {},
         )
+        return following(made, spec)
+
+
+def following(info: ModelInfo, spec: ModelSpec) -> ModelInfo:
+    """`info` with what a changed registry may change in it while the model runs."""
+    sampling = info.generation_config | spec.sampling.given()
+    return replace(info, aliases=spec.aliases, default_sampling=sampling)
 
 
 class Kind(Protocol):

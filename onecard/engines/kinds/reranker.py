@@ -21,6 +21,7 @@ from onecard.engines.text.hf_tokenizer import model_max_length, tells_token_type
 from onecard.engines.text.pairs import Pair, PairTemplate, longest_first
 from onecard.engines.text.service import TextService
 from onecard.registry.spec import ModelSpec
+from onecard.registry.units import counted
 
 
 class RerankerKind:
@@ -98,8 +99,8 @@ class RerankingEngine(OneShotEngine):
         limit, added = self._truncation(asked), self._template.num_added
         if limit is not None and limit <= added:
             raise InvalidRequestError(
-                f"'truncate_prompt_tokens' comes to {limit}; a pair has {added} tokens of the model's own "
-                "beside the query and the document.",
+                f"'truncate_prompt_tokens' comes to {limit}; a pair has {counted(added, 'token')} of the "
+                "model's own beside the query and the document.",
                 param="truncate_prompt_tokens",
             )
         return None if limit is None else limit - added

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from onecard.engines.memory.homes import Resident, can_be_awake, overlaps, promised_pages
+from onecard.registry.units import counted
 
 
 class PinnedInTheWayError(Exception):
@@ -29,8 +30,8 @@ def make_room(models: Collection[Resident], wanted: str, num_pages: int) -> list
     while not can_be_awake(together := [newcomer, *staying], num_pages):
         if not candidates:
             raise PinnedInTheWayError(
-                f"{wanted} and the models that never sleep are promised {promised_pages(together)} pages of "
-                f"{num_pages}"
+                f"{wanted} and the models that never sleep are promised "
+                f"{counted(promised_pages(together), 'page')} of {num_pages}"
             )
         sleepers.append(candidates.pop(0))
         staying.remove(sleepers[-1])

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from onecard.engines.memory.card_plan import ModelPlan, PlanError
+from onecard.registry.units import counted
 
 ALIGNMENT = 256
 """Every weight begins at a multiple of so many bytes: what kernels' vector loads and libraries ask for."""
@@ -70,7 +71,7 @@ def place_homes(wanted: Sequence[Resident], num_pages: int) -> dict[str, range]:
         homes[model.name] = range(end, end + len(model.home))
         end += len(model.home)
     if end > num_pages:
-        raise PlanError(f"the homes of {', '.join(homes)} take {end} pages of {num_pages}")
+        raise PlanError(f"the homes of {', '.join(homes)} take {counted(end, 'page')} of {num_pages}")
     pinned = sum(len(model.home) for model in wanted if model.pinned)
     never = [homes[model.name] for model in wanted if model.pinned]
     awake = set(homes)
@@ -78,8 +79,8 @@ def place_homes(wanted: Sequence[Resident], num_pages: int) -> dict[str, range]:
         pages = len(model.home)
         if pages > num_pages - pinned:
             raise PlanError(
-                f"the home of {model.name} takes {pages} pages; {num_pages} less {pinned} of pinned "
-                "models are left"
+                f"the home of {model.name} takes {counted(pages, 'page')}; {num_pages} less {pinned} of "
+                "pinned models are left"
             )
         start = end if end + pages <= num_pages else _cheapest_start(pages, homes, awake, never, num_pages)
         assert start is not None, "pinned homes lie side by side"
@@ -107,8 +108,8 @@ def place_beside(
         if start is None:
             kept = "any other model's home" if model.pinned else "pinned homes"
             raise PlanError(
-                f"the home of {model.name} takes {pages} pages in a row, and nowhere in the {num_pages} "
-                f"pages are as many beside {kept}"
+                f"the home of {model.name} takes {counted(pages, 'page')} in a row, and nowhere in the "
+                f"{num_pages} pages are as many beside {kept}"
             )
         homes[model.name] = placed[model.name] = range(start, start + pages)
         if model.awake or model.pinned:

@@ -7,6 +7,7 @@ from typing import TypeVar
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, ModelPlan, PlanError
 from onecard.engines.memory.homes import overlaps, promised_pages
 from onecard.engines.memory.page_size import min_blocks_in_page
+from onecard.registry.units import counted
 from onecard.registry.units import format_bytes as human
 
 SLACK_SHARE = 64
@@ -128,17 +129,19 @@ def check_longest_requests(
         fits = f"set `max_model_len:` to at most {tokens} or " if tokens else ""
         others = f" and those of {', '.join(beside)}" if beside else ""
         raise PlanError(
-            f"{need.name}: one request of max_model_len {need.max_model_len} needs {pages} pages of "
-            f"{human(page)}, but beyond its weights of {human(need.weight_bytes)}{others} it can have "
-            f"{most} ({tokens} tokens) on {facts.name}: {fits}{remedy}"
+            f"{need.name}: one request of max_model_len {need.max_model_len} needs "
+            f"{counted(pages, 'page')} of {human(page)}, but beyond its weights of "
+            f"{human(need.weight_bytes)}{others} it can have {most} "
+            f"({counted(tokens, 'token')}) on {facts.name}: {fits}{remedy}"
         )
 
 
 def notes_of(models: Sequence[ModelPlan], num_pages: int) -> list[str]:
     """A sentence each, for whoever wrote the registry."""
     borrowing = [
-        f"{m.name}: {m.kv_tokens_floor} tokens of KV cache are guaranteed; a request of max_model_len "
-        f"{m.max_model_len} needs borrowed memory, and waits while other models use theirs"
+        f"{m.name}: {counted(m.kv_tokens_floor, 'token of KV cache is', 'tokens of KV cache are')} "
+        f"guaranteed; a request of max_model_len {m.max_model_len} needs borrowed memory, and waits while "
+        "other models use theirs"
         for m in models
         if m.block_bytes is not None and m.kv_tokens_floor < m.max_model_len
     ]
@@ -173,6 +176,6 @@ def _why(group: Sequence[ModelPlan], num_pages: int) -> str:
         return "their floors and its own don't fit together"
     most = max(group, key=lambda m: m.longest_pages)
     return (
-        f"their weights would leave {left} pages, and a request of max_model_len {most.max_model_len} to "
-        f"{most.name} takes {most.longest_pages}"
+        f"their weights would leave {counted(left, 'page')}, and a request of max_model_len "
+        f"{most.max_model_len} to {most.name} takes {most.longest_pages}"
     )

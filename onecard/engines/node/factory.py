@@ -65,7 +65,9 @@ async def start_node(
     registry = _placed(registry)
     cards, models = await run_aside(partial(_build_all, registry, paths, outbox, context))
     for card in cards:
-        logger.info("%s", memory_report(card, [model for model in models if model.card is card]))
+        # On a CPU nothing is measured: the plan has told all of it.
+        level = logging.DEBUG if card.handle.device.type == "cpu" else logging.INFO
+        logger.log(level, "%s", memory_report(card, [model for model in models if model.card is card]))
     order = [spec.name for spec in registry.models]
     models.sort(key=lambda model: order.index(model.info.name))
     return LocalNode(registry, cards, models, context, _watch_compilations(cards, on_compile))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from onecard.engines.node.served import Card, ServedModel
+from onecard.registry.units import counted
 from onecard.registry.units import format_bytes as human
 
 
@@ -24,7 +25,7 @@ def _terms(card: Card, models: Sequence[ServedModel]) -> Iterator[str]:
     graphs = [model.card_model.hooks.graph_bytes for model in models]
     yield f"workspace {_beside(plan.workspace_bytes, _largest(peaks))}"
     yield f"graphs {_beside(plan.graph_bytes, _sum(graphs))}"
-    yield f"arena {human(plan.arena_bytes)}, {plan.num_pages} pages of {human(plan.page_bytes)}"
+    yield f"arena {human(plan.arena_bytes)}, {counted(plan.num_pages, 'page')} of {human(plan.page_bytes)}"
     for share in plan.models:
         if share.block_bytes is not None:
             tokens = f"{share.kv_tokens_floor} to {share.kv_tokens_ceiling} tokens"

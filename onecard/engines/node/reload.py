@@ -11,14 +11,14 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from onecard.engines.api import EngineError, InvalidRegistryError, ModelUnavailableError, ReloadReport
 from onecard.engines.api.errors import explain
 from onecard.engines.kinds import read_model, retuned, steps_of
-from onecard.engines.kinds.kind import Blueprint
+from onecard.engines.kinds.kind import Blueprint, following
 from onecard.engines.lifecycle.card_model import policy_of
 from onecard.engines.memory.card_plan import CardPlan, ModelNeeds
 from onecard.engines.memory.homes import Resident
@@ -184,7 +184,7 @@ class Reload:
         for name, blueprint in decision.staying.items():
             model = served[name]
             model.blueprint = blueprint
-            model.engine.info = replace(model.info, aliases=blueprint.spec.aliases)
+            model.engine.info = following(model.info, blueprint.spec)
             model.card_model.policy = policy_of(blueprint.spec)
         self._models.clear()
         self._models.update({spec.name: served[spec.name] for spec in wanted.models})

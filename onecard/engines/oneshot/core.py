@@ -185,7 +185,7 @@ class OneShotCore(StepCore[Texts, Rows]):
                 deliveries += [job.deliver, *self._end(job, "stop")]
         running, waiting = len(batch.jobs), len(self._queue)
         stats = partial(
-            StepStats, self.name, running, waiting, kv_usage=0.0, prompt_tokens=batch.shape.tokens
+            StepStats, self.name, running, waiting, kv_usage=None, prompt_tokens=batch.shape.tokens
         )
         return deliveries, stats
 

@@ -32,6 +32,7 @@ from onecard.engines.step.core import StatsButTimes, StepCore, distinct
 from onecard.engines.step.sizes import StepSize
 from onecard.engines.text.tokenizer import Tokenizer
 from onecard.registry.spec import ModelSpec
+from onecard.registry.units import counted
 
 
 class PagedCore(StepCore[Schedule, StepOutput]):
@@ -189,8 +190,8 @@ class PagedCore(StepCore[Schedule, StepOutput]):
             needed, most = kv.blocks_for(sequence.num_tokens), kv.pool.max_blocks
             advice = "shorten it, or try again when other models sleep"
         return ModelUnavailableError(
-            f"The request needs {needed} blocks of {self.name}'s cache, which may have {most} of "
-            f"{kv.block_size} tokens now: {advice}."
+            f"The request needs {counted(needed, 'block')} of {self.name}'s cache, which may have {most} of "
+            f"{counted(kv.block_size, 'token')} now: {advice}."
         )
 
     @property

@@ -26,6 +26,7 @@ from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.front import Front
 from onecard.engines.text.service import TextService
+from onecard.registry.units import counted
 
 SEED_STRIDE = 0x9E3779B97F4A7C15
 """Sets the random streams of one request's answers apart (2^64 / golden ratio)."""
@@ -128,11 +129,14 @@ class GenerationEngine(Front[PagedCore]):
             raise ContextLengthError(self.info.max_model_len, num_prompt, asked or 0, field)
         if params.min_tokens > room:
             raise InvalidRequestError(
-                f"`min_tokens` is {params.min_tokens}, but beside the {num_prompt} tokens of the {field} the "
-                f"context leaves {room}: ask for fewer.",
+                f"`min_tokens` is {params.min_tokens}, but beside the {counted(num_prompt, 'token')} of the "
+                f"{field} the context leaves {room}: ask for fewer.",
                 param="min_tokens",
             )
-        return room if asked is None else asked
+        if asked is not None:
+            return asked
+        # A default gives way: to the context, and to a request that wants more at least.
+        return min(room, max(self.info.default_sampling.get("max_tokens", room), params.min_tokens))
 
     def _check_vocabulary(self, token_ids: Seq[int], param: str) -> None:
         """The model's logits may have more rows than the tokenizer has tokens: those ids are fine here."""

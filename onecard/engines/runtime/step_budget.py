@@ -23,6 +23,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onecard.registry.units import counted
+
 HORIZON = 200
 """Steps after which an observation has 1/e of its weight."""
 
@@ -228,9 +230,9 @@ class StepLimit:
         if self._lowest_told is None or self.tokens < self._lowest_told:
             self._lowest_told = self.tokens
             logger.warning(
-                "%s is out of memory in a step of %d tokens: its steps have at most %d until there is more",
+                "%s is out of memory in a step of %s: its steps have at most %d until there is more",
                 self._name,
-                num_tokens,
+                counted(num_tokens, "token"),
                 self.tokens,
             )
 
@@ -241,4 +243,4 @@ class StepLimit:
         self.tokens += max(1, self.tokens // 8)
         if self.tokens >= most:
             self.tokens = self._lowest_told = None
-            logger.info("%s has memory for steps of %d tokens again", self._name, most)
+            logger.info("%s has memory for steps of %s again", self._name, counted(most, "token"))

@@ -11,6 +11,7 @@ from torch import nn
 from onecard.engines.runtime.memory_use import counts_memory, peak_bytes, taken_bytes
 from onecard.engines.step.core import StepCore
 from onecard.engines.step.warm_up import NoPagesError, WarmUp
+from onecard.registry.units import counted
 from onecard.registry.units import format_bytes as human
 
 logger = logging.getLogger(__name__)
@@ -118,6 +119,10 @@ class EngineHooks:
                 logger.warning("%s: its smallest step %s: lower `max_num_seqs:`", core.name, more)
                 return
             logger.warning(
-                "%s: a step of %d tokens %s: from now on it has %d at most", core.name, tokens, more, smaller
+                "%s: a step of %s %s: from now on it has %d at most",
+                core.name,
+                counted(tokens, "token"),
+                more,
+                smaller,
             )
             core.shrink_steps(smaller)

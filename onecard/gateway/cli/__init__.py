@@ -33,7 +33,7 @@ a first session:
   onecard plan  configs/demo.yaml     who gets which part of the card?
   onecard serve configs/demo.yaml     fetch, load and serve it
   onecard ps                          (in another terminal) what runs
-  onecard chat smollm2                talk to a model
+  onecard chat                        talk to a model
 
 `onecard COMMAND --help` says more about each.
 """

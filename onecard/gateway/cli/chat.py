@@ -4,7 +4,7 @@ import argparse
 import contextlib
 import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from onecard.gateway.cli.client import Client
@@ -14,14 +14,16 @@ HELP = "/reset forgets the conversation, /exit (or Ctrl-D) leaves, Ctrl-C stops 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model's name or alias")
+    parser.add_argument(
+        "model", metavar="MODEL", nargs="?", help="a model's name or alias (default: the only one that chats)"
+    )
     add_server(parser)
     parser.add_argument("--system", metavar="TEXT", help="a system message to begin with")
     parser.add_argument(
         "--temperature", type=float, help="0: always the likeliest token (default: the model's own)"
     )
     parser.add_argument(
-        "--max-tokens", type=int, metavar="N", help="longest answer (default: what the context holds)"
+        "--max-tokens", type=int, metavar="N", help="longest answer (default: the model's own)"
     )
 
 
@@ -63,7 +65,9 @@ class Conversation:
 def run(args: argparse.Namespace) -> int:
     asked = {"temperature": args.temperature, "max_tokens": args.max_tokens}
     sampling = {key: value for key, value in asked.items() if value is not None}
-    conversation = Conversation(Client(args.url, args.api_key), args.model, args.system, sampling)
+    client = Client(args.url, args.api_key)
+    model = args.model or only_chat_model(client.get("/v1/models")["data"], client.url)
+    conversation = Conversation(client, model, args.system, sampling)
     if not sys.stdin.isatty():  # piped input is one message
         text = sys.stdin.read().strip()
         if not text:
@@ -72,8 +76,25 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with contextlib.suppress(ImportError):
         importlib.import_module("readline")  # gives input() history and line editing
-    print(HELP)
+    print(f"talking to {model}; {HELP}")
     return _talk(conversation)
+
+
+def only_chat_model(cards: Sequence[dict[str, Any]], url: str) -> str:
+    """The name of the one model among `/v1/models` that generates text. Raises `CommandError`."""
+    aliases = {alias for card in cards for alias in card.get("aliases", ()) if alias != card["id"]}
+    names = [
+        card["id"]
+        for card in cards
+        if card["id"] not in aliases and "generate" in card.get("tasks", ["generate"])
+    ]
+    if not names:
+        raise CommandError(f"{url} serves no model that chats")
+    if len(names) > 1:
+        raise CommandError(
+            f"{url} serves several models: name one, as in `onecard chat {names[0]}` ({', '.join(names)})"
+        )
+    return str(names[0])
 
 
 def _talk(conversation: Conversation) -> int:
@@ -115,7 +136,7 @@ COMMAND = Command(
     epilog=f"""\
 in the chat: {HELP}.
 
-  onecard chat smollm2
+  onecard chat
   onecard chat smollm2 --system 'You are terse.' --temperature 0
   echo 'Why is the sky blue?' | onecard chat smollm2 --max-tokens 100
 """,

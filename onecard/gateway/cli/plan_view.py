@@ -1,7 +1,7 @@
 """A memory plan as a bar: who gets which part of a card.
 
     ███████▓▓▓▓▓▓▓▓▓▓██░░░░░░░░░░░░░░░░░░░▒▒▞▞╌····▚▚▚
-    weights and floor of each model | on loan | workspace | graphs | slack | free | others
+    weights and guaranteed KV of each model | lent | scratch | graphs | spare | not given | others
 
 The widths are bytes to scale, except that nothing that exists is drawn thinner than one cell. Models that
 start asleep stand in the legend only: what would be theirs is lent, and may be other models' as well.
@@ -18,6 +18,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
+from onecard.gateway.cli.bars import say
 from onecard.gateway.cli.terminal import table
 from onecard.registry.units import format_bytes
 
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 WEIGHTS, FLOOR, LOANABLE = "█", "▓", "░"
 WORKSPACE, GRAPHS, SLACK, FREE, OTHERS = "▒", "▞", "╌", "·", "▚"
+
+KV_CACHE = (
+    "KV cache: memory of requests in progress, and of prompts that may come again. What stands first is "
+    "guaranteed to the model whatever the others do; at most: with what it borrows from them."
+)
 
 
 @dataclass(frozen=True)
@@ -51,22 +57,21 @@ def parts_of(plan: "CardPlan") -> list[Part]:
     for model, colour in zip(plan.models, cycle(COLOURS)):
         name, page, drawn = model.name, plan.page_bytes, model.awake_at_start
         where, state = (awake, "") if drawn else (asleep, ", asleep at start")
-        pages = f"pages {model.home_first_page:,} to {model.home_first_page + model.home_pages - 1:,}"
-        label = f"{name} weights, {pages}{state}"
-        where.append(Part(WEIGHTS, colour, label, model.home_pages * page, drawn=drawn))
+        where.append(Part(WEIGHTS, colour, f"{name}: weights{state}", model.home_pages * page, drawn=drawn))
         if model.ceiling_pages:
             most = format_bytes(model.ceiling_pages * page)
             limits = f"{model.kv_tokens_floor:,}", most, f"{model.kv_tokens_ceiling:,}"
-            where.append(Part(FLOOR, colour, f"{name} KV{state}", model.floor_pages * page, limits, drawn))
+            label = f"{name}: KV cache{state}"
+            where.append(Part(FLOOR, colour, label, model.floor_pages * page, limits, drawn))
     return [
         *awake,
-        Part(LOANABLE, "white", "KV on loan to whoever has work", plan.loanable_bytes),
+        Part(LOANABLE, "white", "KV cache, lent as needed", plan.loanable_bytes),
         *asleep,
-        Part(WORKSPACE, "bright_black", "workspace", plan.workspace_bytes),
+        Part(WORKSPACE, "bright_black", "scratch space of one step", plan.workspace_bytes),
         Part(GRAPHS, "bright_black", "CUDA graphs", plan.graph_bytes),
-        Part(SLACK, "bright_black", "slack", plan.slack_bytes),
+        Part(SLACK, "bright_black", "spare", plan.slack_bytes),
         Part(FREE, "bright_black", "not given to onecard", plan.unused_bytes),
-        Part(OTHERS, "bright_black", "in use by others", plan.other_bytes),
+        Part(OTHERS, "bright_black", "in use by other programs", plan.other_bytes),
     ]
 
 
@@ -103,22 +108,24 @@ def print_plans(console: Console, plans: "Sequence[CardPlan]") -> None:
         console.print(Bar(parts))
         console.print(_legend(parts))
         for note in plan.notes:
-            console.print(note, highlight=False)
+            say(console, note)
+    if any(part.limits for plan in plans for part in parts_of(plan)):
+        console.print(KV_CACHE, highlight=False)
 
 
 def _headline(plan: "CardPlan") -> Text:
     return Text.assemble(
         (plan.card, "bold"),
-        f" on {plan.device}: {format_bytes(plan.budget_bytes)} of {format_bytes(plan.total_bytes)}; arena "
-        f"{format_bytes(plan.arena_bytes)}, {plan.num_pages:,} pages of {format_bytes(plan.page_bytes)}, "
-        f"{100 * plan.waste:.1f} % lost at page edges",
+        f" on {plan.device}: onecard takes {format_bytes(plan.budget_bytes)} of its "
+        f"{format_bytes(plan.total_bytes)}",
     )
 
 
 def _legend(parts: Sequence[Part]) -> Table:
-    numbers = ("bytes", "tokens", "at most", "tokens at most")
+    numbers = ("memory", "tokens", "at most", "tokens at most")
     rows = table("", "", *numbers, right=numbers)
     for part in parts:
         if part.nbytes or part.limits:
-            rows.add_row(Text(part.glyph, part.colour), part.label, format_bytes(part.nbytes), *part.limits)
+            label = Text(part.label)  # whatever a name has in it, it is no markup
+            rows.add_row(Text(part.glyph, part.colour), label, format_bytes(part.nbytes), *part.limits)
     return rows

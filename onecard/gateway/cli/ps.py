@@ -40,7 +40,7 @@ def _print_tables(status: dict[str, Any]) -> None:
 
 def _tables(status: dict[str, Any]) -> Iterator[tuple[Words, Words, Words, list[Words]]]:
     """Each with the names of its columns of words, of numbers, and of words once more, and its rows."""
-    numbers: Words = ("weights", "KV used", "KV owned", "floor", "ceiling", "running", "waiting", "finished")
+    memory: Words = ("weights", "KV used", "KV owned", "KV floor", "KV ceiling")
     nbytes: Words = ("weight_bytes", "kv_bytes_used", "kv_bytes_owned", "floor_bytes", "ceiling_bytes")
     models: list[Words] = [
         (
@@ -50,7 +50,7 @@ def _tables(status: dict[str, Any]) -> Iterator[tuple[Words, Words, Words, list[
         )
         for model in status["models"]
     ]
-    yield ("model", "kind", "card", "state"), numbers, (), models
+    yield ("model", "kind", "card", "state"), (*memory, "running", "waiting", "finished"), (), models
     nbytes = ("budget_bytes", "total_bytes", "arena_bytes", "page_bytes")
     cards: list[Words] = [
         (
@@ -63,7 +63,7 @@ def _tables(status: dict[str, Any]) -> Iterator[tuple[Words, Words, Words, list[
     ]
     yield ("card", "device"), ("budget", "of", "arena", "page", "pages free"), (), cards
     if looks := [_health(card["name"], card["health"]) for card in status["cards"] if card.get("health")]:
-        numbers = ("used", "total", "utilization", "temperature", "power")
+        numbers: Words = ("used", "total", "utilization", "temperature", "power")
         yield ("card",), numbers, ("throttled by", "other processes"), looks
 
 
@@ -97,8 +97,8 @@ COMMAND = Command(
     summary="what runs on a server: state, bytes, requests",
     description="Ask a running server for its models, the memory they hold and the requests they work on.",
     epilog="""\
-KV used: by requests now; KV owned: with cached prefixes and loans; floor, ceiling: of KV, beside the weights,
-guaranteed and at most.
+KV used: by requests now; KV owned: with cached prefixes and loans; KV floor, KV ceiling: what the weights
+leave of the floor and the ceiling that `onecard list` shows.
 The last table is what the card itself says (NVML; for a CPU, the operating system); ?: it doesn't tell.
 
   onecard ps

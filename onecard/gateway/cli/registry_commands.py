@@ -24,8 +24,8 @@ def list_models(args: argparse.Namespace) -> int:
     from onecard.registry.sources import is_fetched
 
     registry = load_registry(args.registry)
-    columns = ("model", "kind", "card", "floor", "burst", "size", "aliases", "source")
-    rows = table(*columns, right=("floor", "burst", "size"))
+    columns = ("model", "kind", "card", "floor", "ceiling", "files", "aliases", "source")
+    rows = table(*columns, right=("floor", "ceiling", "files"))
     for model in registry.models:
         path = is_fetched(model)
         rows.add_row(
@@ -106,7 +106,8 @@ LIST = Command(
     summary="list the models of a registry",
     description="List what a registry declares and what of it has been fetched; `onecard ps` says what runs.",
     epilog="""\
-floor: the share of the card that is guaranteed; burst: what the model may hold while others leave it idle.
+floor (`memory:`): how much of the card's `memory:` is guaranteed, for weights and KV cache together; ceiling
+(`burst:`): what the model may hold while others leave it idle. `onecard ps` says what of it is KV cache.
 
   onecard list configs/demo.yaml
 """,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onecard.gateway.cli.command import Command, add_registry
+from onecard.registry.units import counted
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -58,15 +59,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from onecard.gateway.cli.bars import LogHandler
     from onecard.gateway.cli.plan_view import print_plans
     from onecard.gateway.cli.startup import allow_many_files, bind, refusals, settle_threads
     from onecard.gateway.cli.terminal import fetch_all
     from onecard.gateway.cli.triggers import RegistryFile
 
-    logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(asctime)s %(message)s")
+    console = Console(stderr=True)
+    logging.basicConfig(level=args.log_level.upper(), handlers=[LogHandler(console)])
     # It logs every change of the registry's folder: a log file there would feed itself.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
-    console = Console(stderr=True)
     file = RegistryFile(args.registry) if args.watch else None
     load = partial(_load, args.registry, args.host, args.port)
     registry = load()
@@ -121,9 +123,9 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 async def _serve(start: _Start, listener: socket.socket, console: "Console") -> None:
     from onecard.engines.node.factory import start_node
     from onecard.gateway.app import create_app
+    from onecard.gateway.cli.bars import LoadBars
     from onecard.gateway.cli.reload import server_control
     from onecard.gateway.cli.startup import announcement, refusals
-    from onecard.gateway.cli.terminal import LoadBars
     from onecard.gateway.cli.triggers import ReloadTriggers, StopSignals
     from onecard.gateway.context import GATEWAY
     from onecard.gateway.metrics import Metrics
@@ -185,7 +187,8 @@ async def _drain(node: "Node", gateway: "Gateway") -> None:
             while running:
                 await asyncio.sleep(DRAIN_POLL_SECONDS)
     except TimeoutError:
-        logger.warning("%d requests were still unfinished after %g s and are cut off", len(running), timeout)
+        unfinished = counted(len(running), "request was", "requests were")
+        logger.warning("%s still unfinished after %g s and cut off", unfinished, timeout)
         gateway.admission.cut_off()
 
 

@@ -127,4 +127,4 @@ def curl(server: ServerSpec, models: Sequence[ModelInfo], url: str) -> str:
     headers = "-H 'Content-Type: application/json'"
     if server.api_keys:
         headers += ' -H "Authorization: Bearer $ONECARD_API_KEY"'
-    return f"curl {url}{path} {headers} -d {shlex.quote(json.dumps(body))}"
+    return f"curl {url}{path} {headers} -d {shlex.quote(json.dumps(body, ensure_ascii=False))}"

@@ -142,7 +142,7 @@ async def arrived(request: web.Request, read: Callable[[], Awaitable[Read]]) -> 
             async with asyncio.timeout(gateway.body_timeout):
                 return await read()
     except TimeoutError:
-        raise GatewayError(408, f"The body did not arrive within {gateway.body_timeout:g} seconds.") from None
+        raise GatewayError(408, f"The body did not arrive within {gateway.body_timeout:g} s.") from None
     except web.HTTPRequestEntityTooLarge:
         raise too_large(limit) from None
     except (HttpProcessingError, web.RequestPayloadError) as error:

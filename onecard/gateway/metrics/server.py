@@ -39,7 +39,7 @@ class ModelMetrics(EngineFamilies):
         self.running.set(stats.num_running)
         self.deferred = stats.num_deferred
         self._set_waiting(stats.num_waiting)
-        self.kv_usage.set(stats.kv_usage)
+        self.kv_usage.set(stats.kv_usage or 0.0)
         if stats.prompt_tokens:
             self.prompt_tokens.inc(stats.prompt_tokens)
             self.computed.inc(stats.prompt_tokens - stats.cached_prompt_tokens)

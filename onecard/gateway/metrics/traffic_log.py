@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from onecard.engines.api import RequestStats, StatsSink, StepStats
+from onecard.registry.units import counted
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +32,21 @@ class Window:
         self.last = stats
 
     def line(self, seconds: float) -> str:
-        """In vLLM's words, so that eyes and scripts find what they know."""
+        """In vLLM's words, so that eyes and scripts find what they know. Of a model that generates nothing
+        and keeps no KV cache neither is told."""
         assert self.last is not None, "a window begins with its first step"
-        hit_rate = self.prefix_hits / self.prefix_queries if self.prefix_queries else 0.0
-        return (
-            f"{self.last.model}: Avg prompt throughput: {self.prompt_tokens / seconds:.1f} tokens/s, "
-            f"Avg generation throughput: {self.generation_tokens / seconds:.1f} tokens/s, "
-            f"Running: {self.last.num_running} reqs, Waiting: {self.last.num_waiting} reqs, "
-            f"KV cache usage: {100 * self.last.kv_usage:.1f}%, Prefix cache hit rate: {100 * hit_rate:.1f}%"
-        )
+        return f"{self.last.model}: {', '.join(self._figures(self.last, seconds))}"
+
+    def _figures(self, last: StepStats, seconds: float) -> Iterator[str]:
+        yield f"Avg prompt throughput: {self.prompt_tokens / seconds:.1f} tokens/s"
+        if last.kv_usage is not None:
+            yield f"Avg generation throughput: {self.generation_tokens / seconds:.1f} tokens/s"
+        yield f"Running: {counted(last.num_running, 'req')}"
+        yield f"Waiting: {counted(last.num_waiting, 'req')}"
+        if last.kv_usage is not None:
+            hit_rate = self.prefix_hits / self.prefix_queries if self.prefix_queries else 0.0
+            yield f"KV cache usage: {100 * last.kv_usage:.1f}%"
+            yield f"Prefix cache hit rate: {100 * hit_rate:.1f}%"
 
 
 class TrafficLog:

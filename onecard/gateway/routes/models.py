@@ -31,6 +31,7 @@ def _card(info: ModelInfo, name: str) -> dict[str, Any]:
         "kind": info.kind,
         "tasks": sorted(info.tasks),
         "aliases": list(info.aliases),
+        "default_sampling": info.default_sampling,
         "permission": [_permission(info)],
     }
 

@@ -14,7 +14,9 @@ class ChatRequest(Conversation, SamplingRequest):
     """A conversation to be continued."""
 
     max_tokens: Count | None = Field(None, description="The older name of max_completion_tokens.")
-    max_completion_tokens: Count | None = Field(None, description="Default: what the model's context leaves.")
+    max_completion_tokens: Count | None = Field(
+        None, description="Default: the registry's `sampling.max_tokens`, else what the context leaves."
+    )
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=MAX_LOGPROBS)
     tools: Objects | None = Field(None, description="Given to the chat template.")

@@ -197,6 +197,7 @@ class ModelCard(Answer):
     kind: str
     tasks: list[Task]
     aliases: list[str]
+    default_sampling: dict[str, float]
     permission: list[ModelPermission]
 
 

@@ -12,7 +12,7 @@ MAX_N = 128
 GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy, as in vLLM: dividing by them overflows."""
 
-# Where neither the request nor the model's own generation config says anything.
+# Where neither the request, nor the registry, nor the model's own generation config says anything.
 OPENAI_DEFAULTS: dict[str, Any] = {
     "temperature": 1.0,
     "top_p": 1.0,
@@ -69,7 +69,8 @@ class StreamOptions(RequestModel):
 
 
 class SamplingRequest(ModelRequest):
-    """How tokens are chosen and sent. What is left out comes from the model's generation config."""
+    """How tokens are chosen and sent. What is left out is as the registry's `sampling` says, else the model's
+    generation config, else OpenAI's default."""
 
     n: int = Field(1, ge=1, le=MAX_N)
     stream: bool = False
