@@ -10,10 +10,9 @@ from onecard.engines.models.registry import load_config
 from onecard.engines.paged.build import DecoderFiles, build_decoder, decoder_needs
 from onecard.engines.paged.engine import GenerationEngine
 from onecard.engines.step.sizes import ON_CPU, StepSize, step_size
-from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
-from onecard.engines.text.tokenizer import load_tokenizer
+from onecard.engines.text.tokenizer import check_tokenizer, load_tokenizer
 from onecard.registry.spec import ModelSpec
 
 ON_GPU = (8192, 256)
@@ -23,8 +22,8 @@ class LanguageModelKind:
     tasks: frozenset[Task] = frozenset({"generate"})
 
     def read(self, spec: ModelSpec, path: Path) -> DecoderFiles:
-        if spec.engine.chat_template:
-            ChatTemplates.read(Path(spec.engine.chat_template))
+        check_tokenizer(*_text_files(spec, path))
+        load_generation_defaults(path)
         return DecoderFiles.of(spec, path, load_config(path, "llm"))
 
     def step_size(self, spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
@@ -35,8 +34,7 @@ class LanguageModelKind:
 
     def build(self, blueprint: Blueprint, place: Placement) -> tuple[GenerationEngine, CardModel]:
         spec, path = blueprint.spec, blueprint.path
-        template = Path(spec.engine.chat_template) if spec.engine.chat_template else None
-        tokenizer = load_tokenizer(Path(spec.engine.tokenizer) if spec.engine.tokenizer else path, template)
+        tokenizer = load_tokenizer(*_text_files(spec, path))
         defaults = load_generation_defaults(path)
         core, model = build_decoder(spec, blueprint.headers, blueprint.size, tokenizer, place)
         engine = GenerationEngine(
@@ -51,3 +49,10 @@ class LanguageModelKind:
             seed=spec.engine.seed,
         )
         return engine, model
+
+
+def _text_files(spec: ModelSpec, path: Path) -> tuple[Path, Path | None]:
+    """Whose tokenizer it is, and the file of the template that replaces its own."""
+    engine = spec.engine
+    template = Path(engine.chat_template) if engine.chat_template else None
+    return Path(engine.tokenizer) if engine.tokenizer else path, template

@@ -5,6 +5,7 @@ splits text is known only by its name (llama.cpp's `LLAMA_VOCAB_PRE_TYPE_*`), an
 the families served.
 """
 
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -44,6 +45,22 @@ _PRE_TOKENIZERS: dict[str, tuple[tuple[str, ...], bool, bool]] = {
 _ADDS_BOS = {"llama3", "llama-v3", "llama-bpe", "tekken"}
 _TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>")
 """Control tokens that end an answer whatever the file names as its one end token."""
+
+
+def check_vocabulary(path: Path, metadata: dict[str, Any]) -> None:
+    """Raises `ModelFileError` where a GGUF file has no tokens, or lists that don't go with them."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
+        raise ModelFileError(
+            f"{path} holds no tokenizer (tokenizer.ggml.tokens): set `engine.tokenizer` to the folder or hub "
+            "id of the original model's"
+        )
+    for name in ("scores", "token_type"):
+        values = metadata.get(f"tokenizer.ggml.{name}")
+        if values is not None and (not isinstance(values, list) or len(values) != len(tokens)):
+            raise ModelFileError(
+                f"{path} is damaged: tokenizer.ggml.{name} has not one number for each token"
+            )
 
 
 def build_backend(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
