@@ -10,6 +10,7 @@ from onecard.engines.models.registry import load_config
 from onecard.engines.paged.build import DecoderFiles, build_decoder, decoder_needs
 from onecard.engines.paged.engine import GenerationEngine
 from onecard.engines.step.sizes import ON_CPU, StepSize, step_size
+from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import check_tokenizer, load_tokenizer
@@ -22,9 +23,13 @@ class LanguageModelKind:
     tasks: frozenset[Task] = frozenset({"generate"})
 
     def read(self, spec: ModelSpec, path: Path) -> DecoderFiles:
-        check_tokenizer(*_text_files(spec, path))
+        source, template = _text_files(spec, path)
+        if template is not None:
+            ChatTemplates.read(template)
+        files = DecoderFiles.of(spec, path, load_config(path, "llm"))
+        check_tokenizer(source, chat_templates=template is None)
         load_generation_defaults(path)
-        return DecoderFiles.of(spec, path, load_config(path, "llm"))
+        return files
 
     def step_size(self, spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
         return step_size(spec.engine, ON_CPU if device_type == "cpu" else ON_GPU)

@@ -145,9 +145,9 @@ def _folder_parts(path: Path) -> tuple[tokenizers.Tokenizer, SpecialTokens, dict
     return backend, special, hf_tokenizer.chat_templates(path, config)
 
 
-def check_tokenizer(path: Path, chat_template_file: Path | None = None) -> None:
+def check_tokenizer(path: Path, chat_templates: bool = True) -> None:
     """What can be told of a tokenizer's files without building it: whether there is one, and whether its
-    templates parse. Raises `ValueError` (`ModelFileError`, `GgufError`)."""
+    `chat_templates` parse. Raises `ValueError` (`ModelFileError`, `GgufError`)."""
     with readable(path):
         if path.is_file():
             metadata = GgufFile(path).metadata
@@ -156,7 +156,5 @@ def check_tokenizer(path: Path, chat_template_file: Path | None = None) -> None:
         else:
             hf_tokenizer.check_vocabulary(path)
             templates = hf_tokenizer.chat_templates(path, hf_tokenizer.load_tokenizer_config(path))
-        if chat_template_file is not None:
-            ChatTemplates.read(chat_template_file)
-        else:
+        if chat_templates:
             ChatTemplates(templates, origin=str(path))
