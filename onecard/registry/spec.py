@@ -157,7 +157,7 @@ class EngineSpec:
     max_model_len: int | None = replace(
         None,
         "Longest prompt plus answer, in tokens; `auto`: the model's own, and no more than that.",
-        minimum=1,
+        minimum=2,
         example="4096",
     )
     max_num_seqs: int | None = live(

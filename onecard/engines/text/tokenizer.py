@@ -16,7 +16,7 @@ from tokenizers import normalizers
 from onecard.engines.api import ChatPrompt
 from onecard.engines.text import gguf_tokenizer, hf_tokenizer
 from onecard.engines.text.chat_template import ChatTemplates
-from onecard.engines.text.generation_config import readable
+from onecard.engines.text.generation_config import ModelFileError, readable
 from onecard.engines.text.token_text import SpecialTokens, TokenSpelling, spelling_of
 from onecard.engines.weights.gguf_file import GgufFile
 
@@ -133,7 +133,10 @@ def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase
 def _gguf_parts(path: Path) -> tuple[tokenizers.Tokenizer, SpecialTokens, dict[str, str]]:
     metadata = GgufFile(path).metadata
     gguf_tokenizer.check_vocabulary(path, metadata)
-    backend = gguf_tokenizer.build_backend(metadata)
+    try:
+        backend = gguf_tokenizer.build_backend(metadata)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
     return backend, gguf_tokenizer.special_tokens(metadata), gguf_tokenizer.chat_templates(metadata)
 
 

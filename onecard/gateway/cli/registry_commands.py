@@ -101,8 +101,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 CHECK = Command(
     summary="validate a registry; say what is wrong and where",
-    description="Read a registry and check all that it says itself, and the headers of models that are on this\n"
-    "machine; plan fetches the others, and says whether all of it fits.",
+    description="Read a registry and check all that it says itself, and the headers of models that are\n"
+    "here; plan fetches the others, and says whether all of it fits.",
     epilog="""\
 exit code: 0 when the registry is right, 1 when not; every problem is named with file, line, key and what to
 write instead.
