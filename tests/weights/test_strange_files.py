@@ -268,6 +268,12 @@ def test_a_generation_config_of_other_things_than_numbers_is_refused_when_it_is_
     soon(lambda: KINDS["llm"].read(ModelSpec(name="m", source=str(folder)), folder), ModelFileError, said)
 
 
+def test_a_model_s_own_template_that_does_not_parse_is_told_from_its_files(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for m in messages %}")
+    spec = ModelSpec(name="m", source=str(folder))
+    soon(lambda: KINDS["llm"].read(spec, folder), ModelFileError, f"chat template of {folder} doesn't parse")
+
+
 def refusal(spec: ModelSpec, folder: Path) -> str | None:
     """What is said of a model's files, in an error of ours; None where they can be served."""
     try:
