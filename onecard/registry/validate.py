@@ -20,13 +20,13 @@ def validate(registry: Registry, positions: Mapping[str, Position], problems: Pr
     A key that already has a problem gets no second one: what is said of it may follow from the first.
     """
     checks = _Checks(registry, positions, problems)
-    checks.origins()
     checks.cards()
     checks.names()
     for i, model in enumerate(registry.models):
         checks.model(model, f"models[{i}]")
     for card in registry.cards:
         checks.floors(card)
+    checks.origins()
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,6 @@ class _Checks:
         while key and key not in self.positions:
             key = key.rpartition(".")[0]
         return self.positions.get(key, Position(1, 1))
-
-    def origins(self) -> None:
-        for i, origin in enumerate(self.registry.server.allowed_origins):
-            sent = as_browsers_send(origin)
-            if sent != origin:
-                advice = (
-                    f"write `{sent}`, which is what browsers send" if sent else "write it as browsers send it"
-                )
-                self.refuse(f"server.allowed_origins[{i}]", f"`{origin}` would match no page; {advice}")
 
     def cards(self) -> None:
         if not self.registry.cards:
@@ -157,6 +148,15 @@ class _Checks:
             regular_size(Path(path))
         except FileRefusedError as error:
             self.refuse(key, str(error))
+
+    def origins(self) -> None:
+        for i, origin in enumerate(self.registry.server.allowed_origins):
+            sent = as_browsers_send(origin)
+            if sent != origin:
+                advice = (
+                    f"write `{sent}`, which is what browsers send" if sent else "write it as browsers send it"
+                )
+                self.refuse(f"server.allowed_origins[{i}]", f"`{origin}` would match no page; {advice}")
 
     def floors(self, card: CardSpec) -> None:
         """The floors of a card's models fit into it, as far as that can be told without the card."""

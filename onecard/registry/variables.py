@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from onecard.registry.problems import shown
 
 # Bounded: an opening that is never closed would be looked for up to the end, from each of them.
-_REFERENCE = re.compile(r"\$?\$\{[^}\n]{0,4096}\}")
-_PARTS = re.compile(r"\$\$\{([^}]{0,4096})\}|\$\{([^}]{0,4096})\}")
+_REFERENCE = re.compile(r"\$?\$\{[^}\n]{0,1000}\}")
+_PARTS = re.compile(r"\$\$\{([^}]{0,1000})\}|\$\{([^}]{0,1000})\}")
 _INSIDE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _PRIVATE_USE = range(0xE000, 0xF880, 0x80)
 

@@ -443,7 +443,7 @@ def refused(path: Path) -> str:
     began = time.monotonic()
     with pytest.raises(RegistryError) as caught:
         load_registry(path)
-    assert time.monotonic() - began < 10, "some 0.1 s alone, but other work may run beside"
+    assert time.monotonic() - began < 20, "a second alone, but other work may run beside"
     assert len(str(caught.value)) < 30_000
     return str(caught.value)
 

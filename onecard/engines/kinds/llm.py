@@ -13,7 +13,8 @@ from onecard.engines.step.sizes import ON_CPU, StepSize, step_size
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
-from onecard.engines.text.tokenizer import check_tokenizer, load_tokenizer
+from onecard.engines.text.tokenizer import load_tokenizer
+from onecard.engines.text.tokenizer_files import check_tokenizer
 from onecard.registry.spec import ModelSpec
 
 ON_GPU = (8192, 256)

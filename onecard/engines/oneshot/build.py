@@ -12,7 +12,8 @@ from onecard.engines.oneshot.queue import TokenBudgetQueue
 from onecard.engines.step.hooks import EngineHooks
 from onecard.engines.step.sizes import ON_CPU, StepSize, longest_text, model_needs, step_size
 from onecard.engines.step.warm_up import WarmUp
-from onecard.engines.text.tokenizer import Tokenizer, check_tokenizer, load_tokenizer
+from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
+from onecard.engines.text.tokenizer_files import check_tokenizer
 from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs
 from onecard.registry.spec import ModelSpec
 

@@ -16,7 +16,6 @@ from tokenizers import normalizers
 from onecard.engines.api import ChatPrompt
 from onecard.engines.text import gguf_tokenizer, hf_tokenizer
 from onecard.engines.text.chat_template import ChatTemplates
-from onecard.engines.text.generation_config import ModelFileError, readable
 from onecard.engines.text.token_text import SpecialTokens, TokenSpelling, spelling_of
 from onecard.engines.weights.gguf_file import GgufFile
 
@@ -120,44 +119,20 @@ def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase
 
     Raises `ValueError` where there is no tokenizer that can be read.
     """
-    with readable(path):
-        backend, special, templates = _gguf_parts(path) if path.is_file() else _folder_parts(path)
+    if path.is_file():
+        metadata = GgufFile(path).metadata
+        backend = gguf_tokenizer.build_backend(metadata)
+        special = gguf_tokenizer.special_tokens(metadata)
+        templates = gguf_tokenizer.chat_templates(metadata)
+    else:
+        backend = hf_tokenizer.load_backend(path)
+        config = hf_tokenizer.load_tokenizer_config(path)
+        hf_tokenizer.apply_bos_eos_flags(backend, config)
+        special = hf_tokenizer.special_tokens(path, config, backend)
+        templates = hf_tokenizer.chat_templates(path, config)
     if lowercase:
         rest = [backend.normalizer] if backend.normalizer else []
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
     if chat_template_file is not None:
         return Tokenizer(backend, special, ChatTemplates.read(chat_template_file))
     return Tokenizer(backend, special, ChatTemplates(templates, origin=str(path)))
-
-
-def _gguf_parts(path: Path) -> tuple[tokenizers.Tokenizer, SpecialTokens, dict[str, str]]:
-    metadata = GgufFile(path).metadata
-    gguf_tokenizer.check_vocabulary(path, metadata)
-    try:
-        backend = gguf_tokenizer.build_backend(metadata)
-    except ModelFileError as error:
-        raise ModelFileError(f"{path}: {error}") from error
-    return backend, gguf_tokenizer.special_tokens(metadata), gguf_tokenizer.chat_templates(metadata)
-
-
-def _folder_parts(path: Path) -> tuple[tokenizers.Tokenizer, SpecialTokens, dict[str, str]]:
-    backend = hf_tokenizer.load_backend(path)
-    config = hf_tokenizer.load_tokenizer_config(path)
-    hf_tokenizer.apply_bos_eos_flags(backend, config)
-    special = hf_tokenizer.special_tokens(path, config, backend)
-    return backend, special, hf_tokenizer.chat_templates(path, config)
-
-
-def check_tokenizer(path: Path, chat_templates: bool = True) -> None:
-    """What can be told of a tokenizer's files without building it: whether there is one, and whether its
-    `chat_templates` parse. Raises `ValueError` (`ModelFileError`, `GgufError`)."""
-    with readable(path):
-        if path.is_file():
-            metadata = GgufFile(path).metadata
-            gguf_tokenizer.check_vocabulary(path, metadata)
-            templates = gguf_tokenizer.chat_templates(metadata)
-        else:
-            hf_tokenizer.check_vocabulary(path)
-            templates = hf_tokenizer.chat_templates(path, hf_tokenizer.load_tokenizer_config(path))
-        if chat_templates:
-            ChatTemplates(templates, origin=str(path))
