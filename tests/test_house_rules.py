@@ -52,8 +52,13 @@ ENGINE_PARTS = {
 COMPOSITION_ROOTS = ("onecard.engines.node.factory", "onecard.engines.node.environment")
 """All of the engines that the CLI may import, and only inside functions."""
 
-PURE_REGISTRY = ("onecard.registry.spec", "onecard.registry.units", "onecard.registry.changes")
-"""What engines may see of the registry: no files, no network."""
+PURE_REGISTRY = (
+    "onecard.registry.spec",
+    "onecard.registry.units",
+    "onecard.registry.changes",
+    "onecard.registry.plain_files",
+)
+"""What engines may see of the registry: no network, and of files only how one is read."""
 
 TORCH_FREE_MEMORY = {
     "page_pool",
@@ -159,7 +164,7 @@ def _engines(importer: str, used: Import) -> str | None:
     if within(used.module, "onecard.gateway"):
         return "engines know nothing of HTTP"
     if within(used.module, "onecard.registry") and used.module not in PURE_REGISTRY:
-        return "engines see the registry's specs and units only"
+        return "engines see of the registry its specs, units and how a file is read"
     part = importer.split(".")[2] if importer.count(".") >= 2 else ""
     if part == "memory" and importer.rpartition(".")[2] in TORCH_FREE_MEMORY and within(used.module, "torch"):
         return "the pools and the plan are plain Python"

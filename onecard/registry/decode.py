@@ -5,9 +5,10 @@ from typing import Any
 import yaml
 
 from onecard.registry.document import Document, Scalar, position
-from onecard.registry.problems import Position, Problems, did_you_mean, listed
+from onecard.registry.problems import Position, Problems, did_you_mean, listed, shown
 from onecard.registry.scalars import RefusedError, typed, wrong
 from onecard.registry.shape import Key, assignment, is_spec, keys_of, wanted
+from onecard.registry.variables import UnsetVariableError
 
 
 class Decoder:
@@ -41,9 +42,11 @@ class Decoder:
             at = _join(path, entry.key)
             self.positions[at] = position(entry.key_node)
             key = keys.get(entry.key)
+            if key is None and not path and entry.key.startswith("x-"):
+                continue  # the file's own: a place for what `&` names
             if key is None:
                 advice = did_you_mean(entry.key, keys) or f" The keys here are {', '.join(keys)}."
-                self._problems.add(position(entry.key_node), at, f"unknown key `{entry.key}`.{advice}")
+                self._problems.add(position(entry.key_node), at, f"unknown key `{shown(entry.key)}`.{advice}")
                 continue
             try:
                 values[entry.key] = self._value(key, entry.value, at)
@@ -66,7 +69,7 @@ class Decoder:
             return self.spec(key.hint, node, path)
         if not isinstance(node, yaml.ScalarNode):
             raise RefusedError(wrong(key, _kind_of(node)))
-        return typed(key, self._scalar(node))
+        return typed(key, self._scalar(key, node))
 
     def _list(self, key: Key, node: yaml.Node, path: str) -> tuple[Any, ...]:
         if _is_null(node):
@@ -91,17 +94,23 @@ class Decoder:
         item = Key(key.name, key.item, False, None, key.info)
         if not isinstance(node, yaml.ScalarNode):
             raise RefusedError(f"wants {wanted(item)}, got {_kind_of(node)}")
-        scalar = self._scalar(node)
+        scalar = self._scalar(key, node)
         # A variable's `null`, or its blanks, are no empty text: a server that wants a key stays closed.
         null = scalar.value is None and not scalar.from_variable
         if key.info.drop_empty and (null or not scalar.text):
             return []
         return [typed(item, scalar)]
 
-    def _scalar(self, node: yaml.ScalarNode) -> Scalar:
+    def _scalar(self, key: Key, node: yaml.ScalarNode) -> Scalar:
         try:
             return self._document.scalar(node)
+        except UnsetVariableError as error:  # names the variable, and that is no secret
+            raise RefusedError(str(error)) from None
         except ValueError as error:
+            if key.info.secret:
+                raise RefusedError(
+                    "can't be read: write $${ for a plain ${, and put a text that begins with ! in quotes"
+                ) from None
             raise RefusedError(str(error)) from None
 
 

@@ -10,6 +10,12 @@ from onecard.registry import variables
 from onecard.registry.problems import Position, Problems
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
+_MOST_MERGED = 100_000
+"""Keys that all `<<` of a file may bring in together: mappings that merge mappings grow by multiplying."""
+_MOST_NESTED = 50
+"""Mappings that merge one another, one in the other."""
+_LONGEST_TYPED = 1000
+"""Characters of what may be a number or a date; YAML's numbers in base 60 take time that grows by squares."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,7 @@ class Document:
         self._masked = variables.mask(text)
         self._env = env
         self._problems = problems
+        self._left_to_merge = _MOST_MERGED
         self.root = self._compose()
 
     def _compose(self) -> yaml.Node | None:
@@ -59,9 +66,13 @@ class Document:
             line = self._masked.text.count("\n", 0, error.position) + 1
             message = f"the character U+{error.character:04X} may not stand in YAML"
             self._problems.add(Position(line, 1), "", message)
+        except RecursionError:
+            self._problems.add(Position(1, 1), "", "is nested far deeper than a registry is")
         return None
 
     def _syntax_message(self, error: yaml.MarkedYAMLError) -> str:
+        if error.problem and "undefined alias" in error.problem:  # its name may be a key that wants quotes
+            return "not valid YAML: found undefined alias; put a text that begins with `*` in quotes"
         said = ", ".join(filter(None, (error.context, error.problem)))
         message = self._masked.unmask(f"not valid YAML: {said}")
         if error.problem and "'\\t'" in error.problem:
@@ -74,7 +85,9 @@ class Document:
         expanded = variables.expand(text, self._env)
         plain = node.style is None
         tag = node.tag
-        if plain and expanded != text:
+        if plain and len(expanded) > _LONGEST_TYPED:
+            tag = "tag:yaml.org,2002:str"
+        elif plain and expanded != text:
             tag = yaml.SafeLoader("").resolve(yaml.ScalarNode, expanded, (True, False))
         return Scalar(_construct(tag, expanded), expanded, from_variable=expanded != text, quoted=not plain)
 
@@ -93,19 +106,38 @@ class Document:
                 continue
             seen[key] = position(key_node).line
             yield Entry(key, key_node, value)
-        yield from self._merged(merged, set(seen), path, {id(node)})
+        yield from self._merged(merged, set(seen), path, (id(node),), set())
 
-    def _merged(self, nodes: list[yaml.Node], own: set[str], path: str, parents: set[int]) -> Iterator[Entry]:
-        """What `<<` brings in: own keys win, then those of the first mapping."""
+    def _merged(
+        self, nodes: list[yaml.Node], own: set[str], path: str, parents: tuple[int, ...], done: set[int]
+    ) -> Iterator[Entry]:
+        """What `<<` brings in: own keys win, then those of the first mapping; one that was there (`done`) has
+        nothing new."""
         for node in nodes:
             if not isinstance(node, yaml.MappingNode) or id(node) in parents:
                 message = "`<<` wants a mapping that was named with `&` before"
                 self._problems.add(position(node), path, message)
                 continue
+            if len(parents) > _MOST_NESTED:
+                message = (
+                    f"more than {_MOST_NESTED} mappings merge (`<<`) one another; merge them in one list"
+                )
+                self._problems.add(position(node), path, message)
+                continue
+            if id(node) in done:
+                continue
+            done.add(id(node))
+            self._left_to_merge -= len(node.value)
+            if self._left_to_merge < 0:
+                message = (
+                    f"`<<` brings in more than {_MOST_MERGED} keys; write what a model needs where it stands"
+                )
+                self._problems.add(position(node), path, message)
+                return
             for key_node, value in node.value:
                 if key_node.tag == _MERGE_TAG:
                     deeper = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                    yield from self._merged(deeper, own, path, parents | {id(node)})
+                    yield from self._merged(deeper, own, path, (*parents, id(node)), done)
                 elif (key := self._key_text(key_node)) not in own:
                     own.add(key)
                     yield Entry(key, key_node, value)

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from onecard.registry.decode import Decoder
 from onecard.registry.document import Document
+from onecard.registry.plain_files import FileRefusedError, expanded, is_there, read_text
 from onecard.registry.problems import Position, Problems
 from onecard.registry.sources import localise
 from onecard.registry.spec import ModelSpec, Registry, RegistryError
 from onecard.registry.validate import validate
+
+LARGEST_BYTES = 256 << 10
+"""Of a registry: room for a thousand models, and what YAML's parser reads in seconds."""
 
 
 @dataclass(frozen=True)
@@ -53,22 +57,18 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> Loaded:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise RegistryError(f"{file}: there is no such file") from None
-    except UnicodeDecodeError as error:
-        raise RegistryError(f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise RegistryError(f"{file}: can't be read: {error.strerror}") from None
+        return read_text(file, LARGEST_BYTES)
+    except FileRefusedError as error:
+        raise RegistryError(str(error)) from None
 
 
 def _beside(model: ModelSpec, folder: Path) -> ModelSpec:
     """`model` with its relative paths made absolute: they are meant from the registry's folder."""
     template, tokenizer = model.engine.chat_template, model.engine.tokenizer
     if template is not None:
-        template = str(folder / Path(template).expanduser())
+        template = str(folder / expanded(template))
     # A tokenizer is a folder where it looks like one or is there, else a hub id.
-    if tokenizer and (tokenizer.startswith((".", "/", "~")) or (folder / tokenizer).exists()):
-        tokenizer = str(folder / Path(tokenizer).expanduser())
+    if tokenizer and (tokenizer.startswith((".", "/", "~")) or is_there(folder / tokenizer)):
+        tokenizer = str(folder / expanded(tokenizer))
     engine = replace(model.engine, chat_template=template, tokenizer=tokenizer)
     return replace(model, source=localise(model.source, folder), engine=engine)

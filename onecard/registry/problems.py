@@ -6,6 +6,12 @@ from dataclasses import dataclass, field
 
 from onecard.registry.spec import RegistryError
 
+MOST_TOLD = 100
+"""Mistakes of a file after which the rest of it isn't looked at."""
+_LONGEST_WORD = 100
+"""Characters of a word that may be a mistyped one: comparing words takes time."""
+_LONGEST_SHOWN = 200
+
 
 @dataclass(frozen=True, order=True)
 class Position:
@@ -25,7 +31,7 @@ class Problem:
 
     def text(self, file: str) -> str:
         where = f"{file}:{self.position.line}:{self.position.column}"
-        return f"{where}: {self.key}: {self.message}" if self.key else f"{where}: {self.message}"
+        return f"{where}: {shown(self.key)}: {self.message}" if self.key else f"{where}: {self.message}"
 
 
 @dataclass
@@ -36,9 +42,12 @@ class Problems:
     found: list[Problem] = field(default_factory=list)
 
     def add(self, position: Position, key: str, message: str) -> None:
+        """Raises RegistryError where the file has had so many mistakes that it is none of ours."""
         problem = Problem(position, key, message)
         if problem not in self.found:
             self.found.append(problem)
+        if len(self.found) >= MOST_TOLD:
+            self.raise_if_any()
 
     def has(self, key: str) -> bool:
         """Whether something is already known to be wrong at `key`."""
@@ -56,6 +65,8 @@ class Problems:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word that `word` was probably meant to be."""
+    if len(word) > _LONGEST_WORD:
+        return None
     by_lower = {k.lower(): k for k in known}
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[close[0]] if close else None
@@ -65,6 +76,12 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """` Did you mean ...?`, or nothing where no known word is near; to end a sentence with."""
     close = nearest(word, known)
     return f" Did you mean `{close}`?" if close else ""
+
+
+def shown(text: str) -> str:
+    """`text` as an error shows it: a long one without its middle."""
+    half = _LONGEST_SHOWN // 2
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
 def listed(words: Iterable[str]) -> str:

@@ -6,10 +6,12 @@ from contextlib import suppress
 from typing import Any
 
 from onecard.registry.document import Scalar
-from onecard.registry.problems import did_you_mean, listed
+from onecard.registry.problems import did_you_mean, listed, shown
 from onecard.registry.shape import Key, assignment, wanted
 from onecard.registry.spec import MemoryAmount
 from onecard.registry.units import UNITS, parse_bytes
+
+_LONGEST_NAME = 200
 
 
 class RefusedError(Exception):
@@ -36,12 +38,27 @@ def typed(key: Key, scalar: Scalar) -> Any:
 
 
 def _text(key: Key, scalar: Scalar) -> str:
+    text = scalar.text
     if not isinstance(scalar.value, str) and not scalar.from_variable:
-        raise RefusedError(f'wants text, got {_shown(scalar)}; put it in quotes: "{scalar.text}"')
-    if key.info.pattern and not re.fullmatch(key.info.pattern, scalar.text):
-        meaning = key.info.doc.rstrip(".")
-        raise RefusedError(f"`{scalar.text}` is not valid; write {assignment(key)} ({meaning})")
-    return scalar.text
+        if key.info.secret:
+            raise RefusedError("wants text, and YAML takes what is there for something else: quote it")
+        raise RefusedError(f'wants text, got {_shown(scalar)}; put it in quotes: "{shown(text)}"')
+    if key.info.pattern and not re.fullmatch(key.info.pattern, text):
+        raise RefusedError(_no_match(key, text))
+    return text
+
+
+def _no_match(key: Key, text: str) -> str:
+    meaning = key.info.doc.rstrip(".")
+    if key.info.secret:
+        why = (
+            "it has a blank or a line end where none may be" if re.search(r"\s", text) else "it can't be used"
+        )
+        return f"is not valid, and not shown here: {why}; write {assignment(key)} ({meaning})"
+    without = re.sub(r"\s+", "-", text.strip())
+    if without != text and len(text) <= _LONGEST_NAME and re.fullmatch(key.info.pattern or "", without):
+        return f"`{text}` has blanks, which may not stand there; write for example `{key.name}: {without}`"
+    return f"`{shown(text)}` is not valid; write {assignment(key)} ({meaning})"
 
 
 def _choice(key: Key, scalar: Scalar) -> Any:
@@ -50,7 +67,7 @@ def _choice(key: Key, scalar: Scalar) -> Any:
         words = [str(choice) for choice in key.choices]
         quoted = scalar.quoted and scalar.text in words
         advice = "; remove the quotes" if quoted else f".{did_you_mean(scalar.text, words)}"
-        raise RefusedError(f"`{scalar.text}` is no {key.name}; write {listed(words)}{advice}")
+        raise RefusedError(f"`{shown(scalar.text)}` is no {key.name}; write {listed(words)}{advice}")
     return value
 
 
@@ -68,7 +85,7 @@ def _number(key: Key, scalar: Scalar) -> int | float:
     low, above, high = key.info.minimum, key.info.above, key.info.maximum
     too_low = (low is not None and value < low) or (above is not None and value <= above)
     if too_low or (high is not None and value > high):
-        raise RefusedError(wrong(key, f"`{scalar.text}`"))
+        raise RefusedError(wrong(key, f"`{shown(scalar.text)}`"))
     return float(value) if key.hint is float else value
 
 
@@ -84,7 +101,7 @@ def _memory(key: Key, scalar: Scalar) -> MemoryAmount:
     if isinstance(value, str):
         if value.endswith("%"):
             advice = "write a percentage as a fraction, such as 0.5"
-            raise RefusedError(f"wants {wanted(key)}, got `{value}`; {advice}")
+            raise RefusedError(f"wants {wanted(key)}, got `{shown(value)}`; {advice}")
         return _byte_amount(key, _bytes(value), scalar)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RefusedError(wrong(key, _shown(scalar)))
@@ -92,7 +109,7 @@ def _memory(key: Key, scalar: Scalar) -> MemoryAmount:
     if low <= value <= 1:
         return MemoryAmount(fraction=float(value))
     if isinstance(value, float) or value <= 0:
-        raise RefusedError(wrong(key, f"`{scalar.text}`"))
+        raise RefusedError(wrong(key, f"`{shown(scalar.text)}`"))
     return _byte_amount(key, value, scalar)
 
 
@@ -100,7 +117,7 @@ def _byte_amount(key: Key, value: int, scalar: Scalar) -> MemoryAmount:
     if value == 0 and key.info.minimum == 0:
         return MemoryAmount(fraction=0.0)  # as a plain 0 is read: `0MiB` for `0` changes nothing
     if value == 0:
-        raise RefusedError(wrong(key, f"`{scalar.text}`"))
+        raise RefusedError(wrong(key, f"`{shown(scalar.text)}`"))
     if value < UNITS["KiB"]:
         raise RefusedError(f"`{scalar.text}` would be {value} bytes; write a fraction (0.5) or a unit (6GiB)")
     return MemoryAmount(nbytes=value)
@@ -111,4 +128,5 @@ def wrong(key: Key, got: str) -> str:
 
 
 def _shown(scalar: Scalar) -> str:
-    return f"the text `{scalar.text}`" if isinstance(scalar.value, str) else f"`{scalar.text}`"
+    text = f"`{shown(scalar.text)}`"
+    return f"the text {text}" if isinstance(scalar.value, str) else text

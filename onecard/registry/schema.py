@@ -21,6 +21,7 @@ def registry_schema() -> dict[str, Any]:
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "onecard registry",
         **_mapping(Registry),
+        "patternProperties": {"^x-": {"description": "The file's own; a place for anchors."}},
         "$defs": {
             "variable": {
                 "type": "string",

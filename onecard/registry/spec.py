@@ -32,6 +32,8 @@ class KeyInfo:
     nbytes: bool = False
     """A count of bytes: an int, or text with a unit such as 32MiB."""
     required: bool = False
+    secret: bool = False
+    """What stands there is shown to nobody: not in an error, not in the log."""
     drop_empty: bool = False
     """Empty items of the list count as absent."""
     none: str = "auto"
@@ -82,12 +84,14 @@ class ServerSpec:
         pattern=r"(\S([\s\S]*\S)?)?",
         example="[${ONECARD_API_KEY:-}]",
         drop_empty=True,
+        secret=True,
     )
     admin_key: str = live(
         "",
         "Key that opens the admin routes; without one they answer this machine only.",
         pattern=r"\S*",
         example="${ONECARD_ADMIN_KEY:-}",
+        secret=True,
     )
     allowed_origins: tuple[str, ...] = live(
         (),
@@ -166,7 +170,7 @@ class EngineSpec:
     max_model_len: int | None = replace(
         None,
         "Longest prompt plus answer, in tokens; `auto`: the model's own, and no more than that.",
-        minimum=1,
+        minimum=2,
         example="4096",
     )
     max_num_seqs: int | None = live(

@@ -8,6 +8,8 @@ UNITS = {
     **{f"{p}B": 1000 ** (i + 1) for i, p in enumerate("KMGT")},
     **{f"{p}iB": 1024 ** (i + 1) for i, p in enumerate("KMGT")},
 }
+_LONGEST = 50
+"""Characters of a number of bytes."""
 _BY_LOWER = {unit.lower(): size for unit, size in UNITS.items()}
 BYTES_PATTERN = r"\d+(\.\d+)?\s*([KMGTkmgt][iI]?)?[bB]?"
 """What parse_bytes can read, for the JSON schema (which does not tell 4G from 4GB)."""
@@ -19,9 +21,11 @@ def parse_bytes(text: str) -> int:
     GiB and the like count in 1024s, GB and the like in 1000s; a bare G is refused as ambiguous.
     Raises ValueError with a sentence that says what to write.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text) if len(text) <= _LONGEST else None
     if not match:
-        raise ValueError(f"`{text}` is no number of bytes; write a number and a unit, such as 6GiB or 512MiB")
+        raise ValueError(
+            f"`{text[:_LONGEST]}` is no number of bytes; write a number and a unit, such as 6GiB or 512MiB"
+        )
     number, unit = match.groups()
     if unit.lower() in ("k", "m", "g", "t"):
         big = unit.upper()

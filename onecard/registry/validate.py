@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from onecard.registry.problems import Position, Problems, did_you_mean, listed
+from onecard.registry.plain_files import FileRefusedError, is_there, regular_size
+from onecard.registry.problems import Position, Problems, did_you_mean, listed, shown
 from onecard.registry.sources import check_source
 from onecard.registry.spec import SERVED_KINDS, CardSpec, MemoryAmount, ModelSpec, Registry, SourceError
 from onecard.registry.units import counted, format_bytes
+
+_OWN_PORTS = {"http": 80, "https": 443}
 
 
 def validate(registry: Registry, positions: Mapping[str, Position], problems: Problems) -> None:
@@ -22,6 +26,7 @@ def validate(registry: Registry, positions: Mapping[str, Position], problems: Pr
         checks.model(model, f"models[{i}]")
     for card in registry.cards:
         checks.floors(card)
+    checks.origins()
 
 
 @dataclass(frozen=True)
@@ -141,8 +146,26 @@ class _Checks:
                 "or lower max_num_seqs",
                 f"{at}.engine.max_num_seqs",
             )
-        if engine.chat_template is not None and not Path(engine.chat_template).is_file():
-            self.refuse(f"{at}.engine.chat_template", f"there is no file `{engine.chat_template}`")
+        if engine.chat_template is not None:
+            self._file(f"{at}.engine.chat_template", engine.chat_template)
+
+    def _file(self, key: str, path: str) -> None:
+        if not is_there(Path(path)):
+            self.refuse(key, f"there is no file `{shown(path)}`")
+            return
+        try:
+            regular_size(Path(path))
+        except FileRefusedError as error:
+            self.refuse(key, str(error))
+
+    def origins(self) -> None:
+        for i, origin in enumerate(self.registry.server.allowed_origins):
+            sent = as_browsers_send(origin)
+            if sent != origin:
+                advice = (
+                    f"write `{sent}`, which is what browsers send" if sent else "write it as browsers send it"
+                )
+                self.refuse(f"server.allowed_origins[{i}]", f"`{origin}` would match no page; {advice}")
 
     def floors(self, card: CardSpec) -> None:
         """The floors of a card's models fit into it, as far as that can be told without the card."""
@@ -159,6 +182,23 @@ class _Checks:
                     f"({floors} > {_whole(card)}); lower some of them",
                 )
                 return
+
+
+def as_browsers_send(origin: str) -> str | None:
+    """How a browser writes `origin`: in lower case, without its scheme's own port; None where it is none.
+    What isn't http or https stays as it is."""
+    scheme = origin.partition("://")[0]
+    if scheme not in _OWN_PORTS:
+        return origin
+    try:
+        parts = urlsplit(origin)
+        host, port = (parts.hostname or "").encode("idna").decode(), parts.port
+    except ValueError:
+        return None
+    if not host:
+        return None
+    host = f"[{host}]" if ":" in host else host
+    return f"{scheme}://{host}" if port in (None, _OWN_PORTS[scheme]) else f"{scheme}://{host}:{port}"
 
 
 def _over(card: CardSpec, amounts: list[int | float]) -> bool:

@@ -9,10 +9,17 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_REFERENCE = re.compile(r"\$?\$\{[^}\n]*\}")
-_PARTS = re.compile(r"\$\$\{([^}]*)\}|\$\{([^}]*)\}")
+from onecard.registry.problems import shown
+
+# Bounded: an opening that is never closed would be looked for up to the end, from each of them.
+_REFERENCE = re.compile(r"\$?\$\{[^}\n]{0,1000}\}")
+_PARTS = re.compile(r"\$\$\{([^}]{0,1000})\}|\$\{([^}]{0,1000})\}")
 _INSIDE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)(?::-(.*))?", re.DOTALL)
 _PRIVATE_USE = range(0xE000, 0xF880, 0x80)
+
+
+class UnsetVariableError(ValueError):
+    """A variable without a value and without a default; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +50,9 @@ def expand(text: str, env: Mapping[str, str]) -> str:
     """
     outside = _PARTS.sub("", text)
     if "${" in outside:
-        raise ValueError(f"`{text}` opens `${{` and never closes it; write ${{VAR}}, or $${{ for a plain ${{")
+        raise ValueError(
+            f"`{shown(text)}` opens `${{` and never closes it; write ${{VAR}}, or $${{ for a plain ${{"
+        )
     return _PARTS.sub(lambda m: "${" + m[1] + "}" if m[1] is not None else _lookup(m[2], env), text)
 
 
@@ -51,8 +60,8 @@ def _lookup(inside: str, env: Mapping[str, str]) -> str:
     match = _INSIDE.fullmatch(inside)
     if not match or "${" in inside:
         raise ValueError(
-            f"`${{{inside}}}` is no reference; write ${{VAR}} or ${{VAR:-default}} (they do not nest), "
-            f"or $${{ for a plain ${{"
+            f"`${{{shown(inside)}}}` is no reference; write ${{VAR}} or ${{VAR:-default}} "
+            f"(they do not nest), or $${{ for a plain ${{"
         )
     name, default = match.groups()
     value = env.get(name)
@@ -60,7 +69,7 @@ def _lookup(inside: str, env: Mapping[str, str]) -> str:
         return value or default
     if not value:
         state = "not set" if value is None else "empty"
-        raise ValueError(
+        raise UnsetVariableError(
             f"the environment variable `{name}` is {state}; set it, or give a default: ${{{name}:-default}}"
         )
     return value

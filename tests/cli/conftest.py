@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 from aiohttp import web
 from cli_helpers import FakeServer, Outcome, write_registry
 from safetensors.numpy import save_file
@@ -72,6 +73,10 @@ def tiny_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "layer_norm_eps": 1e-12,
     }
     (folder / "config.json").write_text(json.dumps(config))
+    words = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 3}
+    tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]")).save(
+        str(folder / "tokenizer.json")
+    )
     shapes: dict[str, tuple[int, ...]] = {
         "embeddings.word_embeddings.weight": (vocabulary, hidden),
         "embeddings.position_embeddings.weight": (positions, hidden),

@@ -1,6 +1,7 @@
 """`check`, `list`, `pull`, `plan` and `collect-env` on registries that are right and wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,7 +144,7 @@ def test_a_model_that_onecard_does_not_know_is_refused(onecard: Run, tmp_path: P
     assert "Traceback" not in ran.err
 
 
-@pytest.mark.parametrize("command", ["plan", "serve"])
+@pytest.mark.parametrize("command", ["check", "plan", "serve"])
 def test_a_chat_template_that_does_not_parse_is_refused(onecard: Run, command: str, tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
     (tmp_path / "t.jinja").write_text("{% for m in messages %}{{ m.content }{% endfor %}")
@@ -220,3 +221,42 @@ def test_a_full_disk_is_one_sentence(command: str, local_registry: Path) -> None
     assert "No space left on device" in ran.stderr
     assert ran.stderr.startswith(f"onecard {command}: ")
     assert len(ran.stderr.splitlines()) == 1
+
+
+def serves(tmp_path: Path, embedder: Path, **changes: object) -> Path:
+    """A registry of a copy of `embedder` whose config has `changes`."""
+    shutil.copytree(embedder, tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps({**config, **changes}))
+    return write_registry(
+        tmp_path,
+        "cards: [{name: c, device: cpu, memory: 512MiB}]\nmodels: [{name: m, kind: embedding, source: ./m}]",
+    )
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_cross_encoder_is_no_embedding_model(
+    onecard: Run, command: str, tmp_path: Path, tiny_embedder: Path
+) -> None:
+    path = serves(tmp_path, tiny_embedder, architectures=["BertForSequenceClassification"])
+    ran = onecard(command, str(path))
+    assert ran.code == 1
+    assert (
+        "`kind: embedding` doesn't go with a BertForSequenceClassification; write `kind: reranker`" in ran.err
+    )
+    assert str(tmp_path / "m/config.json") in ran.err
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_folder_without_a_tokenizer_is_refused(
+    onecard: Run, command: str, tmp_path: Path, tiny_embedder: Path
+) -> None:
+    path = serves(tmp_path, tiny_embedder)
+    (tmp_path / "m/tokenizer.json").unlink()
+    ran = onecard(command, str(path))
+    assert ran.code == 1
+    assert f"{tmp_path / 'm'} holds no tokenizer: there is no tokenizer.json and no vocabulary" in ran.err
+
+
+def test_check_says_which_models_it_could_not_look_into(onecard: Run, registry_file: Path) -> None:
+    assert "not fetched, so their files are not checked: far" in onecard("check", str(registry_file)).out

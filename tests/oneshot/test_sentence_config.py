@@ -1,6 +1,7 @@
 """What modules.json and its folders say."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from onecard.engines.oneshot.heads.pool import Pooling
 from onecard.engines.oneshot.sentence_config import SentenceConfig, load_sentence_config
+from onecard.engines.text.generation_config import ModelFileError
 
 
 def write(folder: Path, modules: list[str], pooling: dict[str, Any], **files: dict[str, Any]) -> Path:
@@ -98,6 +100,44 @@ def test_refuses_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text('{"a": 1}')
     with pytest.raises(ValueError, match="not a list of"):
         load_sentence_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        ({"sentence_bert_config": {"max_seq_length": "256"}}, r"sentence_bert_config\.json: max_seq_length"),
+        ({"sentence_bert_config": {"max_seq_length": -1}}, r"sentence_bert_config\.json: max_seq_length"),
+        ({"config": {"matryoshka_dimensions": ["64"]}}, r"config\.json: matryoshka_dimensions"),
+        ({"config": {"matryoshka_dimensions": 64}}, "says what makes no sense"),
+    ],
+)
+def test_refuses_numbers_that_are_none(tmp_path: Path, files: dict[str, Any], said: str) -> None:
+    with pytest.raises(ModelFileError, match=said):
+        load_sentence_config(write(tmp_path, ["Transformer", "Pooling"], {}, **files))
+
+
+def test_a_module_stays_in_the_model_s_folder(tmp_path: Path) -> None:
+    folder = write(tmp_path, ["Transformer", "Pooling"], {})
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = "../../elsewhere"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(ModelFileError, match=r"modules\.json: .* would lie outside the model's folder"):
+        load_sentence_config(folder)
+
+
+@pytest.mark.parametrize("name", ["modules.json", "1_Pooling/config.json", "sentence_bert_config.json"])
+def test_a_pipe_is_refused_rather_than_waited_for(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path, ["Transformer", "Pooling"], {})
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelFileError, match=rf"{name} can't be read: it is a pipe"):
+        load_sentence_config(folder)
+
+
+@pytest.mark.parametrize("limit", [float("inf"), float("nan"), 1e30, "512"])
+def test_a_tokenizer_without_a_limit_worth_the_name(tmp_path: Path, limit: Any) -> None:
+    folder = write(tmp_path, ["Transformer", "Pooling"], {}, tokenizer_config={"model_max_length": limit})
+    assert load_sentence_config(folder).max_seq_length in (None, int(1e30))
 
 
 @pytest.mark.weights

@@ -153,3 +153,12 @@ def test_a_brief_one_keeps_to_short_steps(core):
     for _ in warm_up_of(core, 1000, brief=True).usual_steps():
         longest = max([longest, *(s.num_prompt_tokens for s in core.scheduler.running)])
     assert (longest, set(asked)) == (LONGEST_PROMPT, {BRIEF_STEP_SECONDS})
+
+
+@pytest.mark.parametrize("longest", [2, 3, 7, 8])
+def test_no_request_of_it_is_longer_than_the_longest_text(core, longest):
+    practice = PagedPractice(core.scheduler, 100, longest, brief=True)
+    waves = [practice.largest(), *practice.usual()]
+    requests = [request for step in waves for wave in step for request in wave]
+    assert len(requests) > 3
+    assert all(len(r.prompt_token_ids) + r.max_tokens <= longest for r in requests)

@@ -38,6 +38,10 @@ class Index:
     project: str = "weights"
     files: dict[str, bytes] = field(default_factory=dict)
     hashes: dict[str, str | None] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Sizes that the page says instead of the true ones."""
+    body: bytes | None = None
+    """What the page is instead of what it should be."""
     speaks_json: bool = True
     ranges: bool = True
     break_after: list[int] = field(default_factory=list)
@@ -50,9 +54,16 @@ class Index:
         return self.hashes[name] if name in self.hashes else sha256(self.files[name])
 
     def page(self) -> tuple[str, bytes]:
+        if self.body is not None:
+            return "application/vnd.pypi.simple.v1+json", self.body
         if self.speaks_json:
             files = [
-                {"filename": n, "url": f"../../files/{n}", "hashes": self._hashes(n), "size": len(c)}
+                {
+                    "filename": n,
+                    "url": f"../../files/{n}",
+                    "hashes": self._hashes(n),
+                    "size": self.sizes.get(n, len(c)),
+                }
                 for n, c in self.files.items()
             ]
             body = {"meta": {"api-version": "1.0"}, "name": self.project, "files": files}

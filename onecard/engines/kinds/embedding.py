@@ -38,6 +38,7 @@ class EmbeddingKind:
         folder = sentences.transformer_path
         config = load_config(folder, "embedding")
         encoder = EncoderFiles.of(spec, folder, config, sentences.max_seq_length, sentences.do_lower_case)
+        encoder.check_tokenizer(spec)
         return EmbeddingFiles(encoder, sentences)
 
     def step_size(self, spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:

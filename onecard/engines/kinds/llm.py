@@ -14,6 +14,7 @@ from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
+from onecard.engines.text.tokenizer_files import check_tokenizer
 from onecard.registry.spec import ModelSpec
 
 ON_GPU = (8192, 256)
@@ -23,9 +24,13 @@ class LanguageModelKind:
     tasks: frozenset[Task] = frozenset({"generate"})
 
     def read(self, spec: ModelSpec, path: Path) -> DecoderFiles:
-        if spec.engine.chat_template:
-            ChatTemplates.read(Path(spec.engine.chat_template))
-        return DecoderFiles.of(spec, path, load_config(path, "llm"))
+        source, template = _text_files(spec, path)
+        if template is not None:
+            ChatTemplates.read(template)
+        files = DecoderFiles.of(spec, path, load_config(path, "llm"))
+        check_tokenizer(source, chat_templates=template is None)
+        load_generation_defaults(path)
+        return files
 
     def step_size(self, spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
         return step_size(spec.engine, ON_CPU if device_type == "cpu" else ON_GPU)
@@ -35,8 +40,7 @@ class LanguageModelKind:
 
     def build(self, blueprint: Blueprint, place: Placement) -> tuple[GenerationEngine, CardModel]:
         spec, path = blueprint.spec, blueprint.path
-        template = Path(spec.engine.chat_template) if spec.engine.chat_template else None
-        tokenizer = load_tokenizer(Path(spec.engine.tokenizer) if spec.engine.tokenizer else path, template)
+        tokenizer = load_tokenizer(*_text_files(spec, path))
         defaults = load_generation_defaults(path)
         core, model = build_decoder(spec, blueprint.headers, blueprint.size, tokenizer, place)
         engine = GenerationEngine(
@@ -51,3 +55,10 @@ class LanguageModelKind:
             seed=spec.engine.seed,
         )
         return engine, model
+
+
+def _text_files(spec: ModelSpec, path: Path) -> tuple[Path, Path | None]:
+    """Whose tokenizer it is, and the file of the template that replaces its own."""
+    engine = spec.engine
+    template = Path(engine.chat_template) if engine.chat_template else None
+    return Path(engine.tokenizer) if engine.tokenizer else path, template

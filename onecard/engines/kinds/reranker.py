@@ -34,7 +34,9 @@ class RerankerKind:
                 f"{spec.name}: a reranker's head has one output, its score; this one has {config.num_labels} "
                 f"({', '.join(config.id2label)})"
             )
-        return EncoderFiles.of(spec, path, config, model_max_length(path))
+        files = EncoderFiles.of(spec, path, config, model_max_length(path))
+        files.check_tokenizer(spec)
+        return files
 
     def step_size(self, spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
         return encoder_step_size(spec, device_type, max_model_len)

@@ -15,7 +15,8 @@ from onecard.engines.layers.linear import Linear
 from onecard.engines.layers.linear_methods import ACTIVATIONS
 from onecard.engines.layers.norm import LayerNorm
 from onecard.engines.layers.precision import Precision
-from onecard.engines.models.config import SIZES, ConfigError, EncoderConfig, labels, require, stored_dtype
+from onecard.engines.models.config import SIZES, EncoderConfig, labels, stored_dtype
+from onecard.engines.models.config_values import ConfigError, real, require, whole
 from onecard.engines.models.served_module import ServedModule
 
 
@@ -159,6 +160,8 @@ def encoder_config(architecture: str, raw: Mapping[str, Any], first_position: in
         raise ConfigError(f"the {architecture} checkpoint is a decoder (is_decoder); served are encoders")
     if (act := raw.get("hidden_act", "gelu")) not in ACTIVATIONS:
         raise ConfigError(f"hidden_act is {act!r}; {architecture} is served with {', '.join(ACTIVATIONS)}")
+    if hidden % heads:
+        raise ConfigError(f"hidden_size {hidden} is not a multiple of num_attention_heads {heads}")
     config = EncoderConfig(
         architecture=architecture,
         vocab_size=vocab,
@@ -166,9 +169,9 @@ def encoder_config(architecture: str, raw: Mapping[str, Any], first_position: in
         intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        layer_norm_eps=raw.get("layer_norm_eps", 1e-12),
-        max_position_embeddings=raw.get("max_position_embeddings", 512),
-        type_vocab_size=raw.get("type_vocab_size", 2),
+        layer_norm_eps=real(raw, "layer_norm_eps", 1e-12),
+        max_position_embeddings=whole(raw, "max_position_embeddings", 512),
+        type_vocab_size=whole(raw, "type_vocab_size", 2),
         hidden_act=act,
         dtype=stored_dtype(raw),
         first_position=first_position,

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from onecard.engines.layers.rotary import ROPE_TYPES, RopeParameters
-
-
-class ConfigError(ValueError):
-    """A config that can't be served; the message says why and what would be."""
+from onecard.engines.models.config_values import ConfigError as ConfigError
+from onecard.engines.models.config_values import real, reals, require, whole
 
 
 @dataclass(frozen=True)
@@ -86,15 +84,8 @@ class EncoderConfig:
 ModelConfig = DecoderConfig | EncoderConfig
 
 
+MOST_LABELS = 10_000
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-
-
-def require(raw: Mapping[str, Any], *keys: str) -> list[Any]:
-    """The values of keys that a config can't do without."""
-    missing = [key for key in keys if raw.get(key) is None]
-    if missing:
-        raise ConfigError(f"config.json lacks {', '.join(missing)}")
-    return [raw[key] for key in keys]
 
 
 def stored_dtype(raw: Mapping[str, Any]) -> str:
@@ -106,8 +97,9 @@ def labels(raw: Mapping[str, Any]) -> tuple[str, ...]:
     """The names of a classification head's outputs; as in transformers, two where the config says nothing."""
     given = raw.get("id2label")
     if given is None:
-        count = raw.get("num_labels")
-        given = {index: f"LABEL_{index}" for index in range(2 if count is None else count)}
+        given = {index: f"LABEL_{index}" for index in range(whole(raw, "num_labels", 2))}
+    if not isinstance(given, Mapping) or len(given) > MOST_LABELS:
+        raise ConfigError(f"id2label must be a mapping of {MOST_LABELS:,} labels at most")
     names = {str(index): str(name) for index, name in given.items()}
     order = [str(index) for index in range(len(names))]
     if not names or names.keys() != set(order):
@@ -139,11 +131,13 @@ def decoder_config(
         )
     if (act := raw.get("hidden_act", "silu")) != "silu":
         raise ConfigError(f"hidden_act is {act!r}; {architecture} is served with 'silu' only")
-    kv_heads = raw.get("num_key_value_heads", default_kv_heads) or heads
+    # A null means as many as query heads, a key that is missing what transformers takes then.
+    kv_heads = whole(raw, "num_key_value_heads", heads) if "num_key_value_heads" in raw else default_kv_heads
+    kv_heads = kv_heads or heads
     if heads % kv_heads:
         raise ConfigError(f"num_attention_heads {heads} is not a multiple of num_key_value_heads {kv_heads}")
-    head_dim = raw.get("head_dim") or default_head_dim or hidden // heads
-    max_positions = raw.get("max_position_embeddings") or default_max_positions
+    head_dim = whole(raw, "head_dim", default_head_dim or hidden // heads)
+    max_positions = whole(raw, "max_position_embeddings", default_max_positions)
     return DecoderConfig(
         architecture=architecture,
         vocab_size=vocab,
@@ -153,7 +147,7 @@ def decoder_config(
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         head_dim=head_dim,
-        rms_norm_eps=raw.get("rms_norm_eps", 1e-6),
+        rms_norm_eps=real(raw, "rms_norm_eps", 1e-6),
         max_position_embeddings=max_positions,
         rope=_parse_rope(raw, head_dim, max_positions),
         sliding_windows=sliding_windows or (0,) * layers,
@@ -165,19 +159,28 @@ def decoder_config(
     )
 
 
+def window_of(raw: Mapping[str, Any]) -> int:
+    """The sliding window; 0 for a null."""
+    return whole(raw, "sliding_window", 0, least=0) if "sliding_window" in raw else 4096
+
+
 def layer_windows(raw: Mapping[str, Any]) -> tuple[int, ...]:
     """Each layer's sliding window as Qwen's configs say it: `use_sliding_window`, `layer_types`,
     `max_window_layers`.
     """
     layers = require(raw, "num_hidden_layers")[0]
-    window = raw.get("sliding_window", 4096) or 0
+    window = window_of(raw)
     if not raw.get("use_sliding_window", False):
         return (0,) * layers
     types = raw.get("layer_types")
     if types is None:
-        first = raw.get("max_window_layers", 28)
+        first = whole(raw, "max_window_layers", 28, least=0)
         return tuple(window if i >= first else 0 for i in range(layers))
-    if len(types) != layers or not set(types) <= {"full_attention", "sliding_attention"}:
+    if (
+        not isinstance(types, list)
+        or len(types) != layers
+        or not set(types) <= {"full_attention", "sliding_attention"}
+    ):
         raise ConfigError(
             f"layer_types must be full_attention or sliding_attention for each of {layers} layers: {types}"
         )
@@ -191,44 +194,45 @@ def _parse_rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> Ro
     kind = "default" if kind == "mrope" else kind  # Qwen2-VL's first name for it; the sections say the rest
     if kind not in ROPE_TYPES:
         raise ConfigError(f"rope_type is {kind!r}; served are {', '.join(ROPE_TYPES)}")
-    theta = given.get("rope_theta") or raw.get("rope_theta") or 10000.0
-    partial = given.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1.0
-    original = (
-        raw.get("original_max_position_embeddings")
-        or given.get("original_max_position_embeddings")
-        or max_positions
-    )
+    theta = real(given, "rope_theta", real(raw, "rope_theta", 10000.0, above=1.0), above=1.0)
+    partial = real(given, "partial_rotary_factor", real(raw, "partial_rotary_factor", 1.0))
+    length = "original_max_position_embeddings"
+    original = whole(raw, length, whole(given, length, max_positions, least=2), least=2)
     if kind == "dynamic":  # transformers scales this one from max_position_embeddings, whatever else is given
         original = max_positions
-    factor = given.get("factor")
-    if factor is None:
-        if kind in ("linear", "dynamic", "llama3"):
-            raise ConfigError(f"rope_type {kind} needs a factor in rope_scaling (or rope_parameters)")
-        factor = max_positions / original
+    if given.get("factor") is None and kind in ("linear", "dynamic", "llama3"):
+        raise ConfigError(f"rope_type {kind} needs a factor in rope_scaling (or rope_parameters)")
+    rotary_dim = int(head_dim * partial)
+    if rotary_dim % 2 or not 2 <= rotary_dim <= head_dim:
+        raise ConfigError(
+            f"of heads of {head_dim}, {rotary_dim} would be rotated; that should be an even part"
+        )
+    half = rotary_dim // 2
     rope = RopeParameters(
-        rotary_dim=int(head_dim * partial),
-        rope_theta=float(theta),
+        rotary_dim=rotary_dim,
+        rope_theta=theta,
         rope_type=kind,
-        factor=float(factor),
-        original_max_position_embeddings=int(original),
-        attention_factor=given.get("attention_factor"),
-        beta_fast=given.get("beta_fast") or 32.0,
-        beta_slow=given.get("beta_slow") or 1.0,
-        mscale=given.get("mscale") or 0.0,
-        mscale_all_dim=given.get("mscale_all_dim") or 0.0,
-        truncate=given.get("truncate", True),
-        low_freq_factor=given.get("low_freq_factor", 1.0),
-        high_freq_factor=given.get("high_freq_factor", 4.0),
-        short_factor=tuple(given.get("short_factor") or ()),
-        long_factor=tuple(given.get("long_factor") or ()),
-        freq_factors=tuple(given.get("freq_factors") or ()),
+        factor=real(given, "factor", max_positions / original),
+        original_max_position_embeddings=original,
+        attention_factor=real(given, "attention_factor", 1.0) if given.get("attention_factor") else None,
+        beta_fast=real(given, "beta_fast", 32.0),
+        beta_slow=real(given, "beta_slow", 1.0),
+        mscale=real(given, "mscale", 0.0, above=-1.0),
+        mscale_all_dim=real(given, "mscale_all_dim", 0.0, above=-1.0),
+        truncate=bool(given.get("truncate", True)),
+        low_freq_factor=real(given, "low_freq_factor", 1.0),
+        high_freq_factor=real(given, "high_freq_factor", 4.0),
+        short_factor=reals(given, "short_factor", half),
+        long_factor=reals(given, "long_factor", half),
+        freq_factors=reals(given, "freq_factors", half),
         sections=tuple(given.get("mrope_section") or ()),
     )
-    half = rope.rotary_dim // 2
     if rope.sections and (sum(rope.sections) != half or given.get("mrope_interleaved")):
         raise ConfigError(
             f"mrope_section {list(rope.sections)} is served where it divides the {half} frequencies in order"
         )
-    if kind == "longrope" and not len(rope.short_factor) == len(rope.long_factor) == half:
+    if kind == "llama3" and rope.high_freq_factor <= rope.low_freq_factor:
+        raise ConfigError("rope_type llama3 needs a high_freq_factor above its low_freq_factor")
+    if kind == "longrope" and not (rope.short_factor and rope.long_factor):
         raise ConfigError(f"rope_type longrope needs short_factor and long_factor with {half} numbers each")
     return rope

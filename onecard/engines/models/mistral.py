@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from onecard.engines.models.config import DecoderConfig, decoder_config, require
+from onecard.engines.models.config import DecoderConfig, decoder_config, window_of
+from onecard.engines.models.config_values import require
 from onecard.engines.models.decoder import DecoderForCausalLM
 
 
@@ -12,7 +13,7 @@ class MistralForCausalLM(DecoderForCausalLM):
 
 
 def parse(raw: Mapping[str, Any]) -> DecoderConfig:
-    window = raw.get("sliding_window", 4096) or 0
+    window = window_of(raw)
     return decoder_config(
         "MistralForCausalLM",
         raw,

@@ -1,6 +1,5 @@
 """Which class runs which architecture, under which of the registry's kinds."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from onecard.engines.layers.precision import Precision, precision_for
 from onecard.engines.models import bert, llama, mistral, qwen2, qwen3, xlm_roberta
 from onecard.engines.models.config import ConfigError, DecoderConfig, EncoderConfig, ModelConfig
 from onecard.engines.models.served_module import ServedModule
+from onecard.registry.plain_files import FileRefusedError, is_there, read_json
 from onecard.registry.spec import ModelKind
 
 
@@ -79,20 +79,33 @@ def load_config(path: Path, kind: ModelKind) -> ModelConfig:
     if path.suffix == ".gguf":
         from onecard.engines.weights.gguf import transformers_config
 
-        return parse_config(transformers_config(path), kind)
+        return _parse(path, transformers_config(path), kind)
     file = path / "config.json"
-    if not file.is_file():
+    if not is_there(file):
         raise ConfigError(f"{path} is neither a .gguf file nor a folder with a config.json")
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{file} is not valid JSON: {error}") from error
-    return parse_config(raw, kind)
+        raw = read_json(file)
+    except FileRefusedError as error:
+        raise ConfigError(str(error)) from error
+    return _parse(file, raw, kind)
+
+
+def _parse(file: Path, raw: Any, kind: ModelKind) -> ModelConfig:
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{file} should hold a JSON object")
+    try:
+        return parse_config(raw, kind)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ConfigError(f"{file} says what makes no sense: {type(error).__name__}: {error}") from error
 
 
 def parse_config(raw: Mapping[str, Any], kind: ModelKind) -> ModelConfig:
     """The config that the content of a Hugging Face config.json describes. Raises `ConfigError`."""
     served, names = ARCHITECTURES.get(kind, {}), raw.get("architectures") or []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError("architectures should be a list of names")
     for name in names:
         if name in served:
             return served[name].parse(raw)

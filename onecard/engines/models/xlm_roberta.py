@@ -9,6 +9,7 @@ from typing import Any
 
 from onecard.engines.models.bert import BertForSequenceClassification, BertModel, encoder_config
 from onecard.engines.models.config import EncoderConfig, labels
+from onecard.engines.models.config_values import whole
 
 
 class XLMRobertaModel(BertModel):
@@ -44,5 +45,4 @@ def parse_classifier(raw: Mapping[str, Any]) -> EncoderConfig:
 
 
 def _first_position(raw: Mapping[str, Any]) -> int:
-    padding = raw.get("pad_token_id")
-    return (1 if padding is None else padding) + 1
+    return whole(raw, "pad_token_id", 1, least=0) + 1

@@ -12,7 +12,8 @@ from pathlib import Path
 import torch
 
 from onecard.engines.api import LoadProgress, StatsSink
-from onecard.engines.kinds import read_model
+from onecard.engines.api.errors import explain
+from onecard.engines.kinds import KINDS, read_model
 from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.manager import LifecycleManager
 from onecard.engines.memory.arena import DeviceArena
@@ -45,6 +46,20 @@ def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
     """
     registry = _placed(registry)
     return [_plan(registry, spec, paths)[0] for spec in registry.cards]
+
+
+def file_problems(registry: Registry, paths: dict[str, Path]) -> list[str]:
+    """What keeps models from being served that their files' headers tell, a sentence each. `paths`: of those
+    models that are on this machine; no card is looked at."""
+    problems = []
+    for spec in registry.models:
+        if spec.name not in paths:
+            continue
+        try:
+            KINDS[spec.kind].read(spec, paths[spec.name])
+        except Exception as error:  # each reader has its own
+            problems.append(f"model `{spec.name}`: {explain(error)}")
+    return problems
 
 
 async def start_node(

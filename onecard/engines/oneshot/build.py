@@ -13,6 +13,7 @@ from onecard.engines.step.hooks import EngineHooks
 from onecard.engines.step.sizes import ON_CPU, StepSize, longest_text, model_needs, step_size
 from onecard.engines.step.warm_up import WarmUp
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
+from onecard.engines.text.tokenizer_files import check_tokenizer
 from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs
 from onecard.registry.spec import ModelSpec
 
@@ -36,9 +37,15 @@ class EncoderFiles:
         own = min(advised or config.max_text_len, config.max_text_len)
         return cls(path, config, longest_text(spec, own), lowercase)
 
+    def check_tokenizer(self, spec: ModelSpec) -> None:
+        """Raises `ModelFileError` where there is none."""
+        check_tokenizer(self._tokenizer_path(spec))
+
     def tokenizer(self, spec: ModelSpec) -> Tokenizer:
-        path = Path(spec.engine.tokenizer) if spec.engine.tokenizer else self.path
-        return load_tokenizer(path, lowercase=self.lowercase)
+        return load_tokenizer(self._tokenizer_path(spec), lowercase=self.lowercase)
+
+    def _tokenizer_path(self, spec: ModelSpec) -> Path:
+        return Path(spec.engine.tokenizer) if spec.engine.tokenizer else self.path
 
 
 def encoder_step_size(spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:

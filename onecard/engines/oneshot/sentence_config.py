@@ -5,14 +5,14 @@ A folder without `modules.json` is a plain encoder: mean pooling, not normalised
 does.
 """
 
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from onecard.engines.oneshot.heads.pool import POOLING_MODES, Pooling
-from onecard.engines.text.generation_config import ModelFileError, read_json
+from onecard.engines.text.generation_config import ModelFileError, read_any_json, read_json, readable
 from onecard.engines.text.hf_tokenizer import model_max_length
+from onecard.registry.plain_files import is_there
 
 _TRANSFORMER_CONFIGS = (
     "sentence_bert_config.json",
@@ -48,35 +48,58 @@ class SentenceConfig:
 
 def load_sentence_config(folder: Path) -> SentenceConfig:
     """Raises `ModelFileError` for a model with a module that this version doesn't run."""
-    modules = _modules(folder)
-    transformer = folder / modules[0][1] if modules else folder
-    stated: dict[str, Any] = next(
-        filter(None, (read_json(transformer / n) for n in _TRANSFORMER_CONFIGS)), {}
-    )
-    config = read_json(transformer / "config.json")
-    dimensions = config.get("matryoshka_dimensions") or ()
-    return SentenceConfig(
-        transformer_path=transformer,
-        pooling=_pooling(folder, modules[1:]) if modules else Pooling(),
-        max_seq_length=stated.get("max_seq_length") or model_max_length(transformer),
-        do_lower_case=bool(stated.get("do_lower_case", False)),
-        is_matryoshka=bool(dimensions or config.get("is_matryoshka")),
-        matryoshka_dimensions=tuple(sorted(dimensions)),
-    )
+    with readable(folder):
+        modules = _modules(folder)
+        transformer = folder / modules[0][1] if modules else folder
+        file, stated = _stated(transformer)
+        config = read_json(transformer / "config.json")
+        dimensions = config.get("matryoshka_dimensions") or ()
+        return SentenceConfig(
+            transformer_path=transformer,
+            pooling=_pooling(folder, modules[1:]) if modules else Pooling(),
+            max_seq_length=_length(file, stated) or model_max_length(transformer),
+            do_lower_case=bool(stated.get("do_lower_case", False)),
+            is_matryoshka=bool(dimensions or config.get("is_matryoshka")),
+            matryoshka_dimensions=_dimensions(transformer / "config.json", dimensions),
+        )
+
+
+def _stated(transformer: Path) -> tuple[Path, dict[str, Any]]:
+    """The first of the encoder's own files that says anything, and what it says."""
+    for name in _TRANSFORMER_CONFIGS:
+        if stated := read_json(transformer / name):
+            return transformer / name, stated
+    return transformer, {}
+
+
+def _length(file: Path, stated: dict[str, Any]) -> int | None:
+    length = stated.get("max_seq_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise ModelFileError(f"{file}: max_seq_length should be a whole number of at least 1")
+    return length
+
+
+def _dimensions(file: Path, dimensions: Any) -> tuple[int, ...]:
+    if not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in dimensions):
+        raise ModelFileError(f"{file}: matryoshka_dimensions should be a list of whole numbers")
+    return tuple(sorted(dimensions))
 
 
 def _modules(folder: Path) -> list[tuple[str, str]]:
     """(class name, folder) of each module in order; the first is the encoder."""
     file = folder / "modules.json"
-    if not file.is_file():
+    if not is_there(file):
         return []
     try:
-        entries = sorted(json.loads(file.read_text(encoding="utf-8")), key=lambda entry: entry["idx"])
+        entries = sorted(read_any_json(file), key=lambda entry: entry["idx"])
         modules = [(str(entry["type"]).rpartition(".")[2], str(entry["path"])) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ModelFileError(f"{file} is not a list of sentence-transformers modules: {error!r}") from error
     if not modules or modules[0][0] != "Transformer":
         raise ModelFileError(f"{file}: the first module should be a Transformer, not {modules[:1]}")
+    for _, path in modules:
+        if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
+            raise ModelFileError(f"{file}: the module {path[:100]!r} would lie outside the model's folder")
     return modules
 
 

@@ -58,6 +58,7 @@ class PagedPractice:
         yield [together, [self._request(40, 3, _GREEDY)]]
 
     def _request(self, prompt_length: int, num_tokens: int, sampling: SamplingParams) -> Request:
+        num_tokens = min(num_tokens, self._max_model_len - 1)
         prompt_length = max(1, min(prompt_length, self._max_model_len - num_tokens))
         # Different tokens for every request, so that none finds another's prefix.
         tokens = (self._num_requests * 7919 + i * 104729 + 1 for i in range(prompt_length))

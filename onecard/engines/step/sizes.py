@@ -23,6 +23,11 @@ def longest_text(spec: ModelSpec, own: int, most: int | None = None) -> int:
     """The registry's `max_model_len`, decided: by itself the model's `own`. Raises `PlanError` above that, or
     above `most` where that is what its positions can be stretched to."""
     asked, most = spec.engine.max_model_len or own, most or own
+    if asked < 2:
+        raise PlanError(
+            f"{spec.name}: the longest text that the model takes would have {asked} token; a prompt and its "
+            "answer have two at least"
+        )
     if asked > most:
         raise PlanError(
             f"{spec.name}: `max_model_len: {asked}` is above the model's own {most}, beyond which it was not "

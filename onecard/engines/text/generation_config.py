@@ -3,12 +3,36 @@
 Read from `generation_config.json` (then `config.json` for the end tokens) or from a GGUF file's metadata.
 """
 
-import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from onecard.engines.weights.gguf_file import GgufFile
+from onecard.registry import plain_files
+from onecard.registry.plain_files import FileRefusedError, is_folder, is_there
+
+Check = Callable[[Any], bool]
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_SANE: dict[str, tuple[Check, str]] = {
+    "temperature": (lambda v: _number(v) and 0 <= v <= 100, "a number from 0 to 100"),
+    "top_p": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
+    "top_k": (lambda v: _whole(v) and -1 <= v < 2**31, "a whole number of at least -1"),
+    "min_p": (lambda v: _number(v) and 0 <= v <= 1, "a number from 0 to 1"),
+    "repetition_penalty": (lambda v: _number(v) and 0 < v <= 100, "a number above 0, up to 100"),
+    "max_tokens": (lambda v: _whole(v) and 1 <= v < 2**31, "a whole number of at least 1"),
+}
+"""What a value may be; with anything else a model would load, and every request fail."""
 
 _NAMES = {
     "temperature": "temperature",
@@ -41,42 +65,69 @@ class GenerationDefaults:
     eos_token_ids: tuple[int, ...] = ()
 
 
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever the content of `path` makes fail inside is a `ModelFileError` that names it: strangers' files
+    are wrong in more ways than can be foreseen. Errors that were raised to be read pass."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__module__.startswith("onecard."):
+            raise
+        raise ModelFileError(f"{path} says what makes no sense: {type(error).__name__}: {error}") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in `path`, empty where there is no such file. Raises `ModelFileError` with the path."""
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelFileError(f"{path} is not valid JSON: {error}") from error
+    content = read_any_json(path) if is_there(path) else {}
     if not isinstance(content, dict):
         raise ModelFileError(f"{path} should hold a JSON object")
     return content
 
 
+def read_any_json(path: Path) -> Any:
+    try:
+        return plain_files.read_json(path)
+    except FileRefusedError as error:
+        raise ModelFileError(str(error)) from error
+
+
 def read_text(path: Path) -> str:
     """Raises `ModelFileError` with the path."""
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ModelFileError(f"{path} can't be read: save it as UTF-8 ({error})") from error
+        return plain_files.read_text(path)
+    except FileRefusedError as error:
+        raise ModelFileError(str(error)) from error
 
 
 def load_generation_defaults(path: Path) -> GenerationDefaults:
-    """`path`: a model folder or a GGUF file. Missing files mean no defaults."""
-    if path.is_file():
+    """`path`: a model folder or a GGUF file. Missing files mean no defaults. Raises `ModelFileError`."""
+    if not is_folder(path):
         metadata = GgufFile(path).metadata
-        sampling = {ours: metadata[key] for key, ours in _GGUF_NAMES.items() if key in metadata}
-        eos = metadata.get("tokenizer.ggml.eos_token_id")
-        return GenerationDefaults(sampling, () if eos is None else (eos,))
-    generation = read_json(path / "generation_config.json")
-    config = read_json(path / "config.json")
-    sampling = {ours: generation[name] for name, ours in _NAMES.items() if generation.get(name) is not None}
+        sampling = _sane(path, metadata, _GGUF_NAMES)
+        return GenerationDefaults(sampling, _ids(path, metadata.get("tokenizer.ggml.eos_token_id")))
+    file = path / "generation_config.json"
+    generation, config = read_json(file), read_json(path / "config.json")
     eos = generation.get("eos_token_id", config.get("eos_token_id"))
-    return GenerationDefaults(sampling, _as_tuple(eos))
+    return GenerationDefaults(_sane(file, generation, _NAMES), _ids(file, eos))
 
 
-def _as_tuple(ids: int | list[int] | None) -> tuple[int, ...]:
-    if ids is None:
-        return ()
-    return tuple(ids) if isinstance(ids, list) else (ids,)
+def _sane(file: Path, stated: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    sampling: dict[str, Any] = {}
+    for name, ours in names.items():
+        value = stated.get(name)
+        if value is None:
+            continue
+        fits, wanted = _SANE[ours]
+        if not fits(value):
+            raise ModelFileError(f"{file}: {name} is {str(value)[:50]!r}; it should be {wanted}")
+        sampling[ours] = value
+    return sampling
+
+
+def _ids(file: Path, ids: Any) -> tuple[int, ...]:
+    """Of one token or several."""
+    listed = [] if ids is None else ids if isinstance(ids, list) else [ids]
+    if not all(_whole(token) and 0 <= token < 2**31 for token in listed):
+        raise ModelFileError(f"{file}: eos_token_id should be the number of a token, or a list of such")
+    return tuple(listed)

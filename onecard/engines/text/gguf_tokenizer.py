@@ -5,6 +5,7 @@ splits text is known only by its name (llama.cpp's `LLAMA_VOCAB_PRE_TYPE_*`), an
 the families served.
 """
 
+from pathlib import Path
 from typing import Any
 
 import tokenizers
@@ -46,18 +47,49 @@ _TURN_ENDS = ("<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn
 """Control tokens that end an answer whatever the file names as its one end token."""
 
 
-def build_backend(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
-    """Raises `ModelFileError` for a kind of vocabulary that isn't known."""
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind == "gpt2":
-        backend = _byte_level_bpe(metadata)
-    elif kind == "llama":
-        backend = _sentencepiece_bpe(metadata)
-    else:
+def check_vocabulary(path: Path, metadata: dict[str, Any]) -> None:
+    """Raises `ModelFileError` where a GGUF file has no tokens, lists that don't go with them, or a kind of
+    vocabulary that isn't known."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or not tokens or not all(isinstance(token, str) for token in tokens):
+        raise ModelFileError(
+            f"{path} holds no tokenizer (tokenizer.ggml.tokens): set `engine.tokenizer` to the folder or hub "
+            "id of the original model's"
+        )
+    try:
+        _check_kind(metadata)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {error}") from error
+    for name in ("scores", "token_type"):
+        values = metadata.get(f"tokenizer.ggml.{name}")
+        if values is not None and (not isinstance(values, list) or len(values) != len(tokens)):
+            raise ModelFileError(
+                f"{path} is damaged: tokenizer.ggml.{name} has not one number for each token"
+            )
+
+
+def _check_kind(metadata: dict[str, Any]) -> None:
+    kind, name = metadata.get("tokenizer.ggml.model"), _pre_name(metadata)
+    if kind not in ("gpt2", "llama"):
         raise ModelFileError(
             f"The GGUF file's tokenizer is of the kind {kind!r}; 'gpt2' and 'llama' can be read. "
             "Set 'tokenizer' in the model's engine settings to the original model's folder or hub id."
         )
+    if kind == "gpt2" and name not in _PRE_TOKENIZERS:
+        raise ModelFileError(
+            f"The GGUF file's pre-tokenizer {name!r} is not known ({', '.join(sorted(_PRE_TOKENIZERS))}). "
+            "Set 'tokenizer' in the model's engine settings to the original model's folder or hub id."
+        )
+
+
+def build_backend(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
+    """Raises `ModelFileError` for a kind of vocabulary that isn't known."""
+    _check_kind(metadata)
+    kind = metadata["tokenizer.ggml.model"]
+    if kind == "gpt2":
+        backend = _byte_level_bpe(metadata)
+    else:
+        backend = _sentencepiece_bpe(metadata)
     _add_whole_tokens(backend, metadata)
     names = special_tokens(metadata).names
     adds_bos = metadata.get(
@@ -100,11 +132,6 @@ def _type(metadata: dict[str, Any], token_id: int) -> int:
 
 def _byte_level_bpe(metadata: dict[str, Any]) -> tokenizers.Tokenizer:
     name = _pre_name(metadata)
-    if name not in _PRE_TOKENIZERS:
-        raise ModelFileError(
-            f"The GGUF file's pre-tokenizer {name!r} is not known ({', '.join(sorted(_PRE_TOKENIZERS))}). "
-            "Set 'tokenizer' in the model's engine settings to the original model's folder or hub id."
-        )
     patterns, normalize, ignore_merges = _PRE_TOKENIZERS[name]
     vocab = {token: i for i, token in enumerate(metadata["tokenizer.ggml.tokens"])}
     merges = [_split_merge(merge) for merge in metadata["tokenizer.ggml.merges"]]

@@ -1,5 +1,7 @@
 """A tokenizer from a Hugging Face model folder."""
 
+import math
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,11 @@ from onecard.engines.text.generation_config import (
     read_text,
 )
 from onecard.engines.text.token_text import SpecialTokens
+from onecard.registry.plain_files import FileRefusedError, is_folder, is_there, read_bytes, regular_size
+
+LARGEST_TOKENIZER = 128 << 20
+"""Bytes: four times what a vocabulary of 256,000 tokens has."""
+_VOCABULARIES = ("vocab.*", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "vocab_file*")
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
@@ -20,17 +27,24 @@ _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 def load_backend(folder: Path) -> tokenizers.Tokenizer:
     """Raises `ModelFileError` where the folder holds no tokenizer."""
     file = folder / "tokenizer.json"
-    if file.is_file():
+    if is_there(file):
         try:
-            return tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # the library raises nothing narrower
+            return tokenizers.Tokenizer.from_buffer(
+                read_bytes(file, LARGEST_TOKENIZER).removeprefix(BOM_UTF8)
+            )
+        except FileRefusedError as error:
+            raise ModelFileError(str(error)) from error
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # the library raises nothing narrower, and panics are no Exception
             raise ModelFileError(f"{file} is no tokenizer that can be read: {error}") from error
+    check_vocabulary(folder)
     # Only older checkpoints lack the file; transformers knows how to convert their vocabularies.
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    except Exception as error:  # it reads a stranger's files of many sorts
         raise ModelFileError(f"{folder} holds no tokenizer that can be read: {error}") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -43,6 +57,27 @@ def load_backend(folder: Path) -> tokenizers.Tokenizer:
     return backend
 
 
+def check_vocabulary(folder: Path) -> None:
+    """Raises `ModelFileError` where a model's folder has nothing that a tokenizer could be read from, or
+    something that isn't a file, or too large a one."""
+    if not is_folder(folder):  # a hub's name
+        return
+    if is_there(folder / "tokenizer.json"):
+        files = [folder / "tokenizer.json"]
+    else:
+        files = [file for pattern in _VOCABULARIES for file in sorted(folder.glob(pattern))]
+    if not files:
+        raise ModelFileError(
+            f"{folder} holds no tokenizer: there is no tokenizer.json and no vocabulary; add it, or set "
+            "`engine.tokenizer` to the folder of one"
+        )
+    try:
+        for file in files:
+            regular_size(file, LARGEST_TOKENIZER)
+    except FileRefusedError as error:
+        raise ModelFileError(str(error)) from error
+
+
 def load_tokenizer_config(folder: Path) -> dict[str, Any]:
     """`tokenizer_config.json` over the older `special_tokens_map.json`."""
     return {**read_json(folder / "special_tokens_map.json"), **read_json(folder / "tokenizer_config.json")}
@@ -51,7 +86,7 @@ def load_tokenizer_config(folder: Path) -> dict[str, Any]:
 def model_max_length(folder: Path) -> int | None:
     """What the tokenizer's makers say of the longest text, in tokens; None where they say nothing."""
     limit = read_json(folder / "tokenizer_config.json").get("model_max_length")
-    return int(limit) if isinstance(limit, int | float) and limit >= 1 else None
+    return int(limit) if isinstance(limit, int | float) and 1 <= limit < math.inf else None
 
 
 def tells_token_types(folder: Path) -> bool:
@@ -92,8 +127,8 @@ def chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
     if isinstance(stated, str):
         templates["default"] = stated
     elif isinstance(stated, list):
-        templates = {entry["name"]: entry["template"] for entry in stated}
-    if (file := folder / "chat_template.jinja").is_file():
+        templates = {str(entry["name"]): str(entry["template"]) for entry in stated}
+    if is_there(file := folder / "chat_template.jinja"):
         templates["default"] = read_text(file)
     for extra in sorted((folder / "additional_chat_templates").glob("*.jinja")):
         templates[extra.stem] = read_text(extra)
@@ -101,4 +136,5 @@ def chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def _text_of(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None

@@ -1,6 +1,5 @@
 """What every weight format looks like to the loader; and safetensors: one file, or shards with an index."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,8 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+
+from onecard.registry.plain_files import FileRefusedError, is_there, read_json, regular_size
 
 
 class LoadError(Exception):
@@ -51,6 +52,10 @@ _DTYPES = {
     "BOOL": torch.bool,
 }
 
+_LARGEST_HEADER = 32 << 20
+_LARGEST_INDEX = 32 << 20
+"""Bytes; a checkpoint of a hundred thousand tensors has a third of it."""
+
 Shards = Mapping[Path, frozenset[str] | None]
 """Files, each with the tensors that the index expects in it (None: no index, all that are there)."""
 
@@ -58,10 +63,10 @@ Shards = Mapping[Path, frozenset[str] | None]
 def find_shards(folder: Path) -> Shards:
     """The files that make up the folder's checkpoint; empty where there are none. Raises `LoadError`."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
+    if is_there(index):
         return _read_index(index)
     single = folder / "model.safetensors"
-    files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    files = [single] if is_there(single) else sorted(folder.glob("*.safetensors"))
     if len(files) > 1:
         raise LoadError(
             f"{folder} holds {len(files)} .safetensors files and no {index.name} that says how they belong"
@@ -71,19 +76,29 @@ def find_shards(folder: Path) -> Shards:
 
 def _read_index(index: Path) -> Shards:
     try:
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (ValueError, KeyError) as error:
-        raise LoadError(f"{index} is not a safetensors index: {error!r}") from error
+        content = read_json(index, _LARGEST_INDEX)
+    except FileRefusedError as error:
+        raise LoadError(str(error)) from error
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict) or not all(map(_is_file_name, weight_map.values())):
+        raise LoadError(
+            f"{index} is not a safetensors index: its weight_map should name a file for each tensor"
+        )
     names: dict[Path, set[str]] = {}
     for tensor, file in weight_map.items():
         names.setdefault(index.parent / file, set()).add(tensor)
-    missing = sorted(file.name for file in names if not file.is_file())
+    missing = sorted(file.name for file in names if not is_there(file))
     if missing:
         listed = ", ".join(missing[:10]) + (" ..." if len(missing) > 10 else "")
         raise LoadError(
             f"{index.parent} lacks {len(missing)} of the {len(names)} files of its index: {listed}"
         )
     return {file: frozenset(tensors) for file, tensors in sorted(names.items())}
+
+
+def _is_file_name(value: Any) -> bool:
+    """Of a file beside the index: it may not lead out of the folder."""
+    return isinstance(value, str) and value not in ("", ".", "..") and not set(value) & set("/\\\0")
 
 
 class SafetensorsCheckpoint:
@@ -108,9 +123,24 @@ class SafetensorsCheckpoint:
 
 def _open(path: Path) -> Any:
     try:
+        _check_header(path)
         return safe_open(path, framework="pt")
+    except FileRefusedError as error:
+        raise LoadError(str(error)) from error
     except (SafetensorError, OSError) as error:
         raise LoadError(f"{path} is damaged or cut short ({error}); fetch it again") from error
+
+
+def _check_header(path: Path) -> None:
+    """Raises `LoadError` for a header that would take gigabytes of memory to read."""
+    regular_size(path)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _LARGEST_HEADER:
+        raise LoadError(
+            f"{path} is damaged, or no safetensors: its header would have {length:,} bytes, of "
+            f"{_LARGEST_HEADER:,} at most; fetch it again"
+        )
 
 
 def _info(path: Path, name: str, header: Any) -> TensorInfo:

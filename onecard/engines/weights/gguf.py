@@ -1,6 +1,7 @@
 """GGUF files as Hugging Face would have them: weights, dequantised by the `gguf` package a slab of rows at a
 time; and metadata, as the model's config.json."""
 
+import math
 import re
 from collections import Counter
 from pathlib import Path
@@ -45,9 +46,9 @@ class GgufCheckpoint:
     def __init__(self, path: Path):
         try:
             self._file = GgufFile(path)
-        except (GgufError, OSError) as error:
+        except GgufError as error:
             raise LoadError(str(error)) from error
-        if self._file.metadata.get("split.count", 1) > 1:
+        if self._file.metadata.get("split.count", 1) not in (0, 1):
             raise LoadError(
                 f"{path} is one part of a split GGUF; merge the parts first (llama-gguf-split --merge)"
             )
@@ -68,10 +69,10 @@ class GgufCheckpoint:
         return weights
 
     def _heads_of(self, name: str) -> int | None:
-        heads = int(self._file.value("attention.head_count"))
+        heads = _number(self._file, "attention.head_count")
         if ".q_proj." in name:
             return heads
-        return int(self._file.value("attention.head_count_kv", heads)) if ".k_proj." in name else None
+        return _number(self._file, "attention.head_count_kv", heads) if ".k_proj." in name else None
 
 
 def hugging_face_name(name: str) -> str:
@@ -120,7 +121,7 @@ def _info(path: Path, name: str, tensor: GgufTensor, file_size: int) -> TensorIn
         served = ", ".join(sorted(t.name for t in (*_PLAIN, *_QUANTISED)))
         raise LoadError(f"{path}: {name} is stored as {kind.name}; served are {served}")
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
-    count = int(np.prod(tensor.shape, dtype=np.int64))
+    count = math.prod(tensor.shape)
     if tensor.shape[-1] % block:
         raise LoadError(
             f"{path}: {name} has rows of {tensor.shape[-1]}, not a multiple of {kind.name}'s {block}"
@@ -143,6 +144,13 @@ def transformers_config(path: Path) -> dict[str, Any]:
     llama.cpp folds Mistral into its llama architecture; a sliding window tells it apart.
     """
     file = GgufFile(path)
+    try:
+        return _described(file)
+    except (TypeError, LookupError, ArithmeticError) as error:
+        raise GgufError(f"{path} says what makes no sense: {type(error).__name__}: {error}") from error
+
+
+def _described(file: GgufFile) -> dict[str, Any]:
     architecture = _ARCHITECTURES.get(file.architecture, f"{file.architecture} (llama.cpp's name)")
     if architecture not in _ARCHITECTURES.values():
         return {"architectures": [architecture]}
@@ -150,10 +158,10 @@ def transformers_config(path: Path) -> dict[str, Any]:
     if window and file.architecture == "llama":
         architecture = "MistralForCausalLM"
     table = file.tensors.get("token_embd.weight")
-    if table is None:
-        raise GgufError(f"{path} lacks token_embd.weight: it isn't a whole language model")
+    if table is None or len(table.shape) != 2:
+        raise GgufError(f"{file.path} lacks the matrix token_embd.weight: it isn't a whole language model")
     heads, hidden = _number(file, "attention.head_count"), _number(file, "embedding_length")
-    head_dim = file.value("attention.key_length") or hidden // heads
+    head_dim = _number(file, "attention.key_length", max(1, hidden // heads))
     return {
         "architectures": [architecture],
         "vocab_size": table.shape[0],
@@ -180,9 +188,9 @@ def _number(file: GgufFile, key: str, default: int | None = None) -> int:
     value = file.value(key, default)
     if isinstance(value, list) and len(set(value)) == 1:
         value = value[0]
-    if not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise GgufError(
-            f"{file.path}: {file.architecture}.{key} must be one number for all layers, not {value}"
+            f"{file.path}: {file.architecture}.{key} must be one number for all layers, not {str(value)[:90]}"
         )
     return value
 
@@ -192,7 +200,7 @@ def _rope(file: GgufFile, head_dim: int) -> dict[str, Any]:
     rope = {
         "rope_type": "default" if kind == "none" else kind,
         "rope_theta": file.value("rope.freq_base", 10000.0),
-        "partial_rotary_factor": file.value("rope.dimension_count", head_dim) / head_dim,
+        "partial_rotary_factor": _number(file, "rope.dimension_count", head_dim) / head_dim,
         "factor": file.value("rope.scaling.factor", 1.0),
         "original_max_position_embeddings": file.value("rope.scaling.original_context_length"),
         "attention_factor": _attention_factor(file) if kind == "yarn" else None,
@@ -205,7 +213,9 @@ def _rope(file: GgufFile, head_dim: int) -> dict[str, Any]:
 def _attention_factor(file: GgufFile) -> float | None:
     """llama.cpp multiplies YaRN's own factor by `attn_factor`."""
     factor, extra = file.value("rope.scaling.factor", 1.0), file.value("rope.scaling.attn_factor")
-    return None if extra is None else extra * (1.0 + 0.1 * float(np.log(factor)))
+    if not isinstance(factor, float | int) or not isinstance(extra, float | int | None) or factor <= 0:
+        raise GgufError(f"{file.path}: its rope.scaling factors should be numbers above 0")
+    return None if extra is None else extra * (1.0 + 0.1 * math.log(factor))
 
 
 def _rope_freqs(file: GgufFile) -> list[float]:
@@ -220,6 +230,9 @@ def _main_type(file: GgufFile) -> str:
     """The type that most weights are stored in."""
     sizes: Counter[int] = Counter()
     for tensor in file.tensors.values():
-        sizes[tensor.kind] += int(np.prod(tensor.shape))
-    name = gguf.GGMLQuantizationType(sizes.most_common(1)[0][0]).name
+        sizes[tensor.kind] += math.prod(tensor.shape)
+    try:
+        name = gguf.GGMLQuantizationType(sizes.most_common(1)[0][0]).name
+    except ValueError as error:
+        raise GgufError(f"{file.path}: most of its weights are of a type that isn't known") from error
     return {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}.get(name, name)

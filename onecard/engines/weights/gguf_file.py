@@ -14,8 +14,16 @@ from typing import Any
 
 import numpy as np
 
+from onecard.registry.plain_files import FileRefusedError, regular_size
+
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_MOST_ENTRIES = 100_000
+"""Keys, or tensors: a hundred times what models have."""
+_MOST_ITEMS = 4_000_000
+"""Of all arrays together: tokens, scores, types and merges of the largest vocabularies are a third of it."""
+_MOST_DIMENSIONS, _MOST_NESTED = 4, 3
+_LONGEST_STRING = 8 << 20
 
 
 class GgufError(ValueError):
@@ -41,11 +49,14 @@ class GgufFile:
 
     def __init__(self, path: Path):
         self.path = path
-        with path.open("rb") as file:
-            try:
+        try:
+            regular_size(path)
+            with path.open("rb") as file:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            except ValueError as error:
-                raise GgufError(f"{path} is not a GGUF file: it is empty") from error
+        except FileRefusedError as error:
+            raise GgufError(str(error)) from error
+        except (OSError, ValueError) as error:
+            raise GgufError(f"{path} is not a GGUF file: it is empty, or can't be read") from error
         try:
             self._read_header()
         except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
@@ -72,18 +83,30 @@ class GgufFile:
         if version not in (2, 3):
             raise GgufError(f"{self.path} is GGUF version {version} (or big-endian); readable are 2 and 3")
         tensor_count, value_count = cursor.scalar("Q"), cursor.scalar("Q")
+        if max(tensor_count, value_count) > _MOST_ENTRIES:
+            raise self._damaged("its header has more entries than any model's")
         self.metadata: dict[str, Any] = {}
         for _ in range(value_count):
             key = cursor.string()
+            if key in self.metadata:
+                raise self._damaged(f"{key[:100]!r} stands twice in its header")
             self.metadata[key] = cursor.value(cursor.scalar("I"))
-        found = {}
-        for _ in range(tensor_count):
-            name = cursor.string()
-            shape = cursor.array("Q", cursor.scalar("I"))
-            found[name] = GgufTensor(tuple(reversed(shape)), cursor.scalar("I"), cursor.scalar("Q"))
+        found = dict(self._tensor(cursor) for _ in range(tensor_count))
         alignment = self.metadata.get("general.alignment", 32)
+        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+            raise self._damaged("its general.alignment is no power of two")
         start = -(-cursor.position // alignment) * alignment
         self.tensors = {n: GgufTensor(t.shape, t.kind, start + t.offset) for n, t in found.items()}
+
+    def _tensor(self, cursor: "_Cursor") -> tuple[str, GgufTensor]:
+        name, dimensions = cursor.string(), cursor.scalar("I")
+        shape = cursor.array("Q", dimensions) if dimensions <= _MOST_DIMENSIONS else []
+        if not shape or 0 in shape:
+            raise self._damaged(f"the tensor {name[:100]!r} has no shape")
+        return name, GgufTensor(tuple(reversed(shape)), cursor.scalar("I"), cursor.scalar("Q"))
+
+    def _damaged(self, why: str) -> GgufError:
+        return GgufError(f"{self.path} is damaged: {why}; fetch it again")
 
 
 class _Cursor:
@@ -92,6 +115,7 @@ class _Cursor:
     def __init__(self, buffer: mmap.mmap, position: int):
         self.buffer = buffer
         self.position = position
+        self._left = _MOST_ITEMS
 
     def scalar(self, form: str) -> Any:
         return self.array(form, 1)[0]
@@ -106,18 +130,21 @@ class _Cursor:
         (length,) = struct.unpack_from("<Q", self.buffer, self.position)
         start = self.position + 8
         self.position = start + length
-        if self.position > len(self.buffer):
+        if length > _LONGEST_STRING or self.position > len(self.buffer):
             raise struct.error("a string runs past the end of the file")
         return self.buffer[start : self.position].decode("utf-8")
 
-    def value(self, kind: int) -> Any:
+    def value(self, kind: int, nested: int = 0) -> Any:
         if kind == _STRING:
             return self.string()
         if kind == _ARRAY:
             item, count = self.scalar("I"), self.scalar("Q")
+            self._left -= count
+            if self._left < 0 or nested > _MOST_NESTED:
+                raise struct.error("more items than any vocabulary has")
             if item in _SCALARS:
                 return self.array(_SCALARS[item], count)
-            read: Callable[[], Any] = self.string if item == _STRING else lambda: self.value(item)
+            read: Callable[[], Any] = self.string if item == _STRING else lambda: self.value(item, nested + 1)
             return [read() for _ in range(count)]
         if kind not in _SCALARS:
             raise struct.error(f"unknown type {kind}")

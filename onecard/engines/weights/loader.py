@@ -21,7 +21,8 @@ from onecard.engines.models.registry import build_model
 from onecard.engines.models.served_module import ServedModule
 from onecard.engines.weights.allocator import HeapAllocator, WeightAllocator, aligned
 from onecard.engines.weights.checkpoint import Checkpoint, LoadError, SafetensorsCheckpoint, find_shards
-from onecard.engines.weights.mapping import Destination, place
+from onecard.engines.weights.mapping import Destination, check_layers, place
+from onecard.registry.plain_files import is_folder
 
 Progress = Callable[[int, int], None]
 """Called with the bytes of the checkpoint that have been read, and all of them."""
@@ -42,7 +43,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return GgufCheckpoint(path)
     if path.suffix in _PICKLES:
         raise _refused(path)
-    if not path.is_dir():
+    if not is_folder(path):
         raise LoadError(f"{path} is neither a .gguf file nor a folder with safetensors")
     shards = find_shards(path)
     if shards:
@@ -109,6 +110,7 @@ def load_model(
     checkpoint = open_checkpoint(path)
     storage = _storage_dtype(checkpoint, dtype, device.type)
     precision = precision_for(device.type, storage)
+    check_layers(path, checkpoint, config.num_hidden_layers)
     model = build_model(config, precision)
     filler = _Filler(model, allocator or HeapAllocator(device))
     ignored = filler.fill(checkpoint, progress)
@@ -122,8 +124,12 @@ def weight_needs(path: Path, config: ModelConfig, dtype: str, device_type: str) 
     too. A matrix beyond float16's range takes more: only its values tell."""
     checkpoint = open_checkpoint(path)
     precision = precision_for(device_type, _storage_dtype(checkpoint, dtype, device_type))
+    check_layers(path, checkpoint, config.num_hidden_layers)
     model = build_model(config, precision)
-    place(model, checkpoint.tensors)
+    try:
+        place(model, checkpoint.tensors)
+    except LoadError as error:
+        raise LoadError(f"{path}: {error}") from error
     staged = {
         id(m.weight): precision.linear.nbytes(*m.weight.shape)
         for m in model.modules()

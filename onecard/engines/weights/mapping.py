@@ -7,12 +7,13 @@ tensor a part, and the class names a prefix to drop, renamings, and tensors that
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
 from onecard.engines.layers.linear import Linear
 from onecard.engines.models.served_module import ServedModule
-from onecard.engines.weights.checkpoint import LoadError, TensorInfo
+from onecard.engines.weights.checkpoint import Checkpoint, LoadError, TensorInfo
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,22 @@ class Destination:
     whole: bool
 
 
+_LAYER = re.compile(r"(?:^|\.)layers?\.(\d{1,9})\.")
+"""Of a decoder `layers.3.`, of an encoder `layer.3.`."""
+
 Placed = Mapping[str, tuple[Destination, ...]]
 """Checkpoint names, in the checkpoint's order, with the places that each tensor is copied to."""
+
+
+def check_layers(path: Path, checkpoint: Checkpoint, layers: int) -> None:
+    """Raises `LoadError` where a config promises more layers than its checkpoint has: before they are built,
+    which takes time and memory for each."""
+    there = {int(match[1]) for name in checkpoint.tensors if (match := _LAYER.search(name))}
+    if layers > len(there):
+        raise LoadError(
+            f"{path}: the config says {layers} layers (num_hidden_layers), but the weights have "
+            f"{len(there)}; one of the two is of another model"
+        )
 
 
 def place(model: ServedModule, tensors: Mapping[str, TensorInfo]) -> tuple[Placed, tuple[str, ...]]:

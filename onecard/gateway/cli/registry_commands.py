@@ -10,11 +10,21 @@ from onecard.registry.units import format_bytes
 
 def check(args: argparse.Namespace) -> int:
     from onecard.registry.loader import load_registry
+    from onecard.registry.sources import is_fetched
+    from onecard.registry.spec import RegistryError
 
     registry = load_registry(args.registry)
+    here = {model.name: path for model in registry.models if (path := is_fetched(model)) is not None}
+    if here:
+        from onecard.engines.node.factory import file_problems  # seconds of imports, for those who have files
+
+        if problems := file_problems(registry, here):
+            raise RegistryError("\n".join(f"{args.registry}: {problem}" for problem in problems))
     models = ", ".join(f"{model.name} ({model.kind})" for model in registry.models)
     cards = ", ".join(f"{card.name} ({card.device})" for card in registry.cards)
     print(f"{args.registry}: right\n  models: {models}\n  cards:  {cards}")
+    if unseen := [model.name for model in registry.models if model.name not in here]:
+        print(f"  not fetched, so their files are not checked: {', '.join(unseen)}")
     return 0
 
 
@@ -91,7 +101,8 @@ def _add_plan_arguments(parser: argparse.ArgumentParser) -> None:
 
 CHECK = Command(
     summary="validate a registry; say what is wrong and where",
-    description="Read a registry and check all that it says itself; plan and serve read the files.",
+    description="Read a registry and check all that it says itself, and the headers of models that are\n"
+    "here; plan fetches the others, and says whether all of it fits.",
     epilog="""\
 exit code: 0 when the registry is right, 1 when not; every problem is named with file, line, key and what to
 write instead.

@@ -7,6 +7,7 @@ and `parse_source` reads the text of a registry's `source`.
 import re
 from pathlib import Path
 
+from onecard.registry.plain_files import expanded
 from onecard.registry.problems import did_you_mean
 from onecard.registry.sources.base import LocalSource, Progress, Source
 from onecard.registry.sources.hubs import HuggingFaceSource, ModelScopeSource
@@ -23,7 +24,7 @@ def parse_source(text: str) -> Source:
     """The source that `text` names. Raises SourceError for text that names none."""
     match = _SCHEME.fullmatch(text)
     if not match:
-        return LocalSource(Path(text).expanduser())
+        return LocalSource(expanded(text))
     scheme, rest = match.groups()
     parse = _PARSERS.get(scheme)
     if parse is None:
@@ -54,7 +55,7 @@ def localise(text: str, folder: Path) -> str:
     """`text` with a relative path made absolute from `folder`; other sources as they are."""
     if not text or _SCHEME.fullmatch(text):
         return text
-    return str(folder / Path(text).expanduser())
+    return str(folder / expanded(text))
 
 
 def _pin(model: ModelSpec) -> str | None:
@@ -67,6 +68,7 @@ def _parse_hf(rest: str) -> Source:
         raise SourceError(
             f"`hf:{rest}` is no Hub model; write hf:org/name, hf:org/name@revision or hf:org/name/file.gguf"
         )
+    _check_hub_parts(f"hf:{rest}", match)
     file = match["file"]
     if file is not None and not file.endswith(".gguf"):
         raise SourceError(
@@ -75,10 +77,28 @@ def _parse_hf(rest: str) -> Source:
     return HuggingFaceSource(match["repo"], file, match["revision"])
 
 
+def _check_hub_parts(source: str, match: re.Match[str]) -> None:
+    """The hubs' own rules for names, and nothing that leads out of their caches."""
+    repo, file, revision = match["repo"], match["file"] or "", match["revision"] or ""
+    if repo.endswith(".git"):
+        raise SourceError(f"`{source}` is the address of a git repository; write it without `.git`")
+    for part in repo.split("/"):
+        if not re.fullmatch(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?", part):
+            raise SourceError(
+                f"`{source}`: `{part}` is no name of a hub; such a name is 1 to 96 letters, digits, `-`, `_`"
+                f" and `.`, with neither `-` nor `.` at its ends"
+            )
+        if "--" in part or ".." in part:
+            raise SourceError(f"`{source}`: `{part}` is no name of a hub: none has `--` or `..`")
+    if {"..", ".", ""} & {*(file or "x").split("/"), *(revision or "x").split("/")} or "\\" in file:
+        raise SourceError(f"`{source}`: write the file and the revision without `.`, `..` and empty parts")
+
+
 def _parse_modelscope(rest: str) -> Source:
     match = _HUB.fullmatch(rest)
     if not match or match["file"] is not None:
         raise SourceError(f"`modelscope:{rest}` is no ModelScope model; write modelscope:org/name[@revision]")
+    _check_hub_parts(f"modelscope:{rest}", match)
     return ModelScopeSource(match["repo"], match["revision"])
 
 

@@ -5,6 +5,7 @@ target, links and other special files, and archives that unpack to far more than
 """
 
 import difflib
+import gzip
 import shutil
 import tarfile
 import zipfile
@@ -14,13 +15,23 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
 from stat import S_ISLNK
-from typing import IO
+from typing import IO, Any, cast
 
 from onecard.registry.spec import SourceError
 
 _MAX_MEMBERS = 100_000
 _MAX_RATIO = 100
 _SLACK_BYTES = 64 << 20
+_LARGEST_DIRECTORY = 32 << 20
+"""Bytes of a zip's list of all members, which is read at once."""
+_MOST_HEADERS = 4 << 20
+"""Bytes of a tar's extended headers, all together: one alone may claim to have gigabytes."""
+_TAR_BLOCK = 512
+_ZIP_TAIL = 1 << 17
+"""What is searched for the place of a zip's list."""
+_MAX_GLOBAL_HEADERS = 1000
+"""Of a tar, which are copied for each member; git writes one."""
+_ENCRYPTED = 1
 
 
 @dataclass(frozen=True)
@@ -31,6 +42,7 @@ class _Member:
     size: int
     regular: bool
     open: Callable[[], IO[bytes] | None]
+    encrypted: bool = False
 
 
 def extract(archive: Path, name: str, member: str, target: Path) -> None:
@@ -50,27 +62,72 @@ def extract(archive: Path, name: str, member: str, target: Path) -> None:
                 )
             for relative, one in chosen:
                 _write(one, target / relative if relative else target, name)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError) as error:
-        raise SourceError(f"{name} can't be unpacked: {error}") from error
+    except SourceError:
+        raise
+    except _RefusedError as refused:
+        raise SourceError(f"{name} {refused}") from None
+    except RecursionError as error:
+        raise SourceError(f"{name} has more headers in a row than an archive of weights; not used") from error
+    except Exception as error:  # for a damaged archive the libraries raise all sorts
+        raise SourceError(f"{name} can't be unpacked: {str(error) or type(error).__name__}") from error
+
+
+class _RefusedError(Exception):
+    """What is wrong with an archive, to stand behind its name."""
+
+
+class _Measured:
+    """An archive's file, for as long as its headers are `listed`: those that a library reads in one piece and
+    keeps, because they are larger than a `block`, are `most` bytes together."""
+
+    def __init__(self, file: IO[bytes], block: int, most: int) -> None:
+        self._file = file
+        self._block = block
+        self._left = most
+        self.listed = True
+
+    def read(self, size: int = -1) -> bytes:
+        if self.listed and size > self._block:
+            self._left -= size
+            if self._left < 0:
+                raise _RefusedError("has far larger headers than an archive of weights; not used")
+        return self._file.read(size)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Iterator[_Member]]:
-    """The files of a zip or tar archive, whichever it is, without the folders."""
+    """The files of a zip or a gzipped tar archive, whichever it is, without the folders."""
     if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as wheel:
-            yield (
-                _Member(i.filename, i.file_size, not S_ISLNK(i.external_attr >> 16), partial(wheel.open, i))
-                for i in wheel.infolist()
-                if not i.is_dir()
-            )
+        with path.open("rb") as file:
+            measured = _Measured(file, _ZIP_TAIL, _LARGEST_DIRECTORY)
+            with zipfile.ZipFile(cast(IO[bytes], measured)) as wheel:
+                measured.listed = False
+                yield (_zipped(wheel, info) for info in wheel.infolist() if not info.is_dir())
     else:
-        with tarfile.open(path) as sdist:
-            yield (
-                _Member(i.name, i.size if i.isreg() else 0, i.isreg(), partial(sdist.extractfile, i))
-                for i in sdist
-                if not i.isdir()
-            )
+        with gzip.open(path) as file:
+            measured = _Measured(cast(IO[bytes], file), _TAR_BLOCK, _MOST_HEADERS)
+            with tarfile.TarFile(fileobj=cast(IO[bytes], measured)) as sdist:
+                yield _tarred(sdist, measured)
+
+
+def _zipped(wheel: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
+    encrypted = bool(info.flag_bits & _ENCRYPTED)
+    regular = not S_ISLNK(info.external_attr >> 16)
+    return _Member(info.filename, info.file_size, regular, partial(wheel.open, info), encrypted)
+
+
+def _tarred(sdist: tarfile.TarFile, measured: _Measured) -> Iterator[_Member]:
+    for info in sdist:
+        if len(sdist.pax_headers) > _MAX_GLOBAL_HEADERS:
+            raise _RefusedError("has more headers than an archive of weights; not used")
+        if info.size < 0:
+            raise _RefusedError(f"holds `{info.name}` with a size below nothing; not used")
+        if not info.isdir() or info.size:  # of every kind: what isn't taken is read over, and that takes time
+            yield _Member(info.name, info.size, info.isreg(), partial(sdist.extractfile, info))
+    measured.listed = False
 
 
 def _counted(found: Iterable[_Member], limit: int, name: str) -> list[_Member]:
@@ -96,6 +153,10 @@ def _chosen(members: list[_Member], wanted: str, name: str) -> list[tuple[str, _
     for relative, member in chosen:
         if not member.regular:
             raise SourceError(f"{name} holds `{member.name}` as a link or special file; not used")
+        if member.encrypted:
+            raise SourceError(
+                f"{name} holds `{member.name}` encrypted; take an archive that needs no password"
+            )
         if relative and not _stays_inside(relative):
             raise SourceError(f"{name} holds `{member.name}`, which would land outside its folder; not used")
     return chosen

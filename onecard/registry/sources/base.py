@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from onecard.registry.problems import did_you_mean
+from onecard.registry.plain_files import FileRefusedError, expanded, is_folder, is_there, regular_size
+from onecard.registry.problems import did_you_mean, shown
 from onecard.registry.spec import SourceError
 
 
@@ -72,7 +73,7 @@ def check_sha256(name: str, found: str, pinned: str | None) -> None:
 def cache_root() -> Path:
     """`$ONECARD_CACHE`, by default ~/.cache/onecard."""
     configured = os.environ.get("ONECARD_CACHE")
-    return Path(configured).expanduser() if configured else Path.home() / ".cache" / "onecard"
+    return expanded(configured) if configured else Path.home() / ".cache" / "onecard"
 
 
 @contextmanager
@@ -99,11 +100,17 @@ class LocalSource:
     path: Path
 
     def check(self, sha256: str | None) -> None:
-        if not self.path.exists():
+        if not is_there(self.path):
             advice = _of_a_file(self.path) if self.path.suffix == ".gguf" else _of_a_folder(self.path)
-            raise SourceError(f"there is no file or folder `{self.path}`{advice}")
-        if sha256 is not None and self.path.is_dir():
-            raise SourceError(f"`sha256` pins one file, but `{self.path}` is a folder; remove `sha256`")
+            raise SourceError(f"there is no file or folder `{shown(str(self.path))}`{advice}")
+        if is_folder(self.path):
+            if sha256 is not None:
+                raise SourceError(f"`sha256` pins one file, but `{self.path}` is a folder; remove `sha256`")
+            return
+        try:
+            regular_size(self.path)
+        except FileRefusedError as error:
+            raise SourceError(str(error)) from None
 
     def fetch(self, sha256: str | None, progress: Progress) -> Path:
         self.check(sha256)
@@ -112,13 +119,13 @@ class LocalSource:
         return self.path
 
     def is_fetched(self, sha256: str | None) -> Path | None:
-        return self.path if self.path.exists() else None
+        return self.path if is_there(self.path) else None
 
 
 def _of_a_file(path: Path) -> str:
     """What to write instead of a .gguf file that isn't there."""
-    hub = f"; for a file of the Hugging Face Hub write hf:org/name/{path.name}"
-    if not path.parent.is_dir():
+    hub = f"; for a file of the Hugging Face Hub write hf:org/name/{shown(path.name)}"
+    if not is_folder(path.parent):
         return f", nor its folder; a relative path starts at the registry's folder{hub}"
     others = [file.name for file in path.parent.glob("*.gguf")]
     return f"{hub}.{near}" if (near := did_you_mean(path.name, others)) else hub
@@ -126,5 +133,4 @@ def _of_a_file(path: Path) -> str:
 
 def _of_a_folder(path: Path) -> str:
     """A Hub's name without its scheme looks like a folder in a folder."""
-    parts = path.parts
-    return f"; for a model of the Hugging Face Hub write hf:{'/'.join(parts[-2:])}" if len(parts) > 1 else ""
+    return "; for a model of the Hugging Face Hub write hf:org/name" if len(path.parts) > 1 else ""

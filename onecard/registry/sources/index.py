@@ -59,17 +59,19 @@ def project_files(web: Web, index_url: str, project: str) -> list[IndexFile]:
     url = page + "index.html" if page.startswith("file:") else page
     try:
         with web.open(url, {"Accept": _ACCEPT}) as response:
-            body = response.read(_LARGEST_PAGE)
+            body = response.read(_LARGEST_PAGE + 1)
             kind = response.headers.get_content_type()
             base = response.url or url
     except NotThereError:
         return []
+    if len(body) > _LARGEST_PAGE:
+        raise SourceError(f"{page} is larger than {_LARGEST_PAGE} bytes; check the index URL")
     try:
         entries = json.loads(body)["files"] if kind.endswith("json") else _html_entries(body)
         found = [_file(base, entry) for entry in entries]
-    except (ValueError, KeyError, TypeError) as error:
+        return [file for file in found if file is not None and _same_scheme(index_url, file.url)]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{page} is no page of the simple API: {error}; check the index URL") from error
-    return [file for file in found if file is not None and _same_scheme(index_url, file.url)]
 
 
 def _html_entries(body: bytes) -> Iterator[dict[str, Any]]:
@@ -132,8 +134,12 @@ def download(web: Web, file: IndexFile, part: Path, pinned: str | None, progress
         progress.done()
     try:
         found = file_sha256(part)
-        check_sha256(f"{file.name}, by the index that offers it,", found, file.sha256)
         check_sha256(file.name, found, pinned)
+        if file.sha256 not in (None, found):
+            raise SourceError(
+                f"{file.name} has the sha256 {found}, but the index that offers it says {file.sha256}; it is "
+                f"damaged or another file: fetch it again, or ask whoever runs the index"
+            )
     except SourceError:
         part.unlink()
         raise
@@ -150,11 +156,14 @@ def _until_complete(web: Web, file: IndexFile, part: Path, progress: Progress) -
         except RangeRefusedError:
             part.unlink()
             progress.start(file.name, file.size)
-        except UnreachableError:
+        except UnreachableError:  # what has come is right, as far as it goes
             failures = 1 if _size(part) > have else failures + 1
             if failures >= _ATTEMPTS:
                 raise
             time.sleep(_FIRST_PAUSE_S * 2**failures)
+        except (SourceError, OSError):  # too long; or a full disk, which it would keep full
+            part.unlink(missing_ok=True)
+            raise
 
 
 def _stream(web: Web, file: IndexFile, part: Path, have: int, progress: Progress) -> None:
@@ -166,7 +175,7 @@ def _stream(web: Web, file: IndexFile, part: Path, have: int, progress: Progress
         length = response.headers.get("Content-Length")
         with part.open("ab" if resumed else "wb") as out:
             got = _copy(file, response, out, have if resumed else 0, progress)
-    if length is not None and got < int(length):
+    if length is not None and length.isdecimal() and got < int(length):
         raise UnreachableError(f"{file.url} broke off after {got} of {length} bytes")
 
 

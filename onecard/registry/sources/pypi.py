@@ -38,9 +38,10 @@ class PyPISource:
             raise SourceError(
                 f"`{self.version}` is no version of a package; write one such as 1.2.3"
             ) from None
-        if ".." in PurePosixPath(self.member).parts or self.member.startswith("/"):
+        path = PurePosixPath(self.member)
+        if ".." in path.parts or self.member.startswith("/") or not path.name or "\0" in self.member:
             raise SourceError(
-                f"`{self.member}` is no path inside an archive; write it without `..` and leading `/`"
+                f"`{self.member}` is no path inside an archive; write it without `.`, `..` and leading `/`"
             )
 
     def is_fetched(self, sha256: str | None) -> Path | None:

@@ -59,11 +59,7 @@ class Web:
 
     def open(self, url: str, headers: Mapping[str, str] | None = None) -> Any:
         """The open response (a context manager). Raises NotThereError, UnreachableError or SourceError."""
-        headers = {"User-Agent": "onecard", **(headers or {})}
-        request = urllib.request.Request(_without_login(url), headers=headers)
-        login = self._logins.get(urllib.parse.urlsplit(request.full_url).netloc)
-        if login:
-            request.add_unredirected_header("Authorization", login)
+        request = self._request(url, {"User-Agent": "onecard", **(headers or {})})
         try:
             return self._opener.open(request, timeout=self._timeout)
         except urllib.error.HTTPError as error:
@@ -73,6 +69,20 @@ class Web:
             if isinstance(reason, FileNotFoundError | IsADirectoryError):
                 raise NotThereError(f"{request.full_url} does not exist") from error
             raise UnreachableError(f"{request.full_url} can't be reached: {reason}") from error
+        except ValueError as error:  # where it leads to
+            raise SourceError(f"{request.full_url} can't be opened: {error}") from error
+
+    def _request(self, url: str, headers: Mapping[str, str]) -> urllib.request.Request:
+        try:
+            request = urllib.request.Request(_without_login(url), headers=dict(headers))
+            login = self._logins.get(urllib.parse.urlsplit(request.full_url).netloc)
+        except ValueError as error:
+            raise SourceError(
+                f"an index, or what it links to, is no URL: {error}; check the index URL"
+            ) from error
+        if login:
+            request.add_unredirected_header("Authorization", login)
+        return request
 
 
 def _said_no(url: str, error: urllib.error.HTTPError) -> SourceError:
