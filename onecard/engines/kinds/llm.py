@@ -43,10 +43,10 @@ class LanguageModelKind:
             info=blueprint.info(self.tasks, defaults.sampling),
             core=core,
             loop=place.card.loop,
-            text=TextService(tokenizer, place.card.executor),
+            text=TextService(tokenizer, place.card.executor, num_rows=blueprint.headers.config.vocab_size),
             gate=place.gate,
             vocab_size=blueprint.headers.config.vocab_size,
-            eos_token_ids=frozenset((*tokenizer.eos_token_ids, *defaults.eos_token_ids)),
+            eos_token_ids=(*tokenizer.eos_token_ids, *defaults.eos_token_ids),
             device=place.card.device,
             seed=spec.engine.seed,
         )

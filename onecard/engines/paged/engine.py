@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from functools import partial
 
@@ -25,6 +26,7 @@ from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.front import Front
+from onecard.engines.text.fit import Fit
 from onecard.engines.text.service import TextService
 
 SEED_STRIDE = 0x9E3779B97F4A7C15
@@ -42,14 +44,15 @@ class GenerationEngine(Front[PagedCore]):
         text: TextService,
         gate: Gate,
         vocab_size: int,
-        eos_token_ids: frozenset[int],
+        eos_token_ids: Iterable[int],
         device: torch.device,
         seed: int = 0,
     ):
+        """Raises `ModelFileError` where none of `eos_token_ids` can ever come."""
         super().__init__(info, core, loop, text, gate)
         self._entering: set[asyncio.Task[None]] = set()
         self._vocab_size = vocab_size
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids = text.vocabulary.ends(eos_token_ids)
         self._device = device
         self._seeds = random.Random(seed)
 
@@ -108,11 +111,11 @@ class GenerationEngine(Front[PagedCore]):
         request.stream.notice = self.gate.notice
 
     async def _encode(self, request: GenerateRequest, field: str) -> tuple[list[int], str | None]:
-        encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens)
-        token_ids = encoded.token_ids
-        longest = self._longest_prompt(request.sampling.max_tokens)
-        if (limit := self._truncation(request.truncate_prompt_tokens, longest)) is not None:
-            token_ids = token_ids[-limit:]
+        most, room = self.info.max_model_len, self._longest_prompt(request.sampling.max_tokens)
+        limit = self._truncation(request.truncate_prompt_tokens, room)
+        fit = Fit(most, limit or most, "last" if limit else "all", field, lambda _: f"the {field}")
+        encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens, fit)
+        token_ids = encoded.token_ids[-limit:] if limit else encoded.token_ids
         if not token_ids:
             raise InvalidRequestError("The prompt is empty: send at least one token.", param=field)
         return token_ids, encoded.text
