@@ -10,6 +10,7 @@ from typing import cast
 from torch import nn
 
 from onecard.engines.api import (
+    EngineError,
     EngineFailedError,
     FinishReason,
     ModelUnavailableError,
@@ -178,8 +179,12 @@ class PagedCore(StepCore[Schedule, StepOutput]):
         request = sequence.request
         schedule.items = [item for item in schedule.items if item.sequence.request is not request]
         schedule.num_decodes = sum(item.num_tokens == 1 for item in schedule.items)
-        gone = [s for s in request.sequences if s is sequence or s.status is not Status.FINISHED]
-        error = self._refusal(sequence)
+        return self._fail_request(request, self._refusal(sequence), sequence)
+
+    def _fail_request(
+        self, request: Request, error: EngineError, also: Sequence | None = None
+    ) -> list[Delivery]:
+        gone = [s for s in request.sequences if s is also or s.status is not Status.FINISHED]
         return [*(self._finish(s, "error") for s in gone), partial(request.stream.fail, error)]
 
     def _refusal(self, sequence: Sequence) -> ModelUnavailableError:
@@ -278,7 +283,10 @@ class PagedCore(StepCore[Schedule, StepOutput]):
             chunk = TokenChunk(sequence.index, "", (), None, "length")
         else:
             sequence.append(token_id)
-            chunk = sequence.output.append(token_id, logprob)
+            try:
+                chunk = sequence.output.append(token_id, logprob)
+            except EngineError as error:  # its tokenizer can't write it: nobody else's concern
+                return self._fail_request(request, error)
         if sequence.num_output_tokens <= 1:
             request.stream.cached_tokens = max(request.stream.cached_tokens, sequence.num_cached_tokens)
         deliveries: list[Delivery] = [partial(request.stream.push, chunk)]

@@ -28,6 +28,7 @@ from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.front import Front
 from onecard.engines.text.fit import Fit
 from onecard.engines.text.service import TextService
+from onecard.engines.text.stop_strings import StopStrings
 
 SEED_STRIDE = 0x9E3779B97F4A7C15
 """Sets the random streams of one request's answers apart (2^64 / golden ratio)."""
@@ -81,7 +82,8 @@ class GenerationEngine(Front[PagedCore]):
             cache_salt=(request.cache_salt or "").encode(),
         )
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
-        admitted.sequences = [self._sequence(admitted, index, seed) for index in range(params.n)]
+        stops = StopStrings(params.stop) if params.stop else None
+        admitted.sequences = [self._sequence(admitted, index, seed, stops) for index in range(params.n)]
         if self.gate.is_open:
             self._admit(admitted)
         else:
@@ -146,7 +148,7 @@ class GenerationEngine(Front[PagedCore]):
                 param=param,
             )
 
-    def _sequence(self, request: Request, index: int, seed: int) -> Sequence:
+    def _sequence(self, request: Request, index: int, seed: int, stops: StopStrings | None) -> Sequence:
         params, processor = request.sampling, None
         if wants_processing(params):
             prompt, ends = request.prompt_token_ids, sorted(self._eos_token_ids)
@@ -163,6 +165,7 @@ class GenerationEngine(Front[PagedCore]):
                 request.prompt_token_ids,
                 request.max_tokens,
                 self._eos_token_ids,
+                stops,
             ),
             processor=processor,
         )

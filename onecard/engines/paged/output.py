@@ -2,7 +2,8 @@
 
 from onecard.engines.api import FinishReason, SamplingParams, TokenChunk, TokenLogprob
 from onecard.engines.paged.logits import Logprobs
-from onecard.engines.text.answer_text import IncrementalDetokenizer, StopChecker
+from onecard.engines.text.answer_text import IncrementalDetokenizer
+from onecard.engines.text.stop_strings import StopChecker, StopStrings
 from onecard.engines.text.tokenizer import Tokenizer
 
 
@@ -17,14 +18,18 @@ class SequenceOutput:
         prompt_token_ids: list[int],
         max_tokens: int,
         eos_token_ids: frozenset[int],
+        stops: StopStrings | None = None,
     ):
+        """`stops`: of `params.stop`, where the request's answers share them."""
         self._params = params
         self._index = index
         self._max_tokens = max_tokens
         self._num_tokens = 0
         self._eos_token_ids = frozenset() if params.ignore_eos else eos_token_ids
         self._detokenizer = IncrementalDetokenizer(tokenizer, prompt_token_ids, params.skip_special_tokens)
-        self._stops = StopChecker(params.stop, params.include_stop_str_in_output) if params.stop else None
+        self._stops: StopChecker | None = None
+        if params.stop:
+            self._stops = StopChecker(stops or params.stop, params.include_stop_str_in_output)
 
     def append(self, token_id: int, logprob: TokenLogprob | None) -> TokenChunk:
         """The chunk for one more token. Once it has a finish reason, the answer is over."""
