@@ -57,7 +57,7 @@ class EmbeddingKind:
         spec, files = blueprint.spec, blueprint.headers
         sentences, dimensions = files.sentences, files.encoder.config.hidden_size
         rows = files.encoder.config.vocab_size
-        text = TextService(files.encoder.tokenizer(spec), place.card.executor, num_rows=rows)
+        text = TextService(files.encoder.tokenizer(spec), place.card.executor, num_rows=rows, model=spec.name)
         core, model = build_encoder(spec, files.encoder, blueprint.size, sentences.pooling, dimensions, place)
         info = blueprint.info(self.tasks)
         return EmbeddingEngine(

@@ -45,7 +45,7 @@ class RerankerKind:
     def build(self, blueprint: Blueprint, place: Placement) -> tuple["RerankingEngine", CardModel]:
         spec, files = blueprint.spec, blueprint.headers
         rows = files.config.vocab_size
-        text = TextService(files.tokenizer(spec), place.card.executor, num_rows=rows)
+        text = TextService(files.tokenizer(spec), place.card.executor, num_rows=rows, model=spec.name)
         typed = files.config.type_vocab_size > 1 and tells_token_types(files.path)
         template = _template(text, files, typed)
         core, model = build_encoder(spec, files, blueprint.size, classify, 1, place)

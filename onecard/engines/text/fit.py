@@ -8,7 +8,8 @@ be encoded just to be refused. Three rules, for every model and route:
   come to fewer tokens; what is left to them is `FLOOR_CHARS`.
 * A longer text than `PROBE_CHARS` is read from its beginning, in steps that grow with what they find, and
   refused as soon as there are too many tokens.
-* A text that is to be cut is read no further than its cut needs.
+* A text that is to be cut is read no further than its cut needs. What is kept is what would be kept of the
+  whole; but of a text's end only if a word begins near the cut, and not inside one endless run of characters.
 """
 
 from collections.abc import Callable

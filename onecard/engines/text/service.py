@@ -43,11 +43,12 @@ class TextService:
         inline_chars: int = SHORT_CHARS,
         read_parts: Callable[[ChatPrompt], ChatPrompt] = text_only,
         num_rows: int | None = None,
+        model: str = "the model",
     ):
         """`read_parts` makes of messages with parts what the chat template takes, or refuses them.
-        `num_rows`: of the model's embedding table. Raises `ModelFileError` where `tokenizer` is another's."""
+        `num_rows`: of `model`'s embedding table. Raises `ModelFileError` where `tokenizer` is another's."""
         self.tokenizer = tokenizer
-        self.vocabulary = Vocabulary(tokenizer, num_rows)
+        self.vocabulary = Vocabulary(tokenizer, num_rows, model)
         self._executor = executor
         self._inline_chars = inline_chars
         self._read_parts = read_parts

@@ -20,7 +20,8 @@ class Vocabulary:
     that is another model's, or puts an id beyond the table around every text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, num_rows: int | None = None):
+    def __init__(self, tokenizer: Tokenizer, num_rows: int | None = None, model: str = "the model"):
+        self._model = model
         self._known = tokenizer.max_token_id + 1
         self._rows = self._known if num_rows is None else num_rows
         self.size = min(self._known, self._rows)
@@ -34,18 +35,19 @@ class Vocabulary:
         advice = "it is another model's tokenizer, or an incomplete checkpoint: set `engine.tokenizer`"
         if trained > self._rows:
             raise ModelFileError(
-                f"the tokenizer has {trained} tokens, but the model's embedding table has {self._rows} rows: "
-                f"{advice}"
+                f"{self._model}: the tokenizer has {trained} tokens, but the model's embedding table has "
+                f"{self._rows} rows: {advice}"
             )
         added = max(tokenizer.encode("a"), default=0)
         if added >= self._rows:
             raise ModelFileError(
-                f"the tokenizer puts token {added} ({tokenizer.token_piece(added)!r}) into every text, but "
-                f"the model's embedding table has {self._rows} rows: {advice}"
+                f"{self._model}: the tokenizer puts token {added} ({tokenizer.token_piece(added)!r}) into "
+                f"every text, but the model's embedding table has {self._rows} rows: {advice}"
             )
         log.warning(
-            "The tokenizer has %d added tokens beyond the %d rows of the model's embedding table; texts with "
-            "one of them are refused.",
+            "%s: the tokenizer has %d added tokens beyond the %d rows of the model's embedding table; "
+            "requests with one of them are refused.",
+            self._model,
             self._known - self._rows,
             self._rows,
         )
@@ -74,10 +76,12 @@ class Vocabulary:
         possible = frozenset(i for i in named if i < self._rows)
         if named and not possible:
             raise ModelFileError(
-                f"`eos_token_id` is {', '.join(map(str, sorted(named)))}, but the model's embedding table "
-                f"has {self._rows} rows, so no answer would ever end: correct the model's config files"
+                f"{self._model}: `eos_token_id` is {', '.join(map(str, sorted(named)))}, but the model's "
+                f"embedding table has {self._rows} rows: no answer would ever end; correct its config files"
             )
         if named != possible:
             beyond = ", ".join(map(str, sorted(named - possible)))
-            log.warning("End token %s lies beyond the %d rows of the table; left out.", beyond, self._rows)
+            log.warning(
+                "%s: no token %s to end with: the table has %d rows.", self._model, beyond, self._rows
+            )
         return possible
