@@ -21,7 +21,7 @@ from onecard.engines.api import (
 from onecard.engines.memory.block_pool import BlockPool, Requests
 from onecard.engines.paged.decode_graphs import DecodeGraphs, PagedModel
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
-from onecard.engines.paged.output import token_logprobs
+from onecard.engines.paged.output import PromptEntries, token_logprobs
 from onecard.engines.paged.request import Request, Sequence, Status
 from onecard.engines.paged.runner import ModelRunner, PromptLogprobs, StepOutput
 from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
@@ -304,12 +304,10 @@ class PagedCore(StepCore[Schedule, StepOutput]):
         if prompt.sequence.index:
             return
         token_ids = request.prompt_token_ids[prompt.first : prompt.first + len(prompt.logprobs.chosen)]
-        entries = token_logprobs(
-            self._tokenizer, token_ids, prompt.logprobs, request.sampling.prompt_logprobs or 0
-        )
-        known = request.stream.prompt_logprobs or [None]
-        # After a preemption the prompt is computed again, from its first token on.
-        request.stream.prompt_logprobs = [*known[: prompt.first], *entries]
+        if not isinstance(request.stream.prompt_logprobs, PromptEntries):
+            asked = request.sampling.prompt_logprobs or 0
+            request.stream.prompt_logprobs = PromptEntries(self._tokenizer, asked)
+        request.stream.prompt_logprobs.add(prompt.first, token_ids, prompt.logprobs)
 
     def _logprobs(self, output: StepOutput, token_ids: list[int]) -> dict[int, TokenLogprob]:
         if output.logprobs is None:

@@ -1,5 +1,8 @@
 """From a sampled token to what the client gets: text, stop conditions, log-probabilities."""
 
+from collections.abc import Sequence
+from typing import overload
+
 from onecard.engines.api import FinishReason, SamplingParams, TokenChunk, TokenLogprob
 from onecard.engines.paged.logits import Logprobs
 from onecard.engines.text.answer_text import IncrementalDetokenizer
@@ -93,3 +96,35 @@ def token_logprobs(
         )
         for i, token_id in enumerate(token_ids)
     ]
+
+
+class PromptEntries(Sequence[TokenLogprob | None]):
+    """A prompt's log-probabilities, one entry a token; the first is None. They may be 170,000 with their
+    alternatives, so they are made where they are first looked at and not on the device loop, which `add`s."""
+
+    def __init__(self, tokenizer: Tokenizer, num_top: int):
+        self._tokenizer, self._num_top = tokenizer, num_top
+        self._parts: list[tuple[int, list[int], Logprobs]] = []
+        self._made: list[TokenLogprob | None] = [None]
+
+    def add(self, first: int, token_ids: list[int], logprobs: Logprobs) -> None:
+        """Of the tokens from `first` on. After a preemption the prompt is computed again: what was there
+        counts no more."""
+        on_host = Logprobs(logprobs.chosen.cpu(), logprobs.top_values.cpu(), logprobs.top_ids.cpu())
+        self._parts.append((first, token_ids, on_host))
+
+    def _entries(self) -> list[TokenLogprob | None]:
+        for first, token_ids, logprobs in self._parts:
+            self._made[first:] = token_logprobs(self._tokenizer, token_ids, logprobs, self._num_top)
+        self._parts = []
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+    @overload
+    def __getitem__(self, index: int) -> TokenLogprob | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenLogprob | None]: ...
+    def __getitem__(self, index: int | slice) -> TokenLogprob | list[TokenLogprob | None] | None:
+        return self._entries()[index]
