@@ -134,7 +134,7 @@ class TextService:
 
     async def _encode(self, text: str, add_special_tokens: bool, fit: Fit, index: int = 0) -> list[int]:
         def encode(part: str) -> list[int]:
-            _check_text(part, fit.param)
+            _check_text(part)
             return self.tokenizer.encode(part, add_special_tokens)
 
         def encode_whole() -> list[int]:
@@ -152,7 +152,7 @@ class TextService:
 
         def encode() -> list[list[int]]:
             for text in texts:
-                _check_text(text, fit.param)
+                _check_text(text)
             encoded = self.tokenizer.encode_batch(texts, add_special_tokens)
             for index, ids in enumerate(encoded, first):
                 fit.check_tokens(len(ids), index)
@@ -183,12 +183,10 @@ def _groups(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
         yield first, texts[first:]
 
 
-def _check_text(text: str, param: str) -> None:
+def _check_text(text: str) -> None:
     # JSON may carry half of a surrogate pair (`"\ud83d"`), which no encoding can represent.
     try:
         if not text.isascii():
             text.encode()
     except UnicodeEncodeError:
-        raise InvalidRequestError(
-            "The text holds a lone surrogate (half of a character).", param=param
-        ) from None
+        raise InvalidRequestError("The text holds a lone surrogate (half of a character).") from None
