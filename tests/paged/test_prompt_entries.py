@@ -6,7 +6,7 @@ import tokenizers
 import torch
 from tokenizers import models
 
-from onecard.engines.paged.logits import Logprobs
+from onecard.engines.paged.logits import Logprobs, compute_logprobs
 from onecard.engines.paged.output import PromptEntries, token_logprobs
 from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.token_text import SpecialTokens
@@ -20,9 +20,8 @@ WORDS = Tokenizer(
 
 
 def logprobs(count: int, num_top: int = 20) -> Logprobs:
-    generator = torch.Generator().manual_seed(count)
-    values = -torch.rand(count, num_top, generator=generator)
-    return Logprobs(values[:, 0], values, torch.randint(0, 1000, (count, num_top), generator=generator))
+    logits = torch.rand(count, 1000, generator=torch.Generator().manual_seed(count))
+    return compute_logprobs(logits, torch.zeros(count, dtype=torch.int64), num_top)
 
 
 def test_they_are_made_when_they_are_looked_at() -> None:

@@ -131,7 +131,7 @@ class RerankingEngine(OneShotEngine):
 
 
 def _name(index: int) -> str:
-    return f"document {index - 1} for reranking" if index else "the query for reranking"
+    return f"the query and document {max(index - 1, 0)} for reranking"
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -110,8 +110,7 @@ class PromptEntries(Sequence[TokenLogprob | None]):
     def add(self, first: int, token_ids: list[int], logprobs: Logprobs) -> None:
         """Of the tokens from `first` on. After a preemption the prompt is computed again: what was there
         counts no more."""
-        on_host = Logprobs(logprobs.chosen.cpu(), logprobs.top_values.cpu(), logprobs.top_ids.cpu())
-        self._parts.append((first, token_ids, on_host))
+        self._parts.append((first, token_ids, logprobs.on_host()))
 
     def _entries(self) -> list[TokenLogprob | None]:
         for first, token_ids, logprobs in self._parts:

@@ -18,9 +18,6 @@ from onecard.gateway.schemas.base import RequestModel
 PRIORITY_HEADER = "X-Priority"
 """For clients that can set a header for all requests of theirs, but no field in the body, which wins."""
 
-INLINE_ENTRIES = 500
-"""Log-probabilities with their alternatives: a millisecond or so."""
-
 Parsed = TypeVar("Parsed", bound=RequestModel)
 Read = TypeVar("Read")
 
@@ -62,25 +59,6 @@ def json_response(answer: Any) -> web.Response:
     """`answer` as JSON; rows of numpy arrays are written without going through Python floats."""
     body = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
     return web.Response(body=body, content_type="application/json")
-
-
-async def json_built(build: Callable[[], Any], num_entries: int) -> web.Response:
-    """What `build` makes, as JSON. With many entries (log-probabilities, mostly) that takes a second, so it
-    is done in a thread."""
-    if num_entries <= INLINE_ENTRIES:
-        return json_response(build())
-    return await asyncio.to_thread(lambda: json_response(_in_pieces(build())))
-
-
-def _in_pieces(value: Any) -> Any:
-    # orjson keeps the GIL for as long as it writes: piece by piece, others get their turns between.
-    if isinstance(value, dict):
-        return {key: _in_pieces(item) for key, item in value.items()}
-    if not isinstance(value, list):
-        return value
-    if len(value) <= INLINE_ENTRIES:
-        return [_in_pieces(item) for item in value]
-    return orjson.Fragment(b"[" + b",".join([orjson.dumps(item) for item in value]) + b"]")
 
 
 def _header_priority(text: str) -> int:

@@ -12,7 +12,7 @@ from onecard.gateway.answers.generation import Answer, Identity, collect, open_s
 from onecard.gateway.answers.logprobs import chat_logprobs, prompt_logprobs
 from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.http.body import json_built, parse
+from onecard.gateway.http.body import json_response, parse
 from onecard.gateway.schemas.chat import ChatRequest
 
 
@@ -26,10 +26,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
         async with open_streams(engine, [wanted]) as streams:
             if not asked.stream:
                 [answers] = await collect(streams, asked.n, ticket)
-                num_entries = sum(len(answer.logprobs) for answer in answers)
-                if asked.prompt_logprobs is not None:
-                    num_entries += len(streams[0].prompt_token_ids)
-                return await json_built(lambda: _answer(identity, asked, answers, streams[0]), num_entries)
+                return json_response(_answer(identity, asked, answers, streams[0]))
             with StreamMerger(streams, asked.n, gateway.keep_alive) as merger:
                 return await sse.send(request, merger, ChatFrames(identity, asked, streams), ticket)
 

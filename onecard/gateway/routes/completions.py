@@ -13,7 +13,7 @@ from onecard.gateway.answers.generation import Answer, Identity, collect, open_s
 from onecard.gateway.answers.logprobs import CompletionLogprobs, prompt_logprobs
 from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY
-from onecard.gateway.http.body import json_built, parse
+from onecard.gateway.http.body import json_response, parse
 from onecard.gateway.schemas.completions import CompletionRequest
 
 
@@ -28,12 +28,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
             if not asked.stream:
                 answers = await collect(streams, asked.draws, ticket)
                 echoes = await _echoes(engine, asked, streams)
-                num_entries = sum(len(answer.logprobs) for drawn in answers for answer in drawn)
-                if asked.prompt_logprobs is not None or (asked.echo and asked.logprobs is not None):
-                    num_entries += sum(len(stream.prompt_token_ids) for stream in streams)
-                return await json_built(
-                    lambda: _answer(identity, asked, answers, streams, echoes), num_entries
-                )
+                return json_response(_answer(identity, asked, answers, streams, echoes))
             with StreamMerger(streams, asked.n, gateway.keep_alive) as merger:
                 # Prompts' log-probabilities are there with the first chunk, their texts already now.
                 echoes = await _echoes(engine, asked, streams)
