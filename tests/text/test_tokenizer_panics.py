@@ -1,7 +1,9 @@
 """A tokenizer's own faults, panics of its Rust code included, are answers to one request."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tokenizers
@@ -71,6 +73,19 @@ def test_a_tokenizer_that_reads_nothing_is_refused_as_it_is_loaded(tmp_path: Pat
     (tmp_path / "tokenizer.json").write_text(json.dumps(description))
     with pytest.raises(ModelFileError, match="holds no tokenizer that works"):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["tokens", "merges", "scores"])
+def test_a_gguf_without_a_part_of_its_tokenizer_is_refused_by_name(
+    write_gguf: Callable[[dict[str, Any]], Path], missing: str
+) -> None:
+    kind = {"merges": "gpt2"}.get(missing, "llama")
+    fields = {"tokens": ["<unk>", "a"], "scores": [0.0, -1.0], "merges": ["a a"]}
+    del fields[missing]
+    names = {f"tokenizer.ggml.{name}": value for name, value in fields.items()}
+    path = write_gguf({"tokenizer.ggml.model": kind, **names})
+    with pytest.raises(ModelFileError, match=rf"{path} holds no tokenizer .*tokenizer\.ggml\.{missing}"):
+        load_tokenizer(path)
 
 
 def test_the_detokenizer_of_an_answer_raises_what_the_engine_expects() -> None:

@@ -63,4 +63,6 @@ def test_an_end_token_beyond_the_table_is_refused_or_left_out(caplog: pytest.Log
         vocabulary.ends([50_000, 10])
     assert vocabulary.ends([50_000, 3]) == {3}
     assert "no token 50000 to end with" in caplog.text
+    with pytest.raises(ModelFileError, match="mine: `eos_token_id` must be whole numbers, not '2'"):
+        vocabulary.ends([3, "2"])  # type: ignore[list-item]
     assert vocabulary.ends([-1]) == vocabulary.ends([]) == frozenset()

@@ -150,12 +150,15 @@ def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase
     try:
         tokenizer = _load(path, chat_template_file, lowercase)
         tokenizer.encode("a")
+    except ModelFileError:
+        raise
     except EngineFailedError as error:
         raise ModelFileError(f"{path} holds no tokenizer that works: {error.message}") from error
     except BaseException as error:
-        if not is_panic(error):
+        if not isinstance(error, Exception) and not is_panic(error):
             raise
-        raise ModelFileError(f"{path} holds no tokenizer that can be read: {error}") from error
+        reason = f"{type(error).__name__}: {error}"  # a KeyError says nothing but the key
+        raise ModelFileError(f"{path} holds no tokenizer that can be read: {reason}") from error
     return tokenizer
 
 

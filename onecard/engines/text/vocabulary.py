@@ -72,7 +72,10 @@ class Vocabulary:
 
     def ends(self, token_ids: Iterable[int]) -> frozenset[int]:
         """Those of `token_ids`, which end an answer, that can come. `ModelFileError` where none can."""
-        named = frozenset(i for i in token_ids if i >= 0)  # -1: there is none
+        ids = tuple(token_ids)
+        if wrong := [i for i in ids if type(i) is not int]:
+            raise ModelFileError(f"{self._model}: `eos_token_id` must be whole numbers, not {wrong[0]!r}")
+        named = frozenset(i for i in ids if i >= 0)  # -1: there is none
         possible = frozenset(i for i in named if i < self._rows)
         if named and not possible:
             raise ModelFileError(
