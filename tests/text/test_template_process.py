@@ -4,6 +4,8 @@ what it may use is bounded."""
 import asyncio
 import gc
 import os
+import subprocess
+import sys
 import time
 
 import pytest
@@ -88,6 +90,16 @@ def test_a_template_that_nobody_can_read_is_refused_as_it_is_loaded(source: str)
     with pytest.raises(ModelFileError, match="chat template of the model"):
         own(source)
     assert OWN_SOURCE_BYTES < 1 << 21
+
+
+def test_a_server_with_tighter_limits_of_its_own_can_still_render() -> None:
+    program = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20));"
+        "from onecard.engines.text.template_environment import _limit_this_process;"
+        "_limit_this_process(512 << 20, 2); print(resource.getrlimit(resource.RLIMIT_AS)[0] >> 20)"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert ran.stdout == "400\n"
 
 
 async def test_one_process_serves_many_chats() -> None:

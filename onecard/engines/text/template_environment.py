@@ -109,7 +109,8 @@ def _limit_this_process(memory_bytes: int, cpu_seconds: int) -> None:
         (resource.RLIMIT_AS, memory_bytes),
         (resource.RLIMIT_CORE, 0),
     ):
-        resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+        hard = resource.getrlimit(limit)[1]  # the server's own, which may be lower
+        resource.setrlimit(limit, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
 # --- the environment --------------------------------------------------------------------------------------
