@@ -30,10 +30,10 @@ def test_it_answers_and_ends_while_the_template_runs(repository: Path, tmp_path:
         began = time.monotonic()
         assert server.answers("/health/live")
         assert server.post("/v1/completions", {"prompt": [1], "max_tokens": 1})[0] == 200
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 10
     finally:
         server.stop()
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 40
     asking.join(10)
     [(status, body)] = answers
     assert (status, "chat template (default)" in body["error"]["message"]) == (400, True)

@@ -61,6 +61,18 @@ def test_a_rerankers_too(tmp_path: Path, serve: Any) -> None:
         pass
 
 
+def test_a_tokenizer_that_panics_over_two_texts_is_no_rerankers(tmp_path: Path, serve: Any) -> None:
+    write_xlm_roberta(tmp_path)
+    description = json.loads((tmp_path / "tokenizer.json").read_text())
+    description["post_processor"]["pair"].insert(0, {"SpecialToken": {"id": "[gone]", "type_id": 0}})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    with (
+        pytest.raises(ModelFileError, match=f"{tmp_path}: The model's tokenizer can't join two texts"),
+        serve(tmp_path, "reranker"),
+    ):
+        pass
+
+
 def test_tokens_beyond_the_table_reach_no_model(tmp_path: Path, serve: Any) -> None:
     add_token(write_llama(tmp_path, eos_token_id=[500, 63]), "<extra>")
     with serve(tmp_path) as live:
@@ -104,18 +116,16 @@ def test_an_endless_template_is_one_requests_error(tmp_path: Path, serve: Any) -
     def says(content: str) -> ChatPrompt:
         return ChatPrompt(({"role": "user", "content": content},))
 
-    async def both(engine: Any) -> float:
+    async def both(engine: Any) -> None:
         looping = asyncio.create_task(answer(engine, says("loop")))
         await asyncio.sleep(0.2)
-        began = time.monotonic()
         assert await answer(engine, says("w1"))
-        took = time.monotonic() - began
+        assert not looping.done()
         with pytest.raises(InvalidRequestError, match="took more than 2 s"):
             await looping
-        return took
 
     with serve(tmp_path) as live:
-        assert live.call(both(live.node.engine("judge"))) < 2
+        live.call(both(live.node.engine("judge")))
 
 
 def test_a_text_that_cannot_fit_costs_next_to_nothing(tmp_path: Path, serve: Any) -> None:
@@ -129,7 +139,7 @@ def test_a_text_that_cannot_fit_costs_next_to_nothing(tmp_path: Path, serve: Any
             assert refused.value.code == "context_length_exceeded"
         with pytest.raises(ContextLengthError, match="33000000 characters"):
             live.call(engine.tokenize(long))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
         stream = live.call(
             engine.generate(
                 GenerateRequest("r", "w9 " * 1_000_000 + "w1 w2", truncate_prompt_tokens=3, sampling=ONE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onecard.engines.api import InvalidRequestError, RerankRequest, RerankResult, Task
+from onecard.engines.api import EngineFailedError, InvalidRequestError, RerankRequest, RerankResult, Task
 from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, PlanError
@@ -21,6 +21,7 @@ from onecard.engines.text.generation_config import ModelFileError
 from onecard.engines.text.hf_tokenizer import model_max_length, tells_token_types
 from onecard.engines.text.pairs import Pair, PairTemplate, longest_first
 from onecard.engines.text.service import TextService
+from onecard.engines.text.tokenizer import answered
 from onecard.registry.spec import ModelSpec
 
 
@@ -57,8 +58,9 @@ class RerankerKind:
 def _template(text: TextService, files: EncoderFiles, typed: bool) -> PairTemplate:
     """Raises `ModelFileError` where the tokenizer makes no pairs, or none that the model can read."""
     try:
-        template = PairTemplate.of(text.tokenizer.backend)
-    except ModelFileError as error:
+        with answered("join two texts"):
+            template = PairTemplate.of(text.tokenizer.backend)
+    except (ModelFileError, EngineFailedError) as error:
         raise ModelFileError(f"{files.path}: {error}") from error
     if typed and template.num_types > files.config.type_vocab_size:
         raise ModelFileError(

@@ -27,10 +27,12 @@ SHORT_CHARS, SHORT_TOKENS = 2000, 1000
 
 
 @contextmanager
-def _answered(doing: str) -> Iterator[None]:
+def answered(doing: str) -> Iterator[None]:
     """Around calls of the library: whatever goes wrong there, also a panic, is an `EngineFailedError`."""
     try:
         yield
+    except ModelFileError:
+        raise
     except BaseException as error:
         if not isinstance(error, Exception) and not is_panic(error):
             raise
@@ -65,12 +67,12 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         if len(text) > SHORT_CHARS:
             return self.encode_batch([text], add_special_tokens)[0]
-        with _answered("read the text"):
+        with answered("read the text"):
             return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
         """All texts in one call, on the library's own threads, without the GIL."""
-        with _answered("read the text"):
+        with answered("read the text"):
             encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
             return [encoding.ids for encoding in encodings]
 
@@ -86,13 +88,13 @@ class Tokenizer:
     @cached_property
     def _num_closing(self) -> int:
         """How many special tokens encoding adds behind a text (BERT: one, [SEP])."""
-        with _answered("read a text"):
+        with answered("read a text"):
             mask = self.backend.encode("a", add_special_tokens=True).special_tokens_mask
         return next((count for count, special in enumerate(reversed(mask)) if not special), 0)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         ids = list(token_ids)
-        with _answered("write the text"):
+        with answered("write the text"):
             if len(ids) > SHORT_TOKENS:
                 return self.backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
             return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
