@@ -6,6 +6,7 @@ import gc
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -193,6 +194,23 @@ async def test_numbers_beyond_64_bits_reach_the_template() -> None:
     prompt = ChatPrompt(({"role": "assistant", "tool_calls": [call]},))
     text = await own("{{ messages[0].tool_calls[0].function.arguments.x + 1 }}").render(prompt, {})
     assert text == "123456789012345678901234567891"
+
+
+async def test_what_takes_long_to_write_down_is_written_beside_the_event_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A tool call's arguments may be megabytes of JSON that turn out to be none."""
+    threads: list[int] = []
+
+    def loads(text: str) -> object:
+        threads.append(threading.get_ident())
+        return {}
+
+    monkeypatch.setattr("onecard.engines.text.chat_template.json.loads", loads)
+    call = {"type": "function", "function": {"name": "f", "arguments": "[" + "1," * 2_000_000}}
+    await own("x").render(ChatPrompt(({"role": "assistant", "tool_calls": [call]},)), {})
+    assert threads
+    assert threading.get_ident() not in threads
 
 
 async def test_more_than_a_template_may_be_given_is_refused() -> None:

@@ -4,6 +4,7 @@ Whoever wrote them, a model's makers or a client, they are strangers' programs, 
 their own, with limits (`template_process`).
 """
 
+import asyncio
 import json
 import logging
 from collections.abc import Mapping
@@ -26,6 +27,7 @@ from onecard.engines.text.template_process import (
 
 log = logging.getLogger(__name__)
 
+SHORT_CHARS = 100_000
 _RESERVED = ("messages", "tools", "documents")
 _CONTINUE_MARK = "\ue0c0continue\ue0c1 "
 """Marks where the final message ends; its trailing space tells whether the template trims content."""
@@ -105,15 +107,19 @@ class ChatTemplates:
         """The prompt text. Raises `InvalidRequestError` with the template's own message where it refuses, or
         saying which limit it breaks."""
         source = self.source_for(prompt)
-        variables = _variables(prompt, special_tokens)
-        if prompt.continue_final_message:
-            variables["messages"] = _with_continue_mark(variables["messages"], prompt)
-        if source in self.sources.values():
-            text = await self._render(source, variables, "The chat template", "messages")
-        else:
+        own = source in self.sources.values()
+        if not own:
             self._check_length(source)
-            whose = "The request's chat template"
-            text = await self._render(source, variables, whose, "chat_template")
+
+        def question() -> bytes:
+            variables = _variables(prompt, special_tokens)
+            if prompt.continue_final_message:
+                variables["messages"] = _with_continue_mark(variables["messages"], prompt)
+            return _as_json({"source": source, "variables": variables, "limits": asdict(self._limits)})
+
+        asked = question() if _is_short(prompt) else await asyncio.to_thread(question)
+        whose, param = ("The", "messages") if own else ("The request's", "chat_template")
+        text = await self._answer(asked, f"{whose} chat template", self._name(source), param)
         return _cut_at_mark(text) if prompt.continue_final_message else text
 
     def _check_length(self, source: str) -> None:
@@ -123,8 +129,7 @@ class ChatTemplates:
                 param="chat_template",
             )
 
-    async def _render(self, source: str, variables: dict[str, Any], whose: str, param: str) -> str:
-        question = _as_json({"source": source, "variables": variables, "limits": asdict(self._limits)})
+    async def _answer(self, question: bytes, whose: str, name: str, param: str) -> str:
         limits = self._limits
         if len(question) > limits.input_bytes:
             raise InvalidRequestError(
@@ -143,10 +148,20 @@ class ChatTemplates:
         if letter == b"R":
             raise InvalidRequestError(f"{whose} refused the messages: {text}", param=param)
         log.warning("A chat template of %s broke a limit: %s", self._origin, text)
-        raise InvalidRequestError(f"{whose} ({self._name(source)}) can't be used: {text}", param=param)
+        raise InvalidRequestError(f"{whose} ({name}) can't be used: {text}", param=param)
 
     def _name(self, source: str) -> str:
         return next((name for name, own in self.sources.items() if own == source), "from the request")
+
+
+def _is_short(prompt: ChatPrompt) -> bool:
+    """Whether to write it as JSON is a matter of microseconds: a few messages, with nothing but texts."""
+    if prompt.tools or prompt.documents or prompt.chat_template_kwargs or len(prompt.messages) > 100:
+        return False
+    texts = [text for message in prompt.messages for text in message.values()]
+    return all(text is None or isinstance(text, str) for text in texts) and (
+        sum(len(text) for text in texts if text) < SHORT_CHARS
+    )
 
 
 def _check_own(source: str, origin: str) -> None:
