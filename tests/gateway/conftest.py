@@ -81,7 +81,7 @@ class FakeTokenizer:
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return bytes(t for t in token_ids if t < 256).decode(errors="replace")
 
-    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+    async def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         return [f"Ġ{chr(t)}" if t < 256 else "<s>" for t in token_ids]  # raw, as byte-level BPE spells it
 
 

@@ -111,7 +111,9 @@ def test_long_texts_are_cut_as_cross_encoder_cuts_them(judge: Any, reference: Re
 def test_a_cut_document_scores_as_one_that_is_so_short(judge: Any) -> None:
     cut = judge.rerank(QUERY, "a cat runs", "a", max_tokens_per_doc=2)
     whole = judge.rerank(QUERY, "a cat", "a")
-    if "cat" in judge.engine.token_strings(judge.live.call(judge.engine.tokenize("a cat", False))):
+    if "cat" in judge.live.call(
+        judge.engine.token_strings(judge.live.call(judge.engine.tokenize("a cat", False)))
+    ):
         np.testing.assert_allclose(cut.scores, whole.scores, atol=1e-6)
         assert cut.prompt_tokens == whole.prompt_tokens
     assert judge.rerank(QUERY, LONG, max_tokens_per_doc=9).prompt_tokens <= LONGEST

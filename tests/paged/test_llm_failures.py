@@ -6,7 +6,7 @@ import random
 from collections import deque
 
 import pytest
-from paged_bench import Bench, expected, lone_answer, outcome
+from paged_bench import Bench, Writer, expected, lone_answer, outcome
 
 from onecard.engines.api import (
     EngineFailedError,
@@ -259,3 +259,27 @@ def test_any_order_of_failures_arrivals_and_departures(seed):
     bench.check_all_free()
     finished = sum(len(request.sequences) for request in bench.requests)
     assert bench.core.num_finished == len(bench.stats.requests) == finished
+
+
+def test_a_tokenizer_that_cannot_write_an_answer_fails_its_request_alone(late):
+    """A stranger's decoder may panic at a token: that is no failed step, of which three end the engine."""
+    bench = Bench(late)
+
+    class Broken(Writer):
+        def append(self, token_id, logprob):
+            if self.left < 6:
+                raise EngineFailedError("The model's tokenizer can't write the text: it panics.")
+            return super().append(token_id, logprob)
+
+    for i in range(12):
+        request = bench.ask([i, 2, 3], 10, n=2)
+        if i % 3 == 0:
+            request.sequences[i % 2].output = Broken(i % 2, 10)
+    bench.run()
+    for i, request in enumerate(bench.requests):
+        if i % 3 == 0 and len(lone_answer([i, 2, 3], 10)) > 5:
+            assert "it panics" in str(outcome(request))
+        else:
+            assert outcome(request) == expected(request)
+    assert not bench.failures
+    bench.check_all_free()

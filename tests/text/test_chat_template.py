@@ -1,5 +1,6 @@
 """Chat templates render as transformers renders them; what is wrong in them is the client's error."""
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -33,8 +34,12 @@ def prompt(*messages: dict, **changes: object) -> ChatPrompt:
     return ChatPrompt(messages or (USER,), **changes)  # type: ignore[arg-type]
 
 
+def rendered(templates: ChatTemplates, request: ChatPrompt, special: dict[str, str]) -> str:
+    return asyncio.run(templates.render(request, special))
+
+
 def render(template: str, request: ChatPrompt) -> str:
-    return ChatTemplates({"default": template}).render(request, SPECIAL)
+    return rendered(ChatTemplates({"default": template}), request, SPECIAL)
 
 
 @pytest.mark.parametrize(
@@ -86,10 +91,10 @@ def test_arguments_of_tool_calls_are_parsed() -> None:
 
 def test_the_template_for_tools_is_chosen_when_there_are_tools() -> None:
     templates = ChatTemplates({"default": "plain", "tool_use": "tools"})
-    assert templates.render(prompt(), {}) == "plain"
-    assert templates.render(prompt(tools=({"type": "function"},)), {}) == "tools"
+    assert rendered(templates, prompt(), {}) == "plain"
+    assert rendered(templates, prompt(tools=({"type": "function"},)), {}) == "tools"
     with pytest.raises(InvalidRequestError, match="rag") as refused:
-        ChatTemplates({"rag": "x"}).render(prompt(), {})
+        rendered(ChatTemplates({"rag": "x"}), prompt(), {})
     assert refused.value.param == "messages"
 
 
@@ -131,7 +136,7 @@ def test_without_a_template_the_error_says_what_to_do() -> None:
     with pytest.raises(
         InvalidRequestError, match=r"no chat template: send a `prompt` .* `engine.chat_template`"
     ):
-        ChatTemplates().render(prompt(), {})
+        rendered(ChatTemplates(), prompt(), {})
 
 
 class TestTemplateOfTheRequest:
@@ -141,16 +146,12 @@ class TestTemplateOfTheRequest:
 
     def render(self, template: str, **changes: object) -> str:
         request = prompt(USER, chat_template=template, **changes)
-        assert self.templates.runs_in_process(request)
-        return self.templates.render(request, SPECIAL)
+        return rendered(self.templates, request, SPECIAL)
 
     def test_renders(self) -> None:
         assert self.render("{{ eos_token }}{{ messages[0].content }}") == "</s>Hi <b>& 日本"
         continued = {"continue_final_message": True, "add_generation_prompt": False}
         assert self.render("[{{ messages[0].content }}]", **continued) == "[Hi <b>& 日本"
-
-    def test_the_models_own_runs_here(self) -> None:
-        assert not self.templates.runs_in_process(prompt(chat_template=CHATML))
 
     @pytest.mark.parametrize(
         ("template", "message"),
@@ -182,4 +183,4 @@ class TestTemplateOfTheRequest:
 def test_variables_survive_the_way_to_the_process() -> None:
     value = {"a": [1, 2.5, None, True, "é🤖"]}
     request = prompt(chat_template="{{ value | tojson }}", chat_template_kwargs={"value": value})
-    assert json.loads(ChatTemplates().render(request, {})) == value
+    assert json.loads(rendered(ChatTemplates(), request, {})) == value

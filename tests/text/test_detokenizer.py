@@ -3,10 +3,14 @@
 import random
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers
 
 from onecard.engines.text.answer_text import IncrementalDetokenizer
+from onecard.engines.text.chat_template import ChatTemplates
+from onecard.engines.text.token_text import SpecialTokens
 from onecard.engines.text.tokenizer import Tokenizer
 
 
@@ -101,12 +105,6 @@ def test_smollm2_streams_what_it_decodes(smollm2: Tokenizer, texts: list[str]) -
 
 
 def test_wordpiece_streams_by_window() -> None:
-    import tokenizers
-    from tokenizers import decoders, models, pre_tokenizers
-
-    from onecard.engines.text.chat_template import ChatTemplates
-    from onecard.engines.text.token_text import SpecialTokens
-
     vocab = {"[UNK]": 0, "un": 1, "##break": 2, "##able": 3, "glass": 4}
     backend = tokenizers.Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -114,3 +112,17 @@ def test_wordpiece_streams_by_window() -> None:
     tokenizer = Tokenizer(backend, SpecialTokens(), ChatTemplates())
     ids = tokenizer.encode("unbreakable glass glass unbreak")
     assert stream(tokenizer, ids) == ["un", "break", "able", " glass", " glass", " un", "break", ""]
+
+
+def test_what_never_becomes_a_character_is_not_decoded_again_and_again() -> None:
+    """A vocabulary may have U+FFFD itself: an answer of nothing else must not be held back for ever."""
+    words = {"[UNK]": 0, "\ufffd": 1}
+    backend = tokenizers.Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.decoder = decoders.Fuse()
+    tokenizer = Tokenizer(backend, SpecialTokens(), ChatTemplates())
+    detokenizer, decoded = IncrementalDetokenizer(tokenizer), []
+    decode = tokenizer.decode
+    tokenizer.decode = lambda ids, **how: decoded.append(len(ids)) or decode(ids, **how)  # type: ignore
+    pieces = [detokenizer.append([1]) for _ in range(1000)]
+    assert "".join(pieces) + detokenizer.finish() == "\ufffd" * 1000
+    assert max(decoded) < 50

@@ -73,7 +73,7 @@ async def test_special_tokens_by_default_for_texts_only(
 async def test_token_ids_pass_through(service: TextService) -> None:
     encoded = await service.encode_prompt((1, 2))
     assert (encoded.token_ids, encoded.text) == ([1, 2], None)
-    assert service.token_strings([service.tokenizer.encode(" ")[0]]) == ["Ġ"]
+    assert await service.token_strings([service.tokenizer.encode(" ")[0]]) == ["Ġ"]
 
 
 @pytest.mark.parametrize("token_id", [-1, 10**9, 2**70])

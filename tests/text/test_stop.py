@@ -1,10 +1,12 @@
 """Stop strings end a text at the same place however it is cut into pieces."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onecard.engines.text.answer_text import StopChecker
+from onecard.engines.text.stop_strings import StopChecker, StopStrings
 
 
 def run(stops: list[str], pieces: list[str], include: bool = False) -> tuple[str, str | None]:
@@ -73,3 +75,14 @@ def test_cutting_makes_no_difference(stops: list[str], pieces: list[str], includ
         assert matched is not None
         assert text.startswith(sent if include else sent + matched)
         assert len(sent) + (0 if include else len(matched)) == min(ends)
+
+
+def test_long_stop_strings_that_nearly_match_cost_as_little_as_short_ones() -> None:
+    """The device loop looks at each token of an answer: 256 strings of 8,192 characters are in bounds."""
+    stops = StopStrings([*("a" * 30 + chr(0x4E00 + i) for i in range(255)), "a" * 200 + "b"])
+    checkers = [StopChecker(stops) for _ in range(128)]
+    began = time.perf_counter()
+    for checker in checkers:
+        assert checker.append("a" * 400) == ("a" * 200, None)
+        assert checker.finish() == "a" * 200
+    assert time.perf_counter() - began < 1

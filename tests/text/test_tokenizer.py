@@ -85,13 +85,13 @@ def test_single_tokens(byte_level: Tokenizer, sentencepiece: Tokenizer) -> None:
     assert byte_level.special_token_ids == {byte_level.backend.token_to_id("<|end|>")}
 
 
-def test_gguf_byte_level(byte_level: Tokenizer, write_gguf: WriteGguf, texts: list[str]) -> None:
+async def test_gguf_byte_level(byte_level: Tokenizer, write_gguf: WriteGguf, texts: list[str]) -> None:
     template = {"tokenizer.chat_template": "{{ messages[0].content }}{{ eos_token }}"}
     loaded = load_tokenizer(write_gguf(byte_level_fields(byte_level) | template))
     assert loaded.encode_batch(texts) == byte_level.encode_batch(texts)
     assert [loaded.decode(loaded.encode(text), False) for text in texts] == texts
     assert loaded.eos_token_ids == (byte_level.backend.token_to_id("<|end|>"),)
-    assert loaded.render_chat(ChatPrompt(({"role": "user", "content": "x"},))) == "x<|end|>"
+    assert await loaded.render_chat(ChatPrompt(({"role": "user", "content": "x"},))) == "x<|end|>"
 
 
 def test_gguf_sentencepiece(sentencepiece: Tokenizer, write_gguf: WriteGguf, texts: list[str]) -> None:
@@ -159,7 +159,7 @@ def test_damaged_gguf_files_are_refused(byte_level: Tokenizer, write_gguf: Write
             load_tokenizer(broken)
 
 
-def test_a_folder(byte_level: Tokenizer, tmp_path: Path) -> None:
+async def test_a_folder(byte_level: Tokenizer, tmp_path: Path) -> None:
     byte_level.backend.save(str(tmp_path / "tokenizer.json"))
     end = byte_level.backend.token_to_id("<|end|>")
     config = {
@@ -176,9 +176,9 @@ def test_a_folder(byte_level: Tokenizer, tmp_path: Path) -> None:
     assert loaded.encode("fox", add_special_tokens=False) == byte_level.encode("fox")
     assert loaded.eos_token_ids == (end, 7)
     chat = ChatPrompt(({"role": "user", "content": "x"},))
-    assert loaded.render_chat(chat) == "new"
+    assert await loaded.render_chat(chat) == "new"
     (tmp_path / "mine.jinja").write_text("mine")
-    assert load_tokenizer(tmp_path, tmp_path / "mine.jinja").render_chat(chat) == "mine"
+    assert await load_tokenizer(tmp_path, tmp_path / "mine.jinja").render_chat(chat) == "mine"
     assert load_tokenizer(tmp_path, lowercase=True).encode("FOX", False) == byte_level.encode("fox")
 
 
@@ -210,7 +210,7 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.weights
-def test_smollm2_encodes_as_transformers_does(
+async def test_smollm2_encodes_as_transformers_does(
     smollm2: Tokenizer, smollm2_path: Path, texts: list[str]
 ) -> None:
     """But for numerals such as ½: transformers' GGUF reader knows no `smollm` pre-tokenizer, so it has to be
@@ -229,7 +229,7 @@ def test_smollm2_encodes_as_transformers_does(
         assert smollm2.encode(text) == theirs.encode(text)
     messages = [{"role": "user", "content": "Hi"}]
     expected = theirs.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert smollm2.render_chat(ChatPrompt(tuple(messages))) == expected
+    assert await smollm2.render_chat(ChatPrompt(tuple(messages))) == expected
 
 
 @pytest.mark.weights

@@ -88,6 +88,12 @@ def explain(error: Exception) -> str:
     return f"{type(error).__name__}: {message}".rstrip(": ")
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether a library written in Rust has panicked. PyO3 raises a `BaseException` of a type that nobody can
+    import, so that no `except Exception` sees it; it is an error of one call all the same."""
+    return type(error).__module__ == "pyo3_runtime"
+
+
 def is_ours(error: Exception) -> bool:
     """Whether the error was raised to be read by people."""
     return type(error).__module__.startswith("onecard.")

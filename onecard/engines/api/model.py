@@ -31,9 +31,12 @@ class Tokenizing(Protocol):
     info: ModelInfo
 
     async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
-        """Token ids. `add_special_tokens=None`: to a text yes, to messages no (templates write their own)."""
+        """Token ids, also more than the model can take, up to what could never fit: `ContextLengthError`.
+
+        `add_special_tokens=None`: to a text yes, to messages no (templates write their own).
+        """
         ...
 
     async def detokenize(self, token_ids: Sequence[int]) -> str: ...
 
-    def token_strings(self, token_ids: Sequence[int]) -> list[str]: ...
+    async def token_strings(self, token_ids: Sequence[int]) -> list[str]: ...

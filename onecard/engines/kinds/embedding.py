@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds
 from onecard.engines.models.registry import load_config
 from onecard.engines.oneshot.build import EncoderFiles, build_encoder, encoder_needs, encoder_step_size
-from onecard.engines.oneshot.engine import InputTooLongError, OneShotEngine
+from onecard.engines.oneshot.engine import OneShotEngine
 from onecard.engines.oneshot.heads.pool import cut_dimensions
 from onecard.engines.oneshot.sentence_config import SentenceConfig, load_sentence_config
 from onecard.engines.step.sizes import StepSize
+from onecard.engines.text.fit import Fit
 from onecard.engines.text.service import TextService
 from onecard.registry.spec import ModelSpec
 
@@ -28,6 +29,12 @@ class EmbeddingFiles:
     @property
     def max_model_len(self) -> int:
         return self.encoder.max_model_len
+
+
+FOREIGN_IDS = (
+    " Are these another model's tokens? LangChain's OpenAIEmbeddings sends OpenAI's: give it "
+    "check_embedding_ctx_length=False, so that it sends text."
+)
 
 
 class EmbeddingKind:
@@ -50,7 +57,8 @@ class EmbeddingKind:
     def build(self, blueprint: Blueprint, place: Placement) -> tuple["EmbeddingEngine", CardModel]:
         spec, files = blueprint.spec, blueprint.headers
         sentences, dimensions = files.sentences, files.encoder.config.hidden_size
-        text = TextService(files.encoder.tokenizer(spec), place.card.executor)
+        rows = files.encoder.config.vocab_size
+        text = TextService(files.encoder.tokenizer(spec), place.card.executor, num_rows=rows, model=spec.name)
         core, model = build_encoder(spec, files.encoder, blueprint.size, sentences.pooling, dimensions, place)
         info = blueprint.info(self.tasks)
         return EmbeddingEngine(
@@ -70,40 +78,37 @@ class EmbeddingEngine(OneShotEngine):
         arrived, asked = time.monotonic(), request.dimensions
         self._check_dimensions(asked)
         limit = self._truncation(request.truncate_prompt_tokens)
+        longest = self.info.max_model_len
+        fit = Fit(longest, limit or longest, "first" if limit else "all", "input", _name)
         with self.gate.arriving():
-            texts = self._fitted(await self._token_ids(request), limit)
+            texts = self._fitted(await self._token_ids(request, fit), fit)
         vectors = await self._run(texts, request.priority, on_begun, arrived)
         if asked is not None and asked < self._width:
             vectors = cut_dimensions(vectors, asked, self._sentences.pooling.normalize)
         return EmbedResult(vectors, sum(map(len, texts)))
 
-    async def _token_ids(self, request: EmbedRequest) -> list[list[int]]:
+    async def _token_ids(self, request: EmbedRequest, fit: Fit) -> list[list[int]]:
+        """Each input's: texts go through the tokenizer together, ids are checked."""
         if not request.inputs:
             raise InvalidRequestError("The input is empty: send at least one text.", param="input")
-        texts = [text for text in request.inputs if isinstance(text, str)]
-        encoded = iter(await self._text.encode_texts(texts, request.add_special_tokens) if texts else [])
-        token_ids = []
-        for given in request.inputs:
-            if isinstance(given, str):
-                token_ids.append(next(encoded))
-            else:
-                self._text.check_token_ids(given, param="input")
-                token_ids.append(list(given))
-        return token_ids
+        places = [i for i, given in enumerate(request.inputs) if isinstance(given, str)]
+        texts = [given for given in request.inputs if isinstance(given, str)]
+        of_texts = replace(fit, name=lambda index: _name(places[index]))
+        encoded = iter(await self._text.encode_texts(texts, request.add_special_tokens, of_texts))
+        return [
+            next(encoded) if isinstance(given, str) else self._text.given_ids(given, fit, i, FOREIGN_IDS)
+            for i, given in enumerate(request.inputs)
+        ]
 
-    def _fitted(self, texts: list[list[int]], truncate_to: int | None) -> list[list[int]]:
-        longest = self.info.max_model_len
+    def _fitted(self, texts: list[list[int]], fit: Fit) -> list[list[int]]:
         for index, token_ids in enumerate(texts):
-            if truncate_to is not None and len(token_ids) > truncate_to:
-                texts[index] = token_ids = self._text.tokenizer.truncate(token_ids, truncate_to)
+            if fit.cuts and len(token_ids) > fit.tokens:
+                texts[index] = token_ids = self._text.tokenizer.truncate(token_ids, fit.tokens)
             if not token_ids:
                 raise InvalidRequestError(
                     f"Input {index} is empty: send at least one token of text.", param="input"
                 )
-            if len(token_ids) > longest:
-                raise InputTooLongError(
-                    longest, len(token_ids), f"input {index}", "embedding generation", "input"
-                )
+            fit.check_tokens(len(token_ids), index)
         return texts
 
     def _check_dimensions(self, asked: int | None) -> None:
@@ -124,3 +129,7 @@ class EmbeddingEngine(OneShotEngine):
         else:
             return
         raise InvalidRequestError(reason, param="dimensions")
+
+
+def _name(index: int) -> str:
+    return f"input {index} for embedding generation"

@@ -43,14 +43,16 @@ class LanguageModelKind:
         tokenizer = load_tokenizer(*_text_files(spec, path))
         defaults = load_generation_defaults(path)
         core, model = build_decoder(spec, blueprint.headers, blueprint.size, tokenizer, place)
+        rows = blueprint.headers.config.vocab_size
+        text = TextService(tokenizer, place.card.executor, num_rows=rows, model=spec.name)
         engine = GenerationEngine(
             info=blueprint.info(self.tasks, defaults.sampling),
             core=core,
             loop=place.card.loop,
-            text=TextService(tokenizer, place.card.executor),
+            text=text,
             gate=place.gate,
-            vocab_size=blueprint.headers.config.vocab_size,
-            eos_token_ids=frozenset((*tokenizer.eos_token_ids, *defaults.eos_token_ids)),
+            vocab_size=rows,
+            eos_token_ids=(*tokenizer.eos_token_ids, *defaults.eos_token_ids),
             device=place.card.device,
             seed=spec.engine.seed,
         )

@@ -7,19 +7,21 @@ from typing import Any
 
 import numpy as np
 
-from onecard.engines.api import InvalidRequestError, RerankRequest, RerankResult, Task
+from onecard.engines.api import EngineFailedError, InvalidRequestError, RerankRequest, RerankResult, Task
 from onecard.engines.kinds.kind import Blueprint
 from onecard.engines.lifecycle.card_model import CardModel, Placement
 from onecard.engines.memory.card_plan import CardFacts, ModelNeeds, PlanError
 from onecard.engines.models.registry import load_config
 from onecard.engines.oneshot.build import EncoderFiles, build_encoder, encoder_needs, encoder_step_size
-from onecard.engines.oneshot.engine import InputTooLongError, OneShotEngine
+from onecard.engines.oneshot.engine import OneShotEngine
 from onecard.engines.oneshot.heads.classify import classify
 from onecard.engines.step.sizes import StepSize
+from onecard.engines.text.fit import Fit
 from onecard.engines.text.generation_config import ModelFileError
 from onecard.engines.text.hf_tokenizer import model_max_length, tells_token_types
 from onecard.engines.text.pairs import Pair, PairTemplate, longest_first
 from onecard.engines.text.service import TextService
+from onecard.engines.text.tokenizer import answered
 from onecard.registry.spec import ModelSpec
 from onecard.registry.units import counted
 
@@ -46,7 +48,8 @@ class RerankerKind:
 
     def build(self, blueprint: Blueprint, place: Placement) -> tuple["RerankingEngine", CardModel]:
         spec, files = blueprint.spec, blueprint.headers
-        text = TextService(files.tokenizer(spec), place.card.executor)
+        rows = files.config.vocab_size
+        text = TextService(files.tokenizer(spec), place.card.executor, num_rows=rows, model=spec.name)
         typed = files.config.type_vocab_size > 1 and tells_token_types(files.path)
         template = _template(text, files, typed)
         core, model = build_encoder(spec, files, blueprint.size, classify, 1, place)
@@ -58,8 +61,9 @@ class RerankerKind:
 def _template(text: TextService, files: EncoderFiles, typed: bool) -> PairTemplate:
     """Raises `ModelFileError` where the tokenizer makes no pairs, or none that the model can read."""
     try:
-        template = PairTemplate.of(text.tokenizer.backend)
-    except ModelFileError as error:
+        with answered("join two texts"):
+            template = PairTemplate.of(text.tokenizer.backend)
+    except (ModelFileError, EngineFailedError) as error:
         raise ModelFileError(f"{files.path}: {error}") from error
     if typed and template.num_types > files.config.type_vocab_size:
         raise ModelFileError(
@@ -87,7 +91,7 @@ class RerankingEngine(OneShotEngine):
         room = self._room(request.truncate_prompt_tokens)
         with self.gate.arriving():
             given = [request.query, *request.documents]
-            encoded = await self._text.encode_texts(given, add_special_tokens=False)
+            encoded = await self._text.encode_texts(given, False, self._fit(request, room))
             size = sum(len(request.query) + len(document) for document in request.documents)
             most = request.max_tokens_per_doc
             pairs = await self._text.run(size, lambda: self._pairs(encoded, most, room))
@@ -95,6 +99,12 @@ class RerankingEngine(OneShotEngine):
         types = [pair.type_ids for pair in pairs]
         logits = (await self._run(texts, request.priority, on_begun, arrived, types))[:, 0]
         return RerankResult(logits if request.raw_scores else sigmoid(logits), sum(map(len, texts)))
+
+    def _fit(self, request: RerankRequest, room: int | None) -> Fit:
+        """Of each text by itself; a pair is looked at when it is joined."""
+        cuts = room is not None or request.max_tokens_per_doc is not None
+        longest = self.info.max_model_len
+        return Fit(longest, longest, "first" if cuts else "all", "documents", _name)
 
     def _room(self, asked: int | None) -> int | None:
         """For a pair's two texts, where the request allows cutting."""
@@ -118,11 +128,15 @@ class RerankingEngine(OneShotEngine):
             first, second = longest_first(first, second, room)
         longest, length = self.info.max_model_len, first + second + self._template.num_added
         if length > longest:
-            what = f"the query and document {index}"
-            raise InputTooLongError(longest, length, what, "reranking", "documents")
+            what = f"the query and document {index} for reranking"
+            raise Fit(longest, longest, param="documents", name=lambda _: what).refusal(f"{length} tokens")
         if length == 0:
             raise InvalidRequestError(f"The query and document {index} are empty.", param="documents")
         return self._template.join(query[:first], document[:second], self._typed)
+
+
+def _name(index: int) -> str:
+    return f"the query and document {max(index - 1, 0)} for reranking"
 
 
 def sigmoid(logits: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from onecard.engines.api import ContextLengthError, ModelInfo
+from onecard.engines.api import ModelInfo
 from onecard.engines.oneshot.core import OneShotCore
 from onecard.engines.oneshot.job import Job
 from onecard.engines.runtime.device_loop import DeviceLoop
@@ -59,18 +59,3 @@ class OneShotEngine(Front[OneShotCore]):
             self._post_abort(job)
             raise
         return job.results
-
-
-class InputTooLongError(ContextLengthError):
-    """`ContextLengthError` in the words of a request of texts: `what` is one of them, `purpose` what it was
-    for."""
-
-    def __init__(self, max_model_len: int, num_tokens: int, what: str, purpose: str, param: str):
-        super().__init__(max_model_len, num_tokens)
-        self.message = (
-            f"This model's maximum context length is {max_model_len} tokens. However, you requested "
-            f"{num_tokens} tokens in {what} for {purpose}. Please reduce the length of the "
-            "input, or set 'truncate_prompt_tokens' to -1."
-        )
-        self.args = (self.message,)
-        self.param = param

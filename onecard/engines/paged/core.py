@@ -10,6 +10,7 @@ from typing import cast
 from torch import nn
 
 from onecard.engines.api import (
+    EngineError,
     EngineFailedError,
     FinishReason,
     ModelUnavailableError,
@@ -20,7 +21,7 @@ from onecard.engines.api import (
 from onecard.engines.memory.block_pool import BlockPool, Requests
 from onecard.engines.paged.decode_graphs import DecodeGraphs, PagedModel
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
-from onecard.engines.paged.output import token_logprobs
+from onecard.engines.paged.output import PromptEntries, token_logprobs
 from onecard.engines.paged.request import Request, Sequence, Status
 from onecard.engines.paged.runner import ModelRunner, PromptLogprobs, StepOutput
 from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
@@ -179,8 +180,12 @@ class PagedCore(StepCore[Schedule, StepOutput]):
         request = sequence.request
         schedule.items = [item for item in schedule.items if item.sequence.request is not request]
         schedule.num_decodes = sum(item.num_tokens == 1 for item in schedule.items)
-        gone = [s for s in request.sequences if s is sequence or s.status is not Status.FINISHED]
-        error = self._refusal(sequence)
+        return self._fail_request(request, self._refusal(sequence), sequence)
+
+    def _fail_request(
+        self, request: Request, error: EngineError, also: Sequence | None = None
+    ) -> list[Delivery]:
+        gone = [s for s in request.sequences if s is also or s.status is not Status.FINISHED]
         return [*(self._finish(s, "error") for s in gone), partial(request.stream.fail, error)]
 
     def _refusal(self, sequence: Sequence) -> ModelUnavailableError:
@@ -279,7 +284,10 @@ class PagedCore(StepCore[Schedule, StepOutput]):
             chunk = TokenChunk(sequence.index, "", (), None, "length")
         else:
             sequence.append(token_id)
-            chunk = sequence.output.append(token_id, logprob)
+            try:
+                chunk = sequence.output.append(token_id, logprob)
+            except EngineError as error:  # its tokenizer can't write it: nobody else's concern
+                return self._fail_request(request, error)
         if sequence.num_output_tokens <= 1:
             request.stream.cached_tokens = max(request.stream.cached_tokens, sequence.num_cached_tokens)
         deliveries: list[Delivery] = [partial(request.stream.push, chunk)]
@@ -297,12 +305,10 @@ class PagedCore(StepCore[Schedule, StepOutput]):
         if prompt.sequence.index:
             return
         token_ids = request.prompt_token_ids[prompt.first : prompt.first + len(prompt.logprobs.chosen)]
-        entries = token_logprobs(
-            self._tokenizer, token_ids, prompt.logprobs, request.sampling.prompt_logprobs or 0
-        )
-        known = request.stream.prompt_logprobs or [None]
-        # After a preemption the prompt is computed again, from its first token on.
-        request.stream.prompt_logprobs = [*known[: prompt.first], *entries]
+        if not isinstance(request.stream.prompt_logprobs, PromptEntries):
+            asked = request.sampling.prompt_logprobs or 0
+            request.stream.prompt_logprobs = PromptEntries(self._tokenizer, asked)
+        request.stream.prompt_logprobs.add(prompt.first, token_ids, prompt.logprobs)
 
     def _logprobs(self, output: StepOutput, token_ids: list[int]) -> dict[int, TokenLogprob]:
         if output.logprobs is None:

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from functools import partial
 
@@ -25,7 +26,9 @@ from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.front import Front
+from onecard.engines.text.fit import Fit
 from onecard.engines.text.service import TextService
+from onecard.engines.text.stop_strings import StopStrings
 from onecard.registry.units import counted
 
 SEED_STRIDE = 0x9E3779B97F4A7C15
@@ -43,14 +46,15 @@ class GenerationEngine(Front[PagedCore]):
         text: TextService,
         gate: Gate,
         vocab_size: int,
-        eos_token_ids: frozenset[int],
+        eos_token_ids: Iterable[int],
         device: torch.device,
         seed: int = 0,
     ):
+        """Raises `ModelFileError` where none of `eos_token_ids` can ever come."""
         super().__init__(info, core, loop, text, gate)
         self._entering: set[asyncio.Task[None]] = set()
         self._vocab_size = vocab_size
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids = text.vocabulary.ends(eos_token_ids)
         self._device = device
         self._seeds = random.Random(seed)
 
@@ -79,7 +83,8 @@ class GenerationEngine(Front[PagedCore]):
             cache_salt=(request.cache_salt or "").encode(),
         )
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
-        admitted.sequences = [self._sequence(admitted, index, seed) for index in range(params.n)]
+        stops = StopStrings(params.stop) if params.stop else None
+        admitted.sequences = [self._sequence(admitted, index, seed, stops) for index in range(params.n)]
         if self.gate.is_open:
             self._admit(admitted)
         else:
@@ -109,11 +114,11 @@ class GenerationEngine(Front[PagedCore]):
         request.stream.notice = self.gate.notice
 
     async def _encode(self, request: GenerateRequest, field: str) -> tuple[list[int], str | None]:
-        encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens)
-        token_ids = encoded.token_ids
-        longest = self._longest_prompt(request.sampling.max_tokens)
-        if (limit := self._truncation(request.truncate_prompt_tokens, longest)) is not None:
-            token_ids = token_ids[-limit:]
+        most, room = self.info.max_model_len, self._longest_prompt(request.sampling.max_tokens)
+        limit = self._truncation(request.truncate_prompt_tokens, room)
+        fit = Fit(most, limit or most, "last" if limit else "all", field, lambda _: f"the {field}")
+        encoded = await self._text.encode_prompt(request.prompt, request.add_special_tokens, fit)
+        token_ids = encoded.token_ids[-limit:] if limit else encoded.token_ids
         if not token_ids:
             raise InvalidRequestError("The prompt is empty: send at least one token.", param=field)
         return token_ids, encoded.text
@@ -147,7 +152,7 @@ class GenerationEngine(Front[PagedCore]):
                 param=param,
             )
 
-    def _sequence(self, request: Request, index: int, seed: int) -> Sequence:
+    def _sequence(self, request: Request, index: int, seed: int, stops: StopStrings | None) -> Sequence:
         params, processor = request.sampling, None
         if wants_processing(params):
             prompt, ends = request.prompt_token_ids, sorted(self._eos_token_ids)
@@ -164,6 +169,7 @@ class GenerationEngine(Front[PagedCore]):
                 request.prompt_token_ids,
                 request.max_tokens,
                 self._eos_token_ids,
+                stops,
             ),
             processor=processor,
         )

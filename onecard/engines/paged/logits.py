@@ -2,7 +2,7 @@
 of them: log-probabilities."""
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 
@@ -76,6 +76,10 @@ class Logprobs:
     chosen: torch.Tensor
     top_values: torch.Tensor
     top_ids: torch.Tensor
+
+    def on_host(self) -> "Logprobs":
+        """Waits for the device."""
+        return Logprobs(**{name.name: getattr(self, name.name).cpu() for name in fields(self)})
 
 
 def compute_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Logprobs:

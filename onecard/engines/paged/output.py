@@ -1,8 +1,12 @@
 """From a sampled token to what the client gets: text, stop conditions, log-probabilities."""
 
+from collections.abc import Sequence
+from typing import overload
+
 from onecard.engines.api import FinishReason, SamplingParams, TokenChunk, TokenLogprob
 from onecard.engines.paged.logits import Logprobs
-from onecard.engines.text.answer_text import IncrementalDetokenizer, StopChecker
+from onecard.engines.text.answer_text import IncrementalDetokenizer
+from onecard.engines.text.stop_strings import StopChecker, StopStrings
 from onecard.engines.text.tokenizer import Tokenizer
 
 
@@ -17,14 +21,18 @@ class SequenceOutput:
         prompt_token_ids: list[int],
         max_tokens: int,
         eos_token_ids: frozenset[int],
+        stops: StopStrings | None = None,
     ):
+        """`stops`: of `params.stop`, where the request's answers share them."""
         self._params = params
         self._index = index
         self._max_tokens = max_tokens
         self._num_tokens = 0
         self._eos_token_ids = frozenset() if params.ignore_eos else eos_token_ids
         self._detokenizer = IncrementalDetokenizer(tokenizer, prompt_token_ids, params.skip_special_tokens)
-        self._stops = StopChecker(params.stop, params.include_stop_str_in_output) if params.stop else None
+        self._stops: StopChecker | None = None
+        if params.stop:
+            self._stops = StopChecker(stops or params.stop, params.include_stop_str_in_output)
 
     def append(self, token_id: int, logprob: TokenLogprob | None) -> TokenChunk:
         """The chunk for one more token. Once it has a finish reason, the answer is over."""
@@ -88,3 +96,34 @@ def token_logprobs(
         )
         for i, token_id in enumerate(token_ids)
     ]
+
+
+class PromptEntries(Sequence[TokenLogprob | None]):
+    """A prompt's log-probabilities, one entry a token; the first is None. They may be 170,000 with their
+    alternatives, so they are made where they are first looked at and not on the device loop, which `add`s."""
+
+    def __init__(self, tokenizer: Tokenizer, num_top: int):
+        self._tokenizer, self._num_top = tokenizer, num_top
+        self._parts: list[tuple[int, list[int], Logprobs]] = []
+        self._made: list[TokenLogprob | None] = [None]
+
+    def add(self, first: int, token_ids: list[int], logprobs: Logprobs) -> None:
+        """Of the tokens from `first` on. After a preemption the prompt is computed again: what was there
+        counts no more."""
+        self._parts.append((first, token_ids, logprobs.on_host()))
+
+    def _entries(self) -> list[TokenLogprob | None]:
+        for first, token_ids, logprobs in self._parts:
+            self._made[first:] = token_logprobs(self._tokenizer, token_ids, logprobs, self._num_top)
+        self._parts = []
+        return self._made
+
+    def __len__(self) -> int:
+        return len(self._entries())
+
+    @overload
+    def __getitem__(self, index: int) -> TokenLogprob | None: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenLogprob | None]: ...
+    def __getitem__(self, index: int | slice) -> TokenLogprob | list[TokenLogprob | None] | None:
+        return self._entries()[index]

@@ -8,6 +8,7 @@ from onecard.engines.api import ChatPrompt, InvalidRequestError, ModelInfo
 from onecard.engines.runtime.device_loop import DeviceLoop
 from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.core import StepCore
+from onecard.engines.text.fit import Fit
 from onecard.engines.text.service import TextService
 
 Core = TypeVar("Core", bound=StepCore[Any, Any])
@@ -25,13 +26,16 @@ class Front(Generic[Core]):
         self._text = text
 
     async def tokenize(self, prompt: str | ChatPrompt, add_special_tokens: bool | None = None) -> list[int]:
-        return await self._text.tokenize(prompt, add_special_tokens)
+        longest = self.info.max_model_len
+        name = "messages" if isinstance(prompt, ChatPrompt) else "prompt"
+        fit = Fit(longest, longest, "count", name, lambda _: f"the {name}")
+        return await self._text.tokenize(prompt, add_special_tokens, fit)
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return await self._text.detokenize(token_ids)
 
-    def token_strings(self, token_ids: Sequence[int]) -> list[str]:
-        return self._text.token_strings(token_ids)
+    async def token_strings(self, token_ids: Sequence[int]) -> list[str]:
+        return await self._text.token_strings(token_ids)
 
     def _truncation(self, asked: int | None, longest: int | None = None) -> int | None:
         """The most tokens of a text, where the request allows cutting; -1 means `longest`, and that is the

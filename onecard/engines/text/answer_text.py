@@ -1,9 +1,9 @@
-"""Token ids to an answer's text while they are being generated, and the stop strings that end it.
+"""Token ids to an answer's text while they are being generated.
 
 The text of all pieces joined equals the decoding of all ids at once, and no piece ends inside a
 character. For byte-level and SentencePiece vocabularies a token's bytes don't depend on its neighbours,
 so one incremental UTF-8 decoder does it with O(1) work a token; other decoders are asked twice over a
-short window. An answer ends before the first of its stop strings, wherever tokens were cut.
+short window.
 """
 
 import codecs
@@ -14,6 +14,8 @@ from onecard.engines.text.tokenizer import Tokenizer
 _PROMPT_TAIL = 4
 """A character has at most four bytes, so no more prompt tokens can reach into the first one generated."""
 _REPLACEMENT = "\ufffd"
+_MAX_HELD = 16
+"""Tokens that wait for a character to become whole. It has four bytes; what is still broken then stays so."""
 
 
 class IncrementalDetokenizer:
@@ -75,7 +77,7 @@ class _Window:
     def append(self, token_ids: list[int]) -> str:
         self._held += token_ids
         text = self._new_text()
-        if not text or text.endswith(_REPLACEMENT):
+        if (not text or text.endswith(_REPLACEMENT)) and len(self._held) < _MAX_HELD:
             return ""
         self._given, self._held = self._held, []
         return text
@@ -89,46 +91,3 @@ class _Window:
         before = self._tokenizer.decode(self._given, skip_special_tokens=False)
         after = self._tokenizer.decode([*self._given, *self._held], skip_special_tokens=False)
         return after[len(before) :]
-
-
-class StopChecker:
-    """Feeds on pieces of text and lets through what can no longer become a stop string.
-
-    The match that is complete first wins, the longest of those that end at the same place: what a reader
-    of the whole text would see first, and the same however the text was cut.
-    """
-
-    def __init__(self, stops: Sequence[str], include_stop_str_in_output: bool = False):
-        self._stops = tuple(stop for stop in stops if stop)
-        self._include = include_stop_str_in_output
-        self._longest = max(map(len, self._stops), default=0)
-        self._held = ""
-
-    def append(self, piece: str) -> tuple[str, str | None]:
-        """What may be sent now, and the stop string that ended the answer, if one did: then what follows it
-        is dropped and nothing more should be appended."""
-        if not self._stops:
-            return piece, None
-        text = self._held + piece
-        matches = ((at + len(stop), at, stop) for stop in self._stops if (at := text.find(stop)) >= 0)
-        first = min(matches, default=None)
-        if first is not None:
-            end, start, stop = first
-            self._held = ""
-            return text[: end if self._include else start], stop
-        keep = self._possible_start(text)
-        self._held = text[keep:]
-        return text[:keep], None
-
-    def finish(self) -> str:
-        """The answer ended for another reason: what was held back is plain text."""
-        held, self._held = self._held, ""
-        return held
-
-    def _possible_start(self, text: str) -> int:
-        """The first place from which the rest of `text` is the beginning of a stop string; else its end."""
-        for start in range(max(0, len(text) - self._longest + 1), len(text)):
-            rest = text[start:]
-            if any(stop.startswith(rest) for stop in self._stops):
-                return start
-        return len(text)

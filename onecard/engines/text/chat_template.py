@@ -1,23 +1,33 @@
 """Chat templates: messages to prompt text, as `transformers` renders them.
 
-The model's own templates are compiled once and run here in Jinja's immutable sandbox. A template that a
-request brings is a program from a stranger: the sandbox keeps it from Python's internals, but not from
-filling memory or looping for ever, so it runs in a short-lived process with limits (`template_process`).
+Whoever wrote them, a model's makers or a client, they are strangers' programs, so they run in processes of
+their own, with limits (`template_process`).
 """
 
+import asyncio
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
+import orjson
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError, Part, TextPart
 from onecard.engines.text.generation_config import ModelFileError, read_text
-from onecard.engines.text.template_environment import compile_template
-from onecard.engines.text.template_process import TemplateLimits, render_in_process
+from onecard.engines.text.template_environment import check_syntax
+from onecard.engines.text.template_process import (
+    OWN_SOURCE_BYTES,
+    ProcessEndedError,
+    TemplateLimits,
+    TemplateProcesses,
+)
 
+log = logging.getLogger(__name__)
+
+SHORT_CHARS = 100_000
 _RESERVED = ("messages", "tools", "documents")
 _CONTINUE_MARK = "\ue0c0continue\ue0c1 "
 """Marks where the final message ends; its trailing space tells whether the template trims content."""
@@ -58,14 +68,11 @@ class ChatTemplates:
         origin: str = "the model",
     ):
         self.sources = dict(sources or {})
+        self._origin = origin
         self._limits = limits or TemplateLimits()
-        try:
-            self._compiled = {source: compile_template(source) for source in self.sources.values()}
-        except jinja2.TemplateSyntaxError as error:
-            raise ModelFileError(
-                f"the chat template of {origin} doesn't parse: {error.message} in line {error.lineno}; "
-                "correct it, or set `engine.chat_template` to another file"
-            ) from error
+        self._processes = TemplateProcesses(self._limits)
+        for source in self.sources.values():
+            _check_own(source, origin)
 
     @classmethod
     def read(cls, file: Path) -> "ChatTemplates":
@@ -96,31 +103,93 @@ class ChatTemplates:
             param="messages",
         )
 
-    def runs_in_process(self, prompt: ChatPrompt) -> bool:
-        """Whether rendering starts a process (some 100 ms): the request brought its own template."""
-        return prompt.chat_template is not None and prompt.chat_template not in self.sources.values()
-
-    def render(self, prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> str:
-        """The prompt text. Raises `InvalidRequestError` with the template's own message where it refuses."""
+    async def render(self, prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> str:
+        """The prompt text. Raises `InvalidRequestError` with the template's own message where it refuses, or
+        saying which limit it breaks."""
         source = self.source_for(prompt)
-        variables = _variables(prompt, special_tokens)
-        if prompt.continue_final_message:
-            variables["messages"] = _with_continue_mark(variables["messages"], prompt)
-        if self.runs_in_process(prompt):
-            text = render_in_process(source, variables, self._limits)
-        else:
-            text = self._render_own(source, variables)
+        own = source in self.sources.values()
+        if not own:
+            self._check_length(source)
+
+        def question() -> bytes:
+            variables = _variables(prompt, special_tokens)
+            if prompt.continue_final_message:
+                variables["messages"] = _with_continue_mark(variables["messages"], prompt)
+            return _as_json({"source": source, "variables": variables, "limits": asdict(self._limits)})
+
+        asked = question() if _is_short(prompt) else await asyncio.to_thread(question)
+        whose, param = ("The", "messages") if own else ("The request's", "chat_template")
+        text = await self._answer(asked, f"{whose} chat template", self._name(source), param)
         return _cut_at_mark(text) if prompt.continue_final_message else text
 
-    def _render_own(self, source: str, variables: dict[str, Any]) -> str:
-        try:
-            return self._compiled[source].render(variables)
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+    def _check_length(self, source: str) -> None:
+        if len(source.encode("utf-8", "surrogatepass")) > self._limits.source_bytes:
             raise InvalidRequestError(
-                f"The chat template refused the messages: {error}", param="messages"
-            ) from error
-        except (RecursionError, OverflowError, ZeroDivisionError) as error:
-            raise InvalidRequestError(f"The chat template failed: {error}", param="messages") from error
+                f"The request's chat template is longer than {self._limits.source_bytes} bytes.",
+                param="chat_template",
+            )
+
+    async def _answer(self, question: bytes, whose: str, name: str, param: str) -> str:
+        limits = self._limits
+        if len(question) > limits.input_bytes:
+            raise InvalidRequestError(
+                f"The messages and tools come to {len(question)} bytes; a chat template takes "
+                f"{limits.input_bytes}.",
+                param="messages",
+            )
+        try:
+            answer = await self._processes.ask(question)
+        except ProcessEndedError:
+            used = f"{limits.cpu_seconds} s or {limits.memory_bytes >> 20} MiB"
+            answer = f"Frendering it took more than {used}".encode()
+        letter, text = answer[:1], answer[1:].decode()
+        if letter == b"T":
+            return text
+        if letter == b"R":
+            raise InvalidRequestError(f"{whose} refused the messages: {text}", param=param)
+        log.warning("A chat template of %s broke a limit: %s", self._origin, text)
+        raise InvalidRequestError(f"{whose} ({name}) can't be used: {text}", param=param)
+
+    def _name(self, source: str) -> str:
+        return next((name for name, own in self.sources.items() if own == source), "from the request")
+
+
+def _is_short(prompt: ChatPrompt) -> bool:
+    """Whether to write it as JSON is a matter of microseconds: a few messages, with nothing but texts."""
+    if prompt.tools or prompt.documents or prompt.chat_template_kwargs or len(prompt.messages) > 100:
+        return False
+    texts = [text for message in prompt.messages for text in message.values()]
+    return all(text is None or isinstance(text, str) for text in texts) and (
+        sum(len(text) for text in texts if text) < SHORT_CHARS
+    )
+
+
+def _check_own(source: str, origin: str) -> None:
+    if not isinstance(source, str) or len(source) > OWN_SOURCE_BYTES:
+        raise ModelFileError(
+            f"the chat template of {origin} is no text of up to {OWN_SOURCE_BYTES} characters: set "
+            "`engine.chat_template` to another file"
+        )
+    try:
+        check_syntax(source)
+    except jinja2.TemplateSyntaxError as error:
+        raise ModelFileError(
+            f"the chat template of {origin} doesn't parse: {error.message} in line {error.lineno}; "
+            "correct it, or set `engine.chat_template` to another file"
+        ) from error
+
+
+def _as_json(question: dict[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(question)
+    except TypeError:  # a number beyond 64 bits, or something that isn't served anyway
+        pass
+    try:
+        return json.dumps(question).encode()
+    except (RecursionError, ValueError, TypeError):
+        raise InvalidRequestError(
+            "The messages or tools are nested too deeply for a chat template.", param="messages"
+        ) from None
 
 
 def _variables(prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> dict[str, Any]:
@@ -155,7 +224,7 @@ def _parse_call(call: Any) -> Any:
         return call
     try:
         return {**call, "function": {**function, "arguments": json.loads(arguments) if arguments else {}}}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidRequestError(
             f"The arguments of a tool call are not valid JSON: {error}", param="messages"
         ) from error

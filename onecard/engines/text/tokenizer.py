@@ -1,11 +1,12 @@
 """One tokenizer for every model: text to ids and back, token bytes, special tokens, chat template.
 
-The work is done by the Rust `tokenizers` library, which releases the GIL; this class adds what a server needs
-around it.
+The work is done by the Rust `tokenizers` library, whose batch calls release the GIL (the others don't); this
+class adds what a server needs around it.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,30 @@ from typing import Any
 import tokenizers
 from tokenizers import normalizers
 
-from onecard.engines.api import ChatPrompt
+from onecard.engines.api import ChatPrompt, EngineFailedError
+from onecard.engines.api.errors import is_panic
 from onecard.engines.text import gguf_tokenizer, hf_tokenizer
 from onecard.engines.text.chat_template import ChatTemplates
+from onecard.engines.text.generation_config import ModelFileError
 from onecard.engines.text.token_text import SpecialTokens, TokenSpelling, spelling_of
 from onecard.engines.weights.gguf_file import GgufFile
+
+SHORT_CHARS, SHORT_TOKENS = 2000, 1000
+"""Some 0.3 ms of work: to let go of the GIL and wait for it again costs about as much."""
+
+
+@contextmanager
+def answered(doing: str) -> Iterator[None]:
+    """Around calls of the library: whatever goes wrong there, also a panic, is an `EngineFailedError`."""
+    try:
+        yield
+    except ModelFileError:
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        reason = str(error).partition("\n")[0][:200]
+        raise EngineFailedError(f"The model's tokenizer can't {doing}: {reason}.") from error
 
 
 class Tokenizer:
@@ -33,6 +53,11 @@ class Tokenizer:
         self.eos_token_ids = special.eos_token_ids
         """Ids that end an answer, the tokenizer's own first."""
         self._templates = templates
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self.max_token_id = max(vocabulary.values(), default=-1)
+        """The largest id that has a token (a model's embedding may have more rows)."""
+        self.longest_token = max(map(len, vocabulary), default=1)
+        """Characters of the longest token in the vocabulary's own spelling: none is more of a text."""
         decoder: Any = backend.decoder
         self.spelling: TokenSpelling = spelling_of(json.loads(decoder.__getstate__()) if decoder else None)
         self._bytes: dict[int, bytes] = {}
@@ -40,12 +65,16 @@ class Tokenizer:
     # --- text and ids ---------------------------------------------------------------------------------
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        if len(text) > SHORT_CHARS:
+            return self.encode_batch([text], add_special_tokens)[0]
+        with answered("read the text"):
+            return self.backend.encode(text, add_special_tokens=add_special_tokens).ids
 
     def encode_batch(self, texts: Sequence[str], add_special_tokens: bool = True) -> list[list[int]]:
-        """All texts in one call, on the library's own threads."""
-        encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
-        return [encoding.ids for encoding in encodings]
+        """All texts in one call, on the library's own threads, without the GIL."""
+        with answered("read the text"):
+            encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
+            return [encoding.ids for encoding in encodings]
 
     def truncate(self, token_ids: list[int], max_tokens: int) -> list[int]:
         """The first `max_tokens`, but with the special tokens that close an encoded text kept at its end."""
@@ -59,11 +88,16 @@ class Tokenizer:
     @cached_property
     def _num_closing(self) -> int:
         """How many special tokens encoding adds behind a text (BERT: one, [SEP])."""
-        mask = self.backend.encode("a", add_special_tokens=True).special_tokens_mask
+        with answered("read a text"):
+            mask = self.backend.encode("a", add_special_tokens=True).special_tokens_mask
         return next((count for count, special in enumerate(reversed(mask)) if not special), 0)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        return self.backend.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        ids = list(token_ids)
+        with answered("write the text"):
+            if len(ids) > SHORT_TOKENS:
+                return self.backend.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0]
+            return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
     # --- single tokens --------------------------------------------------------------------------------
 
@@ -92,23 +126,19 @@ class Tokenizer:
         return self.backend.get_vocab_size(with_added_tokens=True)
 
     @cached_property
-    def max_token_id(self) -> int:
-        """The largest id that has a token (a model's embedding may have more rows)."""
-        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
+    def max_trained_id(self) -> int:
+        """`max_token_id` without the tokens that were added to the vocabulary afterwards."""
+        return max(self.backend.get_vocab(with_added_tokens=False).values(), default=-1)
 
     # --- chat -----------------------------------------------------------------------------------------
 
-    def renders_slowly(self, prompt: ChatPrompt) -> bool:
-        """Whether `render_chat` starts a process for `prompt`, so it doesn't belong on the event loop."""
-        return self._templates.runs_in_process(prompt)
-
-    def render_chat(self, prompt: ChatPrompt) -> str:
+    async def render_chat(self, prompt: ChatPrompt) -> str:
         """The prompt text of `prompt` under the model's chat template (or the one it brings itself).
 
         The text holds the template's own special tokens: encode it with `add_special_tokens=False`. Raises
         `InvalidRequestError` with the template's message where it refuses the messages.
         """
-        return self._templates.render(prompt, self.special.names)
+        return await self._templates.render(prompt, self.special.names)
 
 
 def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase: bool = False) -> Tokenizer:
@@ -117,8 +147,24 @@ def load_tokenizer(path: Path, chat_template_file: Path | None = None, lowercase
     `chat_template_file` replaces its chat template; `lowercase` puts lower-casing before all else (a
     sentence-transformers model's `do_lower_case`).
 
-    Raises `ValueError` where there is no tokenizer that can be read.
+    Raises `ModelFileError` where there is no tokenizer that can be read, or none that reads a text.
     """
+    try:
+        tokenizer = _load(path, chat_template_file, lowercase)
+        tokenizer.encode("a")
+    except ModelFileError:
+        raise
+    except EngineFailedError as error:
+        raise ModelFileError(f"{path} holds no tokenizer that works: {error.message}") from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        reason = f"{type(error).__name__}: {error}"  # a KeyError says nothing but the key
+        raise ModelFileError(f"{path} holds no tokenizer that can be read: {reason}") from error
+    return tokenizer
+
+
+def _load(path: Path, chat_template_file: Path | None, lowercase: bool) -> Tokenizer:
     if path.is_file():
         metadata = GgufFile(path).metadata
         backend = gguf_tokenizer.build_backend(metadata)

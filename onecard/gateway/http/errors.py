@@ -64,7 +64,8 @@ def error_body(error: EngineError) -> dict[str, Any]:
     message = error.message
     if error.status >= 500:
         message = _PATH.sub("<path>", message.strip().partition("\n")[0])
-    message = shorten(message, MAX_MESSAGE_CHARS)
+    # What a client sent and a message echoes may hold half a character, which no JSON can.
+    message = shorten(message, MAX_MESSAGE_CHARS).encode("utf-8", "backslashreplace").decode()
     return {"error": {"message": message, "type": error.type, "param": error.param, "code": error.code}}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from onecard.engines.api import EngineError
+from onecard.engines.api.errors import is_panic
 from onecard.gateway.context import GATEWAY, REQUEST_ID
 from onecard.gateway.http.auth import authorise
 from onecard.gateway.http.body import refuse_packed
@@ -66,7 +67,9 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         return error_response(from_http(error, request.method, request.path))
     except ConnectionError:
         raise  # the client has gone: there is nobody to answer
-    except Exception:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         log.exception("request %s failed", request[REQUEST_ID])
         return error_response(GatewayError(500, "Internal server error."))
 

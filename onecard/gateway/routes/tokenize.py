@@ -18,7 +18,7 @@ async def tokenize(request: web.Request) -> web.Response:
             "count": len(tokens),
             "max_model_len": engine.info.max_model_len,
             "tokens": tokens,
-            "token_strs": engine.token_strings(tokens) if asked.return_token_strs else None,
+            "token_strs": await engine.token_strings(tokens) if asked.return_token_strs else None,
         }
     )
 

@@ -10,6 +10,8 @@ from onecard.engines.api import InvalidRequestError
 from onecard.gateway.schemas.bounded_json import check_bounds
 
 MAX_INT32 = 2**31 - 1
+MAX_TOKEN_IDS = 1 << 20
+"""Of one text: some 20 ms each time that they are looked through, which nobody else can use."""
 
 TokenIds = tuple[int, ...]
 
@@ -59,6 +61,8 @@ def token_ids(value: Sequence[Any]) -> TokenIds:
     # Sets and min/max run in C: a list of millions must not hold the event loop up.
     if not value:
         raise ValueError("a list of token ids must not be empty")
+    if len(value) > MAX_TOKEN_IDS:
+        raise ValueError(f"a list of token ids may have {MAX_TOKEN_IDS} of them")
     if set(map(type, value)) != {int} or min(value) < 0 or max(value) > MAX_INT32:
         raise ValueError("token ids must be integers from 0 up")
     return tuple(value)

@@ -9,6 +9,9 @@ from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, NotOffered, Re
 
 MAX_LOGPROBS = 20
 MAX_N = 128
+MAX_STOP_STRINGS, MAX_STOP_CHARS = 256, 8192
+MAX_STOP_TOKENS, MAX_BIASES = 1024, 4096
+"""Each is looked at with every token of an answer."""
 GREEDY_BELOW = 1e-5
 """Temperatures under this are greedy, as in vLLM: dividing by them overflows."""
 
@@ -30,12 +33,16 @@ def _stop_strings(value: Any) -> tuple[str, ...]:
         raise ValueError("must be a string or a list of strings")
     if any(not stop for stop in stops):
         raise ValueError("a stop string must not be empty")
+    if len(stops) > MAX_STOP_STRINGS or sum(map(len, stops)) > MAX_STOP_CHARS:
+        raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings of {MAX_STOP_CHARS} characters together")
     return tuple(stops)
 
 
 def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
     if not isinstance(value, dict):
         raise ValueError("must be an object that maps token ids to biases")
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} token ids can have biases")
     return tuple(_bias(token, bias) for token, bias in value.items())
 
 
@@ -50,13 +57,24 @@ def _bias(token: Any, bias: Any) -> tuple[int, float]:
 StopStrings = Annotated[
     tuple[str, ...],
     BeforeValidator(_stop_strings),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "maxItems": MAX_STOP_STRINGS},
+            ]
+        }
+    ),
 ]
 LogitBias = Annotated[
     tuple[tuple[int, float], ...],
     BeforeValidator(_logit_bias),
     WithJsonSchema(
-        {"type": "object", "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100}}
+        {
+            "type": "object",
+            "additionalProperties": {"type": "number", "minimum": -100, "maximum": 100},
+            "maxProperties": MAX_BIASES,
+        }
     ),
 ]
 TokenId = Annotated[int, Field(ge=0, le=MAX_INT32)]
@@ -84,7 +102,7 @@ class SamplingRequest(ModelRequest):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     stop: StopStrings = ()
-    stop_token_ids: tuple[TokenId, ...] = ()
+    stop_token_ids: tuple[TokenId, ...] = Field((), max_length=MAX_STOP_TOKENS)
     include_stop_str_in_output: bool = False
     min_tokens: int = Field(0, ge=0, le=MAX_INT32)
     ignore_eos: bool = False
