@@ -10,6 +10,7 @@ from onecard.gateway.admission import Admission
 from onecard.gateway.context import GATEWAY, Gateway
 from onecard.gateway.http.cors import add_cors_headers
 from onecard.gateway.http.middleware import add_request_id, answer_errors, observe
+from onecard.gateway.loading import LoadingNode
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.router import ModelRouter
 from onecard.gateway.routes.route import Routes
@@ -34,6 +35,7 @@ def create_app(
 ) -> web.Application:
     """An application that serves `node` as `registry.server` says; times in seconds.
 
+    Where `node` is a `LoadingNode`, what needs models is answered 503 until `app[GATEWAY].serve` is called.
     Operators' requests go to `control`; without one they are answered 501. `app[GATEWAY].configure` changes
     what may change while it serves.
     The caller starts, drains and stops the node. Its `AppRunner` must have `handler_cancellation=True`: a
@@ -43,8 +45,9 @@ def create_app(
     app = web.Application(middlewares=[observe, answer_errors], client_max_size=server.max_body_bytes)
     admission = Admission(server.max_queued_requests, metrics)
     router = ModelRouter(node, metrics)
+    loading = node if isinstance(node, LoadingNode) else None
     app[GATEWAY] = Gateway(
-        node, server, metrics, router, admission, keep_alive, body_timeout, routes, control
+        node, server, metrics, router, admission, keep_alive, body_timeout, routes, control, loading
     )
     app.on_response_prepare.extend([add_request_id, add_cors_headers])
     app.add_routes([web.route(row.method, row.path, row.handler) for row in routes.rows])

@@ -156,16 +156,16 @@ def _over(card: CardSpec, amounts: list[int | float]) -> bool:
     """Whether floors are more than the card; a card of unknown size is compared by its shares alone."""
     nbytes = sum(amount for amount in amounts if isinstance(amount, int))
     share = sum(amount for amount in amounts if isinstance(amount, float))
-    if card.memory.nbytes is not None:
-        return nbytes > card.memory.nbytes
+    if (size := _bytes_of(card)) is not None:
+        return nbytes > size
     rounding = 1e-9
     return share > 1 + rounding or (share > 1 - rounding and nbytes > 0)
 
 
 def comparable(card: CardSpec, amount: MemoryAmount) -> int | float:
     """`amount` in bytes where the file tells the card's size, else the fraction or bytes as written."""
-    if card.memory.nbytes is not None:
-        return amount.of(card.memory.nbytes)
+    if (size := _bytes_of(card)) is not None:
+        return amount.of(size)
     return amount.nbytes if amount.nbytes is not None else float(amount.fraction or 0.0)
 
 
@@ -174,4 +174,10 @@ def written(amount: MemoryAmount) -> str:
 
 
 def _whole(card: CardSpec) -> str:
-    return format_bytes(card.memory.nbytes) if card.memory.nbytes is not None else "1"
+    size = _bytes_of(card)
+    return format_bytes(size) if size is not None else "1"
+
+
+def _bytes_of(card: CardSpec) -> int | None:
+    """What the card may take, where the file tells it in bytes."""
+    return card.memory.nbytes if card.memory is not None else None

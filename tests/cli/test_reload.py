@@ -75,7 +75,7 @@ class Files:
         self.fetched: list[str] = []
         self.lacks: set[str] = set()
 
-    def fetch(self, model: ModelSpec) -> Path:
+    def fetch(self, model: ModelSpec, progress: object) -> Path:
         if model.name in self.lacks:
             raise SourceError(f"{model.source} can't be had")
         self.fetched.append(model.name)

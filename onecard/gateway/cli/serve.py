@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from aiohttp import web
     from rich.console import Console
 
-    from onecard.engines.api import Node
-    from onecard.gateway.cli.reload import Load
+    from onecard.engines.api import Node, StatsSink
+    from onecard.engines.node.factory import PlannedNode
+    from onecard.gateway.cli.reload import Load, ServerControl
     from onecard.gateway.cli.triggers import RegistryFile
     from onecard.gateway.context import Gateway
+    from onecard.gateway.loading import LoadingNode, Unit
     from onecard.registry.spec import Registry
 
 logger = logging.getLogger(__name__)
 
-LAST_BYTES_SECONDS = 1.0
+LAST_BYTES_SECONDS = 0.5
 """What connections get to take their last bytes, twice at most."""
 
-DRAIN_POLL_SECONDS = 0.02
-
-LAST_ORDERS_SECONDS = 10.0
-"""What an operator's order that is being carried out gets to finish."""
+LAST_SECONDS = 2.0
+"""What the process gets to end after the drain, whatever still runs."""
 
 
 def port_number(text: str) -> int:
@@ -58,30 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
-    from onecard.gateway.cli.plan_view import print_plans
-    from onecard.gateway.cli.startup import bind, refusals, settle_threads
-    from onecard.gateway.cli.terminal import fetch_all
+    from onecard.gateway.cli.startup import bind, settle_threads
     from onecard.gateway.cli.triggers import RegistryFile
 
     logging.basicConfig(level=args.log_level.upper(), format="%(levelname)s %(asctime)s %(message)s")
     # It logs every change of the registry's folder: a log file there would feed itself.
     logging.getLogger("watchfiles").setLevel(logging.WARNING)
-    console = Console(stderr=True)
     file = RegistryFile(args.registry) if args.watch else None
     load = partial(_load, args.registry, args.host, args.port)
     registry = load()
     with bind(registry.server.host, registry.server.port) as listener:
-        paths = fetch_all(registry.models, console)
         settle_threads()
-        from onecard.engines.node.factory import (
-            plan_registry,  # seconds of imports: not before the first bars
-        )
-
-        with refusals("can't plan"):
-            plans = plan_registry(registry, paths)
-        print_plans(console, plans)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(_Start(registry, paths, load, file), listener, console))
+            runner.run(_serve(_Start(registry, load, file), listener, Console(stderr=True)))
     return 0
 
 
@@ -90,7 +79,6 @@ class _Start:
     """What is served at first, and where it comes from. `file` is None where nobody watches it."""
 
     registry: "Registry"
-    paths: dict[str, Path]
     load: "Load"
     file: "RegistryFile | None"
 
@@ -118,44 +106,85 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
 
 
 async def _serve(start: _Start, listener: socket.socket, console: "Console") -> None:
-    from onecard.engines.node.factory import start_node
     from onecard.gateway.app import create_app
-    from onecard.gateway.cli.reload import server_control
-    from onecard.gateway.cli.startup import announcement, refusals
-    from onecard.gateway.cli.terminal import LoadBars
+    from onecard.gateway.cli.deadline import Deadline
+    from onecard.gateway.cli.startup import announcement, base_url
     from onecard.gateway.cli.triggers import ReloadTriggers, StopSignals
     from onecard.gateway.context import GATEWAY
+    from onecard.gateway.loading import LoadingNode
     from onecard.gateway.metrics import Metrics
     from onecard.gateway.metrics.traffic_log import StatsFan, TrafficLog
 
-    registry = start.registry
+    registry, deadline, port = start.registry, Deadline(), listener.getsockname()[1]
+    url = base_url(registry.server.host, port)
     signals, triggers = StopSignals(console.show_cursor), ReloadTriggers(start.file)
     metrics, traffic = Metrics([model.name for model in registry.models]), TrafficLog()
+    loading = LoadingNode(registry)
+    metrics.bind(loading.status)
+    app = create_app(loading, registry, metrics)
+    gateway = app[GATEWAY]
+    with contextlib.closing(signals):
+        async with _listening(app, listener):
+            logger.info("listening on %s, ready once the models are loaded", url)
+            stats = StatsFan([metrics, traffic])
+            node, control = await _load_models(start, loading, gateway, stats, console)
+            metrics.bind(node.status, None if control is None else control.ledger)
+            gateway.serve(node, control)
+            ready = announcement(registry.server, node.models(), port)
+            console.print(ready, highlight=False, soft_wrap=True)
+            beside = [asyncio.create_task(traffic.run())]
+            if control is not None:
+                beside.append(asyncio.create_task(triggers.run(control.reload)))
+            await signals.wait(
+                lambda: deadline.within(gateway.server.drain_timeout + LAST_SECONDS, "draining")
+            )
+            node.begin_drain()
+            if control is not None:
+                control.begin_drain()
+            await _drain(node, gateway, control)
+            deadline.within(LAST_SECONDS, "closing connections")
+            for task in beside:
+                task.cancel()
+        deadline.doing = "stopping the models' steps"
+        await node.stop()
+        deadline.doing = "carrying out an operator's order (a reload, a wake)"
+        if control is not None and control.is_busy:
+            deadline.expire()
+        deadline.doing = "waiting for its threads"
+        logger.info("stopped")
+
+
+async def _load_models(
+    start: _Start, loading: "LoadingNode", gateway: "Gateway", stats: "StatsSink", console: "Console"
+) -> "tuple[Node, ServerControl | None]":
+    """The node that serves the registry, and what takes orders for it. Meanwhile the port answers."""
+    from onecard.engines.api.aside import aside
+    from onecard.gateway.cli.plan_view import print_plans
+    from onecard.gateway.cli.reload import server_control
+    from onecard.gateway.cli.startup import fetch_watched, refusals
+    from onecard.gateway.cli.terminal import LoadBars
+
+    registry, metrics = start.registry, gateway.metrics
+    paths = await aside(partial(fetch_watched, registry.models, loading, console), "fetch")
+    with refusals("can't plan"):
+        planned = await aside(partial(_plan, registry, paths), "plan")
+    print_plans(console, planned.plans)
+    from onecard.engines.node.factory import start_planned
+
     with refusals("can't start"), LoadBars(console) as bars:
-        stats = StatsFan([metrics, traffic])
-        node = await start_node(registry, start.paths, stats, bars, on_compile=metrics.kernel_compiled)
-    control = server_control(
-        node, start.load, registry, start.paths, lambda server: app[GATEWAY].configure(server)
-    )
-    metrics.bind(node.status, None if control is None else control.ledger)
-    app = create_app(node, registry, metrics, control=control)
-    async with _listening(app, listener):
-        ready = announcement(registry.server, node.models(), listener.getsockname()[1])
-        console.print(ready, highlight=False, soft_wrap=True)
-        beside = [asyncio.create_task(traffic.run())]
-        if control is not None:
-            beside.append(asyncio.create_task(triggers.run(control.reload)))
-        await signals.wait()
-        node.begin_drain()
-        if control is not None:
-            control.begin_drain()
-        await _drain(node, app[GATEWAY])
-        for task in beside:
-            task.cancel()
-    if control is not None:
-        await control.settled(LAST_ORDERS_SECONDS)
-    await node.stop()
-    logger.info("stopped")
+
+        def progress(model: str, done: int, total: int, unit: "Unit" = "bytes") -> None:
+            bars(model, done, total, unit)
+            loading.loaded(model, done, total, unit)
+
+        node = await start_planned(planned, stats, progress, on_compile=metrics.kernel_compiled)
+    return node, server_control(node, start.load, registry, paths, gateway.configure)
+
+
+def _plan(registry: "Registry", paths: dict[str, Path]) -> "PlannedNode":
+    from onecard.engines.node.factory import plan_node  # seconds of imports: not on the event loop
+
+    return plan_node(registry, paths)
 
 
 @contextlib.asynccontextmanager
@@ -182,14 +211,16 @@ async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIt
         await runner.cleanup()
 
 
-async def _drain(node: "Node", gateway: "Gateway") -> None:
+async def _drain(node: "Node", gateway: "Gateway", control: "ServerControl | None") -> None:
     """Wait for what runs; the port stays open meanwhile, and answers 503 to what comes new."""
     running, timeout = gateway.admission.running, gateway.server.drain_timeout
     try:
         async with asyncio.timeout(timeout):
-            await node.drained()
             while running:
-                await asyncio.sleep(DRAIN_POLL_SECONDS)
+                await asyncio.wait(running)
+            if control is not None:
+                await control.settled()
+            await node.drained()
     except TimeoutError:
         logger.warning("%d requests were still unfinished after %g s and are cut off", len(running), timeout)
         gateway.admission.cut_off()

@@ -52,6 +52,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if (answer := preflight(request)) is not None:
             return answer
         authorise(request)
+        _refuse_early(request)
         with request.app[GATEWAY].admission.cut_off_heard():
             return await handler(request)
     except EngineError as error:
@@ -70,6 +71,14 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """Signal: every answer, streams too, names its request."""
     response.headers["X-Request-Id"] = request.get(REQUEST_ID, "")
+
+
+def _refuse_early(request: web.Request) -> None:
+    """Raises `StartingError` for what needs models while these are being loaded."""
+    gateway = request.app[GATEWAY]
+    known = request.match_info.http_exception is None
+    if gateway.loading is not None and known and request.path not in gateway.routes.early_paths:
+        gateway.loading.refuse()
 
 
 def _body_bytes(response: web.StreamResponse) -> int | None:

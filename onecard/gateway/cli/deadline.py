@@ -1,0 +1,78 @@
+"""The end of a process that must end, whatever its threads are at."""
+
+import faulthandler
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+logger = logging.getLogger(__name__)
+
+CUT_OFF_STATUS = 124
+"""The process was ended before everything in it had; `timeout` of coreutils says it so."""
+
+BACKSTOP_SECONDS = 1.0
+
+
+def end_process(status: int) -> None:
+    """At once: an ordinary exit would wait for threads that nobody can stop."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def end_wordless_after(seconds: float) -> None:
+    """For where no Python thread gets its turn any more (native code keeps the interpreter to itself), or one
+    hangs while it says farewell (in a log that nobody reads)."""
+    faulthandler.dump_traceback_later(seconds, exit=True, file=os.open(os.devnull, os.O_WRONLY))
+
+
+class Deadline:
+    """Ends the process at a time, from a thread that waits for nothing else: an event loop that is stuck
+    holds it up as little as a step, a template or a download that never ends. Does nothing before `within`.
+    """
+
+    def __init__(self, end: Callable[[int], object] = end_process) -> None:
+        self._end = end
+        self._news = threading.Condition()
+        self._due: float | None = None
+        self._seconds = 0.0
+        self.doing = ""
+        """What the process is at, for the log."""
+
+    def within(self, seconds: float, doing: str) -> None:
+        """The process has so long from now on, whatever was said before. Signal handlers may call it."""
+        end_wordless_after(seconds + BACKSTOP_SECONDS)
+        with self._news:
+            begun, self._due = self._due is not None, time.monotonic() + seconds
+            self._seconds, self.doing = seconds, doing
+            self._news.notify()
+        if not begun:
+            threading.Thread(target=self._watch, name="deadline", daemon=True).start()
+
+    def lift(self) -> None:
+        """All is done in time."""
+        with self._news:
+            self._due = None
+            self._news.notify()
+        faulthandler.cancel_dump_traceback_later()
+
+    def _watch(self) -> None:
+        with self._news:
+            while self._due is not None and (left := self._due - time.monotonic()) > 0:
+                self._news.wait(left)
+            if self._due is None:
+                return
+        self.expire()
+
+    def expire(self) -> None:
+        """The process ends now, and the log says what it was at."""
+        logger.critical(
+            "still %s after %.1f s: the process ends now, with status %d",
+            self.doing,
+            self._seconds,
+            CUT_OFF_STATUS,
+        )
+        self._end(CUT_OFF_STATUS)
