@@ -7,9 +7,10 @@ from typing import Any, Literal, NoReturn
 from onecard.engines.api import ModelInfo, ModelStatus, NodeStatus, StartingError
 from onecard.registry.spec import Registry
 
-Stage = Literal["waiting", "fetching", "fetched", "loading", "capturing", "loaded"]
+Stage = Literal["waiting", "fetching", "reading", "loading", "capturing", "loaded", "asleep"]
+"""`reading`: headers, for the plan. `asleep`: it is loaded when somebody asks for it."""
 Unit = Literal["bytes", "graphs"]
-AT_WORK: tuple[Stage, ...] = ("fetching", "loading", "capturing")
+AT_WORK: tuple[Stage, ...] = ("fetching", "reading", "loading", "capturing")
 
 
 @dataclass

@@ -166,8 +166,12 @@ async def _load_models(
 
     registry, metrics = start.registry, gateway.metrics
     paths = await aside(partial(fetch_watched, registry.models, loading, console), "fetch")
+    for model in registry.models:
+        loading.turn(model.name, "reading")
     with refusals("can't plan"):
         planned = await aside(partial(_plan, registry, paths), "plan")
+    for share in (share for plan in planned.plans for share in plan.models):
+        loading.turn(share.name, "waiting" if share.awake_at_start else "asleep")
     print_plans(console, planned.plans)
     from onecard.engines.node.factory import start_planned
 

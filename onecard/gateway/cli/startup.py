@@ -75,7 +75,7 @@ def fetch_watched(models: Iterable[ModelSpec], loading: LoadingNode, console: "C
         for model in models:
             loading.turn(model.name, "fetching")
             paths[model.name] = fetch(model, _Watched(bars, loading, model.name))
-            loading.turn(model.name, "fetched")
+            loading.turn(model.name, "waiting")
     return paths
 
 

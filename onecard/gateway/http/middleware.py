@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from onecard.engines.api import EngineError
+from onecard.engines.api import EngineError, StartingError
 from onecard.gateway.context import GATEWAY, REQUEST_ID
 from onecard.gateway.http.auth import authorise
 from onecard.gateway.http.cors import preflight
@@ -56,7 +56,7 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         with request.app[GATEWAY].admission.cut_off_heard():
             return await handler(request)
     except EngineError as error:
-        if error.status >= 500:
+        if error.status >= 500 and not isinstance(error, StartingError):  # whoever polls would fill the log
             log.warning("request %s: %s: %s", request[REQUEST_ID], type(error).__name__, error.message)
         return error_response(error)
     except web.HTTPException as error:
