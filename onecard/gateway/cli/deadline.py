@@ -38,7 +38,8 @@ class Deadline:
         self._end = end
         self._news = threading.Condition()
         self._due: float | None = None
-        self._seconds = 0.0
+        self._told = 0.0
+        """When the process was first given a time."""
         self.doing = ""
         """What the process is at, for the log."""
 
@@ -46,33 +47,25 @@ class Deadline:
         """The process has so long from now on, whatever was said before. Signal handlers may call it."""
         end_wordless_after(seconds + BACKSTOP_SECONDS)
         with self._news:
-            begun, self._due = self._due is not None, time.monotonic() + seconds
-            self._seconds, self.doing = seconds, doing
+            now, first = time.monotonic(), self._due is None
+            self._told = now if first else self._told
+            self._due, self.doing = now + seconds, doing
             self._news.notify()
-        if not begun:
+        if first:
             threading.Thread(target=self._watch, name="deadline", daemon=True).start()
-
-    def lift(self) -> None:
-        """All is done in time."""
-        with self._news:
-            self._due = None
-            self._news.notify()
-        faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
         with self._news:
-            while self._due is not None and (left := self._due - time.monotonic()) > 0:
+            while (left := (self._due or 0.0) - time.monotonic()) > 0:
                 self._news.wait(left)
-            if self._due is None:
-                return
         self.expire()
 
     def expire(self) -> None:
         """The process ends now, and the log says what it was at."""
         logger.critical(
-            "still %s after %.1f s: the process ends now, with status %d",
+            "still %s %.1f s after it was told to stop: the process ends now, with status %d",
             self.doing,
-            self._seconds,
+            time.monotonic() - self._told,
             CUT_OFF_STATUS,
         )
         self._end(CUT_OFF_STATUS)
