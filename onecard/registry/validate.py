@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from onecard.registry.address import host_of
 from onecard.registry.problems import Position, Problems, did_you_mean, listed
 from onecard.registry.sources import check_source
 from onecard.registry.spec import SERVED_KINDS, CardSpec, MemoryAmount, ModelSpec, Registry, SourceError
@@ -16,6 +17,7 @@ def validate(registry: Registry, positions: Mapping[str, Position], problems: Pr
     A key that already has a problem gets no second one: what is said of it may follow from the first.
     """
     checks = _Checks(registry, positions, problems)
+    checks.server()
     checks.cards()
     checks.names()
     for i, model in enumerate(registry.models):
@@ -40,6 +42,12 @@ class _Checks:
         while key and key not in self.positions:
             key = key.rpartition(".")[0]
         return self.positions.get(key, Position(1, 1))
+
+    def server(self) -> None:
+        try:
+            host_of(self.registry.server.host)
+        except ValueError as error:
+            self.refuse("server.host", str(error))
 
     def cards(self) -> None:
         if not self.registry.cards:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onecard.gateway.cli.command import Command, add_registry
+from onecard.registry.address import host_of
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -40,9 +41,18 @@ def port_number(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no port: write a number from 0 to 65535")
 
 
+def host_name(text: str) -> str:
+    try:
+        return host_of(text, "--host {}", "--port {}")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_registry(parser)
-    parser.add_argument("--host", help="address to listen on (default: the registry's server.host)")
+    parser.add_argument(
+        "--host", type=host_name, help="address to listen on (default: the registry's server.host)"
+    )
     parser.add_argument(
         "--port", type=port_number, help="port to listen on, 0 for any (default: the registry's server.port)"
     )
