@@ -244,9 +244,11 @@ COMMAND = Command(
     summary="serve the models of a registry",
     description="Fetch what is missing, plan the memory, load the models and answer HTTP requests.",
     epilog="""\
+The port answers at once; /health/ready says 503 and how far each model is until all are loaded.
 Ctrl-C or SIGTERM drains: running requests finish (server.drain_timeout), new ones get 503; a second signal
-exits at once. A changed registry file is applied while the server runs (also on SIGHUP and POST /-/reload);
-one that is wrong changes nothing, and the log says why.
+exits at once. What never ends is cut off two seconds later, with status 124.
+A changed registry file is applied while the server runs (also on SIGHUP and POST /-/reload); one that is wrong
+changes nothing, and the log says why.
 The API is OpenAI's, /metrics has vLLM's names, /health/ready says when requests are welcome.
 
   onecard serve configs/demo.yaml
