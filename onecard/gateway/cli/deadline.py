@@ -1,5 +1,6 @@
 """The end of a process that must end, whatever its threads are at."""
 
+import atexit
 import faulthandler
 import logging
 import os
@@ -13,7 +14,7 @@ logger = logging.getLogger(__name__)
 CUT_OFF_STATUS = 124
 """The process was ended before everything in it had; `timeout` of coreutils says it so."""
 
-BACKSTOP_SECONDS = 1.0
+BACKSTOP_SECONDS = 3.0
 
 
 def end_process(status: int) -> None:
@@ -42,6 +43,8 @@ class Deadline:
         """When the process was first given a time."""
         self.doing = ""
         """What the process is at, for the log."""
+        self._is_done = False
+        atexit.register(self._exit)  # runs once all threads have ended, after whatever was registered later
 
     def within(self, seconds: float, doing: str) -> None:
         """The process has so long from now on, whatever was said before. Signal handlers may call it."""
@@ -53,6 +56,15 @@ class Deadline:
             self._news.notify()
         if first:
             threading.Thread(target=self._watch, name="deadline", daemon=True).start()
+
+    def done(self) -> None:
+        """All has ended in good order: after its exit handlers the process ends with status 0, without taking
+        apart what it has in memory. That takes seconds with gigabytes, and may hang in a library."""
+        self._is_done = True
+
+    def _exit(self) -> None:
+        if self._is_done:
+            self._end(0)
 
     def _watch(self) -> None:
         with self._news:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from onecard.engines.api import Node, StatsSink
     from onecard.engines.node.factory import PlannedNode
+    from onecard.gateway.cli.deadline import Deadline
     from onecard.gateway.cli.reload import Load, ServerControl
     from onecard.gateway.cli.triggers import RegistryFile
     from onecard.gateway.context import Gateway
@@ -68,6 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
+    from onecard.gateway.cli.deadline import Deadline
     from onecard.gateway.cli.startup import bind, settle_threads
     from onecard.gateway.cli.triggers import RegistryFile
 
@@ -79,8 +81,10 @@ def run(args: argparse.Namespace) -> int:
     registry = load()
     with bind(registry.server.host, registry.server.port) as listener:
         settle_threads()
+        deadline = Deadline()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(_Start(registry, load, file), listener, Console(stderr=True)))
+            runner.run(_serve(_Start(registry, load, file), listener, Console(stderr=True), deadline))
+    deadline.done()
     return 0
 
 
@@ -115,9 +119,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _serve(start: _Start, listener: socket.socket, console: "Console") -> None:
+async def _serve(start: _Start, listener: socket.socket, console: "Console", deadline: "Deadline") -> None:
     from onecard.gateway.app import create_app
-    from onecard.gateway.cli.deadline import Deadline
     from onecard.gateway.cli.startup import announcement, base_url
     from onecard.gateway.cli.triggers import ReloadTriggers, StopSignals
     from onecard.gateway.context import GATEWAY
@@ -125,7 +128,7 @@ async def _serve(start: _Start, listener: socket.socket, console: "Console") -> 
     from onecard.gateway.metrics import Metrics
     from onecard.gateway.metrics.traffic_log import StatsFan, TrafficLog
 
-    registry, deadline, port = start.registry, Deadline(), listener.getsockname()[1]
+    registry, port = start.registry, listener.getsockname()[1]
     url = base_url(registry.server.host, port)
     signals, triggers = StopSignals(console.show_cursor), ReloadTriggers(start.file)
     metrics, traffic = Metrics([model.name for model in registry.models]), TrafficLog()
@@ -247,8 +250,8 @@ COMMAND = Command(
 The port answers at once; /health/ready says 503 and how far each model is until all are loaded.
 Ctrl-C or SIGTERM drains: running requests finish (server.drain_timeout), new ones get 503; a second signal
 exits at once. What never ends is cut off two seconds later, with status 124.
-A changed registry file is applied while the server runs (also on SIGHUP and POST /-/reload); one that is wrong
-changes nothing, and the log says why.
+A changed registry file is applied while the server runs (also on SIGHUP and POST /-/reload).
+One that is wrong changes nothing, and the log says why.
 The API is OpenAI's, /metrics has vLLM's names, /health/ready says when requests are welcome.
 
   onecard serve configs/demo.yaml
