@@ -133,6 +133,8 @@ def test_the_port_answers_meanwhile_and_a_signal_ends_it_at_once(
         assert answer[0] == 503
         assert time.monotonic() < deadline, answer
     assert served.ask("/health/live") == (200, {"status": "starting"})
+    with urllib.request.urlopen(served.url + "/metrics", timeout=30) as page:
+        assert 'onecard_model_state{model_name="m",state="loading"} 1.0' in page.read().decode()
     status, refused = served.ask("/v1/models")
     assert (status, refused["error"]["type"]) == (503, "ServiceUnavailableError")
     status, seconds = served.end()
