@@ -13,6 +13,7 @@ from onecard.gateway.http.connections import Connections
 from onecard.gateway.http.cors import add_cors_headers
 from onecard.gateway.http.listen import room_for_connections
 from onecard.gateway.http.middleware import add_request_id, answer_begins, answer_errors, observe
+from onecard.gateway.loading import LoadingNode
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.metrics.event_loop import watch_lag
 from onecard.gateway.router import ModelRouter
@@ -37,6 +38,7 @@ def create_app(
 ) -> web.Application:
     """An application that serves `node` as `registry.server` says, by `http.listen`; times in seconds.
 
+    Where `node` is a `LoadingNode`, what needs models is answered 503 until `app[GATEWAY].serve` is called.
     Operators' requests go to `control`; without one they are answered 501. `app[GATEWAY].configure` changes
     what may change while it serves.
     The caller starts, drains and stops the node. `connections` bounds who may be connected; by default the
@@ -47,8 +49,19 @@ def create_app(
     admission = Admission(server.max_queued_requests, metrics)
     router = ModelRouter(node, metrics)
     connections = Connections(room_for_connections()) if connections is None else connections
+    loading = node if isinstance(node, LoadingNode) else None
     app[GATEWAY] = Gateway(
-        node, server, metrics, router, admission, keep_alive, body_timeout, routes, connections, control
+        node,
+        server,
+        metrics,
+        router,
+        admission,
+        keep_alive,
+        body_timeout,
+        routes,
+        connections,
+        control,
+        loading,
     )
     app.on_response_prepare.extend([add_request_id, add_cors_headers, answer_begins])
     app.cleanup_ctx.append(_watches)

@@ -7,6 +7,7 @@ from aiohttp import web
 from onecard.engines.api import Node, NodeControl
 from onecard.gateway.admission import Admission
 from onecard.gateway.http.connections import Connections
+from onecard.gateway.loading import LoadingNode
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.router import ModelRouter
 from onecard.gateway.routes.route import Routes
@@ -30,6 +31,13 @@ class Gateway:
     connections: Connections
     control: NodeControl | None = None
     """What operators may do; None where the node takes no orders."""
+    loading: LoadingNode | None = None
+    """What stands for the node until it has been loaded."""
+
+    def serve(self, node: Node, control: NodeControl | None) -> None:
+        """The node has been loaded: from the next request on it answers."""
+        self.node, self.control, self.loading = node, control, None
+        self.router = ModelRouter(node, self.metrics)
 
     def configure(self, server: ServerSpec) -> None:
         """From the next request on, serve as `server` says: keys, origins, the queue's length."""

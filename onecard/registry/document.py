@@ -1,5 +1,6 @@
 """A YAML file as nodes that know their place, with variables expanded and scalars typed."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,9 @@ import yaml
 
 from onecard.registry import variables
 from onecard.registry.problems import Position, Problems
+
+_ENTRY = re.compile(r"\s*(?:-\s+)?(?P<key>[\w.-]+):\s+(?P<value>[^\s\"'{}#|>][^\"'{}#]*?)\s*(?:#.*)?")
+"""A line that says `key: value`, without quotes or braces."""
 
 _MERGE_TAG = "tag:yaml.org,2002:merge"
 _MOST_MERGED = 100_000
@@ -77,7 +81,15 @@ class Document:
         message = self._masked.unmask(f"not valid YAML: {said}")
         if error.problem and "'\\t'" in error.problem:
             message += "; indent with spaces, not tabs"
+        elif error.problem_mark and (entry := _ENTRY.fullmatch(self._line(error.problem_mark.line))):
+            message += f'; if the value is text, put it in quotes: {entry["key"]}: "{entry["value"]}"'
+        elif error.problem and ("found ':'" in error.problem or "mapping values" in error.problem):
+            message += "; put text that has a colon in it in quotes"
         return message
+
+    def _line(self, number: int) -> str:
+        lines = self._masked.text.splitlines()
+        return self._masked.unmask(lines[number]) if number < len(lines) else ""
 
     def scalar(self, node: yaml.ScalarNode) -> Scalar:
         """What a scalar says after expansion. Raises ValueError with a sentence."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onecard.registry.address import host_of
 from onecard.registry.decode import Decoder
 from onecard.registry.document import Document
 from onecard.registry.plain_files import FileRefusedError, expanded, is_there, read_text
@@ -52,7 +53,8 @@ def load(path: str | Path, env: Mapping[str, str] | None = None) -> Loaded:
     registry = replace(registry, models=models, path=str(path))
     validate(registry, decoder.positions, problems)
     problems.raise_if_any()
-    return Loaded(registry, decoder.positions)
+    server = replace(registry.server, host=host_of(registry.server.host))
+    return Loaded(replace(registry, server=server), decoder.positions)
 
 
 def _read(file: Path) -> str:

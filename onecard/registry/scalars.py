@@ -72,6 +72,7 @@ def _choice(key: Key, scalar: Scalar) -> Any:
 
 
 def _number(key: Key, scalar: Scalar) -> int | float:
+    _check_base(scalar)
     value = scalar.value
     if key.info.nbytes and isinstance(value, str):
         value = _bytes(scalar.text)
@@ -96,7 +97,22 @@ def _bytes(text: str) -> int:
         raise RefusedError(str(error)) from None
 
 
+def _check_base(scalar: Scalar) -> None:
+    """YAML 1.1 reads some numbers as nobody means them."""
+    value, digits = scalar.value, scalar.text.lstrip("+-").replace("_", "")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    if ":" in digits:
+        raise RefusedError(f"`{scalar.text}` is {value} to YAML, which counts in sixties here; write {value}")
+    if digits.isdecimal() and int(digits) != abs(value):
+        decimal = scalar.text.replace(digits, digits.lstrip("0"))
+        raise RefusedError(
+            f"`{scalar.text}` is {value} to YAML, which takes it for octal; write {decimal} or {value}"
+        )
+
+
 def _memory(key: Key, scalar: Scalar) -> MemoryAmount:
+    _check_base(scalar)
     value = scalar.value
     if isinstance(value, str):
         if value.endswith("%"):

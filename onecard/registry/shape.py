@@ -103,7 +103,7 @@ def assignment(key: Key) -> str:
 def as_yaml(value: Any, key: Key) -> str:
     """How `value` is written in the file."""
     if value is None:
-        return key.info.none if key.hint in (int, float) else "null"
+        return key.info.none if key.hint in (int, float, MemoryAmount) else "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, MemoryAmount):

@@ -131,6 +131,12 @@ class ServerSpec:
         above=0,
         example="300",
     )
+    reload_timeout: float = live(
+        300.0,
+        "Seconds that a reload may take to read the new registry and its models' files; then it is refused.",
+        above=0,
+        example="300",
+    )
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,10 @@ class CardSpec:
         pattern=r"auto|cpu|cuda(:\d+)?",
         example="cuda:0",
     )
-    memory: MemoryAmount = restart(
-        MemoryAmount(fraction=0.9),
-        "What onecard may take: a fraction of the card, or bytes (6GiB).",
+    memory: MemoryAmount | None = restart(
+        None,
+        "What onecard may take: a fraction of the card, or bytes (6GiB); `auto`: 0.9, or what is free less a "
+        "margin where others use more.",
         above=0,
         example="0.9 or 6GiB",
     )

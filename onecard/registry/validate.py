@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from onecard.registry.address import host_of
 from onecard.registry.plain_files import FileRefusedError, is_there, regular_size
 from onecard.registry.problems import Position, Problems, did_you_mean, listed, shown
 from onecard.registry.sources import check_source
@@ -20,6 +21,7 @@ def validate(registry: Registry, positions: Mapping[str, Position], problems: Pr
     A key that already has a problem gets no second one: what is said of it may follow from the first.
     """
     checks = _Checks(registry, positions, problems)
+    checks.server()
     checks.cards()
     checks.names()
     for i, model in enumerate(registry.models):
@@ -45,6 +47,12 @@ class _Checks:
         while key and key not in self.positions:
             key = key.rpartition(".")[0]
         return self.positions.get(key, Position(1, 1))
+
+    def server(self) -> None:
+        try:
+            host_of(self.registry.server.host)
+        except ValueError as error:
+            self.refuse("server.host", str(error))
 
     def cards(self) -> None:
         if not self.registry.cards:
@@ -205,16 +213,16 @@ def _over(card: CardSpec, amounts: list[int | float]) -> bool:
     """Whether floors are more than the card; a card of unknown size is compared by its shares alone."""
     nbytes = sum(amount for amount in amounts if isinstance(amount, int))
     share = sum(amount for amount in amounts if isinstance(amount, float))
-    if card.memory.nbytes is not None:
-        return nbytes > card.memory.nbytes
+    if (size := _bytes_of(card)) is not None:
+        return nbytes > size
     rounding = 1e-9
     return share > 1 + rounding or (share > 1 - rounding and nbytes > 0)
 
 
 def comparable(card: CardSpec, amount: MemoryAmount) -> int | float:
     """`amount` in bytes where the file tells the card's size, else the fraction or bytes as written."""
-    if card.memory.nbytes is not None:
-        return amount.of(card.memory.nbytes)
+    if (size := _bytes_of(card)) is not None:
+        return amount.of(size)
     return amount.nbytes if amount.nbytes is not None else float(amount.fraction or 0.0)
 
 
@@ -223,4 +231,10 @@ def written(amount: MemoryAmount) -> str:
 
 
 def _whole(card: CardSpec) -> str:
-    return format_bytes(card.memory.nbytes) if card.memory.nbytes is not None else "1"
+    size = _bytes_of(card)
+    return format_bytes(size) if size is not None else "1"
+
+
+def _bytes_of(card: CardSpec) -> int | None:
+    """What the card may take, where the file tells it in bytes."""
+    return card.memory.nbytes if card.memory is not None else None

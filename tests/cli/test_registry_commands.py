@@ -179,6 +179,24 @@ def test_broken_files_of_a_model_are_named_without_talk_of_tracebacks(
     assert "ONECARD_DEBUG" not in ran.err
 
 
+def test_a_card_that_nobody_sized_takes_what_others_leave_and_the_plan_says_so(
+    onecard: Run, tmp_path: Path, tiny_embedder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(cards: str = "") -> Outcome:
+        models = f"models: [{{name: m, kind: embedding, source: {tiny_embedder}}}]"
+        return onecard("plan", str(write_registry(tmp_path, f"{cards}\n{models}")))
+
+    monkeypatch.setattr("onecard.engines.memory.card.host_memory", lambda: (12 << 30, 16 << 30))
+    ran = plan()
+    assert ran.code == 0
+    assert "others use 4GiB of 16GiB, so onecard takes 11.5GiB" in ran.out
+    refused = plan("cards: [{name: card0, memory: 0.9}]")
+    assert (refused.code, "asks for 14.4GiB of 16GiB, but only 12GiB are" in refused.err) == (1, True)
+    monkeypatch.setattr("onecard.engines.memory.card.host_memory", lambda: (1 << 20, 16 << 30))
+    full = plan()
+    assert (full.code, "so onecard takes 0B" in full.err) == (1, True)
+
+
 def test_debug_lets_the_traceback_through(
     onecard: Run, local_registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

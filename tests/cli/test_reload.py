@@ -5,14 +5,17 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from onecard.engines.api import CardLedger, InvalidRegistryError, ReloadReport, ShuttingDownError
-from onecard.gateway.cli.reload import Reloader, server_control
+from onecard.gateway.cli.reload import LogProgress, Reloader, server_control
 from onecard.gateway.cli.triggers import RegistryFile, ReloadTriggers
 from onecard.registry.loader import load_registry
 from onecard.registry.spec import ModelSpec, Registry, ServerSpec, SourceError
@@ -75,7 +78,7 @@ class Files:
         self.fetched: list[str] = []
         self.lacks: set[str] = set()
 
-    def fetch(self, model: ModelSpec) -> Path:
+    def fetch(self, model: ModelSpec, progress: object) -> Path:
         if model.name in self.lacks:
             raise SourceError(f"{model.source} can't be had")
         self.fetched.append(model.name)
@@ -145,6 +148,63 @@ async def test_an_unchanged_file_changes_nothing(reloader: Reloader, node: FakeN
     assert (node.served, files.fetched) == ([], [])
 
 
+@pytest.fixture
+def stuck() -> Iterator[threading.Event]:
+    """Waits until the test is over, as reading from a pipe does that nobody writes to."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+HASTY = "server: {reload_timeout: 0.2}\n"
+
+
+async def test_a_reload_whose_source_gets_stuck_is_given_up_and_the_next_one_is_served(
+    path: Path, write: Write, node: FakeNode, stuck: threading.Event
+) -> None:
+    def fetch(model: ModelSpec, progress: object) -> Path:
+        if model.name == "b":
+            stuck.wait()
+        return Path(f"/weights/{model.name}")
+
+    write(A, more=HASTY)
+    load = partial(load_registry, path)
+    reloader = Reloader(load, node.apply, load(), {"a": Path("/weights/a")}, fetch)
+    write(A, B, more=HASTY)
+    with pytest.raises(InvalidRegistryError, match=r"fetching b \(hf:o/b\) took more than 0.2 s"):
+        await asyncio.wait_for(reloader.reload(), SOON)
+    assert node.served == []
+    (thread,) = (thread for thread in threading.enumerate() if thread.name == "reload")
+    assert thread.daemon, "it would hold up the end of the process"
+    write(A, B.replace("name: b", "name: c"), more=HASTY)
+    assert (await reloader.reload()).added == ("a", "c")
+
+
+async def test_a_registry_that_cannot_be_read_in_time_is_given_up(
+    path: Path, write: Write, node: FakeNode, stuck: threading.Event
+) -> None:
+    write(A, more=HASTY)
+    reloader = Reloader(stuck.wait, node.apply, load_registry(path), {"a": Path("/weights/a")})
+    with pytest.raises(InvalidRegistryError, match=r"reading the registry took .*`server.reload_timeout`"):
+        await asyncio.wait_for(reloader.reload(), SOON)
+
+
+async def test_a_download_may_take_as_long_as_its_bytes_arrive(
+    path: Path, write: Write, node: FakeNode
+) -> None:
+    def fetch(model: ModelSpec, progress: LogProgress) -> Path:
+        for _ in range(20):
+            time.sleep(0.03)
+            progress.advance(1)
+        return Path(f"/weights/{model.name}")
+
+    write(A, more=HASTY)
+    load = partial(load_registry, path)
+    reloader = Reloader(load, node.apply, load(), {"a": Path("/weights/a")}, fetch)
+    write(A, B, more=HASTY)
+    assert (await reloader.reload()).added == ("a", "b")
+
+
 async def test_a_second_reload_starts_from_the_first(reloader: Reloader, write: Write, files: Files) -> None:
     for models in ((A, B), (A, B), (B.replace("o/b", "o/c"),)):
         write(*models)
@@ -199,7 +259,7 @@ async def test_what_needs_a_restart_is_a_note(reloader: Reloader, write: Write, 
     assert [note.split(" changed")[0] for note in report.notes] == ["server.port", "card card0.memory"]
     ((registry, _),) = node.served
     assert (registry.server.port, registry.server.admin_key) == (ServerSpec().port, "k")
-    assert (registry.cards[0].memory.nbytes, registry.cards[0].quantum) == (None, 0.5)
+    assert (registry.cards[0].memory, registry.cards[0].quantum) == (None, 0.5)
     assert (await reloader.reload()).notes == report.notes, "it is so until the restart"
     assert len(node.served) == 1
 

@@ -54,6 +54,29 @@ def test_a_port_that_is_none(onecard: Run, registry_file: Path, capsys: pytest.C
     assert "'99999' is no port: write a number from 0 to 65535" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        ("http://0.0.0.0:9000", "is a URL; write the address alone: --host 0.0.0.0 and --port 9000"),
+        ("box:9000", "is an address with a port; write --host box and --port 9000"),
+    ],
+)
+def test_a_host_that_is_more_than_one(
+    onecard: Run, registry_file: Path, capsys: pytest.CaptureFixture[str], host: str, said: str
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        onecard("serve", str(registry_file), "--host", host)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_host_in_brackets_is_taken(onecard: Run, registry_file: Path) -> None:
+    with socket.create_server(("::1", 0), family=socket.AF_INET6) as other:
+        port = other.getsockname()[1]
+        ran = onecard("serve", str(registry_file), "--host", "[::1]", "--port", str(port))
+    assert "Address already in use" in ran.err
+
+
 def test_weights_that_are_missing(onecard: Run, tmp_path: Path) -> None:
     path = tmp_path / "registry.yaml"
     path.write_text("server: {port: 0}\nmodels: [{name: a, kind: llm, source: ./nowhere}]")

@@ -323,6 +323,12 @@ def node() -> FakeNode:
 
 
 @pytest.fixture
+def loaded_node() -> FakeNode:
+    """One that takes the place of another `node`."""
+    return FakeNode()
+
+
+@pytest.fixture
 def second_talker(node: FakeNode) -> FakeGenerator:
     """Another model of the talker's kind, served too."""
     engine = FakeGenerator(

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -410,3 +411,22 @@ def test_an_engine_that_leaves_is_freed_whenever_the_collector_runs(served: Serv
         assert left() is None
     finally:
         gc.enable()
+
+
+def test_files_that_cannot_be_read_in_time_refuse_the_registry_and_change_nothing(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that nobody writes to, say: the thread that reads stays behind, the server goes on."""
+    over = threading.Event()
+    wanted = served.with_copy("b")
+    hasty = replace(wanted, server=replace(wanted.server, reload_timeout=0.3))
+    with monkeypatch.context() as patch:
+        patch.setattr(reload, "read_model", lambda *_: over.wait())
+        with pytest.raises(InvalidRegistryError, match=r"could not be read within 0.3 s"):
+            served.apply(hasty)
+    served.check_books()
+    assert served.ask("a") == served.text
+    assert served.apply(wanted).added == ("b",)
+    over.set()
+    assert served.ask("b") == served.text
+    served.apply(served.base)

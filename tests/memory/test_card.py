@@ -9,6 +9,7 @@ import torch
 from onecard.engines.memory import card
 from onecard.engines.memory.card import card_facts, host_memory, resolve_device
 from onecard.engines.memory.card_plan import PlanError
+from onecard.engines.memory.plan import plan_card
 from onecard.registry.spec import CardSpec, MemoryAmount
 
 GIB = 1 << 30
@@ -98,6 +99,35 @@ def test_a_budget_beyond_what_is_available_is_refused_with_what_would_do(memory)
     assert "asks for 14.4GiB of 16GiB, but only 12GiB are available: others use 4GiB" in message
     share = float(message.split("at most ")[1].split()[0])
     assert card_facts(CardSpec("c", "cpu", MemoryAmount(fraction=share))).budget_bytes <= 12 * GIB
+
+
+def test_a_budget_that_nobody_named_is_nine_tenths_where_so_much_is_free(monkeypatch):
+    monkeypatch.setattr(card, "host_memory", lambda: (15 * GIB, 16 * GIB))
+    facts = card_facts(CardSpec("c", "cpu"))
+    assert (facts.budget_bytes, facts.note) == (int(0.9 * 16 * GIB), "")
+
+
+def test_a_budget_that_nobody_named_leaves_to_others_what_they_use_and_says_so(memory):
+    facts = card_facts(CardSpec("c", "cpu"))
+    assert facts.budget_bytes == 11.5 * GIB, "what is free, less a 32nd of the card"
+    assert "others use 4GiB of 16GiB, so onecard takes 11.5GiB, what is free less 512MiB" in facts.note
+    assert plan_card(facts, [], page_bytes=1 << 20).notes == (facts.note,)
+
+
+def test_so_does_one_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60 * GIB, 80 * GIB))
+    facts = card_facts(CardSpec("c", "cuda"))
+    assert (facts.device, facts.budget_bytes) == ("cuda:0", 57.5 * GIB)
+    assert "others use 20GiB of 80GiB" in facts.note
+    with pytest.raises(PlanError, match="asks for 72GiB of 80GiB, but only 60GiB are available"):
+        card_facts(CardSpec("c", "cuda", MemoryAmount(fraction=0.9)))
+
+
+def test_a_card_that_others_have_filled_leaves_nothing_to_take(monkeypatch):
+    monkeypatch.setattr(card, "host_memory", lambda: (GIB // 4, 16 * GIB))
+    assert card_facts(CardSpec("c", "cpu")).budget_bytes == 0
 
 
 def test_devices(monkeypatch):

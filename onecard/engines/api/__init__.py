@@ -25,6 +25,7 @@ from onecard.engines.api.errors import (
     ModelUnavailableError,
     QueueFullError,
     ShuttingDownError,
+    StartingError,
     UnsupportedTaskError,
     WakeTimeoutError,
 )

@@ -62,6 +62,13 @@ class EngineFailedError(EngineError):
     """A step raised; the request is lost, the engine goes on."""
 
 
+class StartingError(QueueFullError):
+    """The server's models are still being fetched or loaded."""
+
+    retry_after = 5
+    reason = "starting"
+
+
 class ModelUnavailableError(QueueFullError):
     """The model can't serve now: its memory can't be had, it has failed, or it leaves the registry."""
 

@@ -56,7 +56,7 @@ class CardStatus:
 
 @dataclass(frozen=True)
 class NodeStatus:
-    state: Literal["ready", "draining"]
+    state: Literal["starting", "ready", "draining"]
     cards: tuple[CardStatus, ...]
     models: tuple[ModelStatus, ...]
 

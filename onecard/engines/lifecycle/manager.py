@@ -46,12 +46,20 @@ class LifecycleManager:
         self._tasks: set[asyncio.Task[None]] = set()
         self._come_or_gone = asyncio.Event()
         """Set, and replaced by the next one, when a model joins the card or leaves it."""
+        self._news = asyncio.Event()
+        """Set whenever something may have become quiet."""
 
     @property
     def is_quiet(self) -> bool:
         """Nobody waits for a model, and none is on its way in or out."""
         waiting = any(card_model.gate.num_waiting for card_model in self.card_models.values())
         return self._table.at_rest and not waiting
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        """Returns once `holds()`, which is asked again whenever something changes here or at a gate."""
+        while not holds():
+            self._news.clear()
+            await self._news.wait()
 
     # --- models that come and go ----------------------------------------------------------------------------
 
@@ -134,6 +142,7 @@ class LifecycleManager:
 
     def arrived(self, gate: Gate) -> None:
         """It is looked at once the request has been posted, which is at once."""
+        self._news.set()
         card_model = self._find(gate)
         if card_model is not None and not self._table.at_rest:
             asyncio.get_running_loop().call_soon(self._look_again, card_model)
@@ -187,6 +196,7 @@ class LifecycleManager:
         self._look()
         for effect in decide(self._table, event):
             self._carry_out(effect)
+        self._news.set()
 
     def _look(self) -> None:
         self._table.models = {

@@ -34,19 +34,42 @@ def resolve_device(device: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
+DEFAULT_SHARE = 0.9
+"""Of a card whose `memory:` the registry doesn't name."""
+
+MARGIN_SHARE = 32
+"""One 32nd of such a card is left free where others use so much that less than the default is to be had."""
+
+
 def card_facts(spec: CardSpec) -> CardFacts:
-    """Measures the card and its budget. Raises PlanError if the budget is more than is available now."""
+    """Measures the card and its budget. Raises PlanError if the registry names one that isn't free now."""
     device = resolve_device(spec.device)
     available, total = torch.cuda.mem_get_info(device) if device.type == "cuda" else host_memory()
+    if spec.memory is None:
+        return _default_budget(spec.name, device, total, available)
     budget = spec.memory.of(total)
     if budget > available:
         share = int(100 * available / total) / 100
         raise PlanError(
             f"{spec.name} ({device}): `memory:` asks for {human(budget)} of {human(total)}, "
             f"but only {human(available)} are available: others use {human(total - available)}; free some, "
-            f"or set `memory:` to at most {share} or {at_least(available - (1 << 20))}"
+            f"set `memory:` to at most {share} or {at_least(available - (1 << 20))}, or leave it out"
         )
     return CardFacts(spec.name, str(device), total, available, budget)
+
+
+def _default_budget(name: str, device: torch.device, total: int, available: int) -> CardFacts:
+    """Nobody has asked for a figure: what others use is theirs."""
+    wanted, margin = int(DEFAULT_SHARE * total), total // MARGIN_SHARE
+    budget = min(wanted, max(0, available - margin))
+    if budget == wanted:
+        return CardFacts(name, str(device), total, available, budget)
+    note = (
+        f"{name}: others use {human(total - available)} of {human(total)}, so onecard takes {human(budget)}, "
+        f"what is free less {human(margin)}, and not {DEFAULT_SHARE:g} of all; "
+        "the card's `memory:` in the registry says another amount"
+    )
+    return CardFacts(name, str(device), total, available, budget, note)
 
 
 def host_memory(root: Path = CGROUP_ROOT, membership: Path = CGROUP_MEMBERSHIP) -> tuple[int, int]:

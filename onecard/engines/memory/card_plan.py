@@ -17,6 +17,8 @@ class CardFacts:
     total_bytes: int
     available_bytes: int
     budget_bytes: int
+    note: str = ""
+    """What whoever wrote the registry should know of the budget."""
 
 
 @dataclass(frozen=True)

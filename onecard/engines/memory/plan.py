@@ -62,7 +62,7 @@ def plan_card(
         num_pages=num_pages,
         waste=max((m.waste for m in models), default=0.0),
         models=models,
-        notes=tuple(plan_checks.notes_of(models, num_pages)),
+        notes=(*([facts.note] if facts.note else []), *plan_checks.notes_of(models, num_pages)),
     )
 
 

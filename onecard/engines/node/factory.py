@@ -5,7 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -39,13 +39,38 @@ logger = logging.getLogger(__name__)
 TOKENIZER_THREADS = 2
 
 
-def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
-    """The memory plan of every card, from headers alone. `paths`: each model's fetched file or folder.
+@dataclass(frozen=True)
+class PlannedCard:
+    spec: CardSpec
+    plan: CardPlan
+    blueprints: list[Blueprint]
+    """Of its models."""
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """A registry whose models all name their card, what their headers say, and how the cards are divided."""
+
+    registry: Registry
+    cards: tuple[PlannedCard, ...]
+
+    @property
+    def plans(self) -> list[CardPlan]:
+        return [card.plan for card in self.cards]
+
+
+def plan_node(registry: Registry, paths: dict[str, Path]) -> PlannedNode:
+    """Divides every card, from headers alone. `paths`: each model's fetched file or folder.
 
     Raises `PlanError` where the models don't fit, and the loader's errors where a file can't be served.
     """
     registry = _placed(registry)
-    return [_plan(registry, spec, paths)[0] for spec in registry.cards]
+    return PlannedNode(registry, tuple(_plan(registry, spec, paths) for spec in registry.cards))
+
+
+def plan_registry(registry: Registry, paths: dict[str, Path]) -> list[CardPlan]:
+    """The memory plan of every card: see `plan_node`."""
+    return plan_node(registry, paths).plans
 
 
 def file_problems(registry: Registry, paths: dict[str, Path]) -> list[str]:
@@ -70,15 +95,28 @@ async def start_node(
     warm_up: bool = True,
     on_compile: Callable[[str], None] | None = None,
 ) -> LocalNode:
-    """Plan, allocate and load everything, then start the device loops. Call it on the event loop that
-    serves. `warm_up=False` leaves the first steps to the first requests; `on_compile(kernel)` hears, on any
-    thread, of kernels that are compiled for a CUDA card once everything is warm."""
-    outbox = Outbox(asyncio.get_running_loop())
+    """Plan, allocate and load everything: see `plan_node`, `start_planned`."""
+    planned = await run_aside(partial(plan_node, registry, paths))
+    return await start_planned(planned, stats, progress, warm_up, on_compile)
+
+
+async def start_planned(
+    planned: PlannedNode,
+    stats: StatsSink,
+    progress: LoadProgress | None = None,
+    warm_up: bool = True,
+    on_compile: Callable[[str], None] | None = None,
+) -> LocalNode:
+    """Allocate and load everything, then start the device loops. Call it on the event loop that serves.
+
+    `warm_up=False` leaves the first steps to the first requests; `on_compile(kernel)` hears, on any thread,
+    of kernels that are compiled for a CUDA card once everything is warm.
+    """
+    registry, outbox = planned.registry, Outbox(asyncio.get_running_loop())
     executor = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
     wake_timeout = WakeTimeout(registry.server.wake_timeout)
     context = NodeContext(executor, stats, progress or (lambda *_: None), warm_up, wake_timeout)
-    registry = _placed(registry)
-    cards, models = await run_aside(partial(_build_all, registry, paths, outbox, context))
+    cards, models = await run_aside(partial(_build_all, planned, outbox, context))
     for card in cards:
         # On a CPU nothing is measured: the plan has told all of it.
         level = logging.DEBUG if card.handle.device.type == "cpu" else logging.INFO
@@ -115,15 +153,15 @@ def _watch_compilations(
 
 
 def _build_all(
-    registry: Registry, paths: dict[str, Path], outbox: Outbox, context: NodeContext
+    planned: PlannedNode, outbox: Outbox, context: NodeContext
 ) -> tuple[list[Card], list[ServedModel]]:
     cards: list[Card] = []
     models: list[ServedModel] = []
-    for spec in registry.cards:
-        plan, blueprints = _plan(registry, spec, paths)
-        card = _open_card(plan, spec, outbox, context)
+    for on_card in planned.cards:
+        plan = on_card.plan
+        card = _open_card(plan, on_card.spec, outbox, context)
         cards.append(card)
-        for blueprint in blueprints:
+        for blueprint in on_card.blueprints:
             share = plan.model(blueprint.spec.name)
             model = build_served(blueprint, share, card, context)
             card.manager.mover.join(model.card_model)
@@ -135,10 +173,16 @@ def _build_all(
     return cards, models
 
 
-def _plan(registry: Registry, spec: CardSpec, paths: dict[str, Path]) -> tuple[CardPlan, list[Blueprint]]:
+def _plan(registry: Registry, spec: CardSpec, paths: dict[str, Path]) -> PlannedCard:
     facts = card_facts(spec)
+    if facts.note:
+        logger.warning("%s", facts.note)
     blueprints = [read_model(m, paths[m.name], facts) for m in registry.models if m.card == spec.name]
-    return plan_card(facts, [blueprint.needs for blueprint in blueprints], spec.page_size), blueprints
+    try:
+        plan = plan_card(facts, [blueprint.needs for blueprint in blueprints], spec.page_size)
+    except PlanError as error:
+        raise PlanError(f"{error} ({facts.note})") if facts.note else error from None
+    return PlannedCard(spec, plan, blueprints)
 
 
 def _open_card(plan: CardPlan, spec: CardSpec, outbox: Outbox, context: NodeContext) -> Card:

@@ -25,7 +25,6 @@ from onecard.registry.spec import Registry
 
 logger = logging.getLogger(__name__)
 
-DRAIN_POLL_SECONDS = 0.02
 IDLE_CHECK_SECONDS = 0.25
 
 
@@ -129,10 +128,25 @@ class LocalNode:
         self._state = "draining"
 
     async def drained(self) -> None:
-        while not all(card.loop.is_idle() and card.manager.is_quiet for card in self._cards) or any(
-            model.card_model.gate.num_waiting for model in self._models.values()
-        ):
-            await asyncio.sleep(DRAIN_POLL_SECONDS)
+        await asyncio.gather(*(self._drained(card) for card in self._cards))
+
+    async def _drained(self, card: Card) -> None:
+        """What has left its gate is with the loop, and may have set weights moving when it has finished."""
+
+        def is_quiet() -> bool:
+            gates = [model.card_model.gate for model in self._models.values() if model.card is card]
+            return card.manager.is_quiet and not any(gate.num_waiting for gate in gates)
+
+        def has_requests() -> bool:
+            models = list(self._models.values())
+            return any(model.card_model.hooks.has_requests() for model in models if model.card is card)
+
+        finished = False
+        while not (finished and is_quiet()):
+            await card.manager.until(is_quiet)
+            idle = asyncio.Event()
+            card.loop.when_idle(has_requests, idle.set)
+            finished = await idle.wait()
 
     async def stop(self) -> None:
         for task in self._tasks:
@@ -162,7 +176,7 @@ class LocalNode:
             if not model.failed:
                 return
             try:
-                await self._reload.revive(model)
+                await self._reload.revive(model, self._registry)
             except EngineError as error:
                 logger.error("%s", error)  # who wanted it may not wait any more
                 raise

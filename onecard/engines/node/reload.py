@@ -9,8 +9,8 @@ fails alone.
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -61,13 +61,14 @@ class Reload:
             on_taken()
             return ReloadReport()
         async with AsyncExitStack() as still:
-            with _refusals():
-                read = await run_aside(partial(self._read, wanted, paths, changes))
-            for card in self._cards.values():
-                await still.enter_async_context(card.manager.still())
-            with _refusals():
-                decision = self._decide(wanted, read, changes)
-                await run_aside(partial(self._build, decision, read))
+            async with _in_time(wanted):
+                with _refusals():
+                    read = await run_aside(partial(self._read, wanted, paths, changes))
+                for card in self._cards.values():
+                    await still.enter_async_context(card.manager.still())
+                with _refusals():
+                    decision = self._decide(wanted, read, changes)
+                    await run_aside(partial(self._build, decision, read))
             self._switch(decision, wanted)
             on_taken()
             await self._retune(decision, wanted)
@@ -81,14 +82,15 @@ class Reload:
         changed = tuple(change.name for change in changes.changed)
         return ReloadReport(changes.added, changes.removed, changed, tuple(notes))
 
-    async def revive(self, model: ServedModel) -> None:
+    async def revive(self, model: ServedModel, registry: Registry) -> None:
         """Build a model that has failed anew, and wake it. Raises `ModelUnavailableError` where it fails
         again."""
         card, before = model.card, model.blueprint
         try:
-            blueprint = await run_aside(partial(read_model, before.spec, before.path, card.plan.facts()))
-            share = card.plan.model(blueprint.spec.name)
-            new = await run_aside(partial(build_served, blueprint, share, card, self._context))
+            async with _in_time(registry):
+                blueprint = await run_aside(partial(read_model, before.spec, before.path, card.plan.facts()))
+                share = card.plan.model(blueprint.spec.name)
+                new = await run_aside(partial(build_served, blueprint, share, card, self._context))
         except Exception as error:
             raise ModelUnavailableError(
                 f"The model `{before.spec.name}` can't be built: {explain(error)}"
@@ -257,6 +259,19 @@ def _retune(card: Card, quantum: float, staying: Sequence[ServedModel]) -> None:
         share = card.plan.model(spec.name)
         if share.floor_pages <= card_model.floor_pages:
             card.manager.mover.allot(card_model, share.floor_pages, share.ceiling_pages)
+
+
+@asynccontextmanager
+async def _in_time(registry: Registry) -> AsyncIterator[None]:
+    """Around what a registry's files are read for: a thread that gets stuck is left to itself."""
+    limit = registry.server.reload_timeout
+    try:
+        async with asyncio.timeout(limit):
+            yield
+    except TimeoutError:
+        raise InvalidRegistryError(
+            f"the models' files could not be read within {limit:g} s (`server.reload_timeout`)"
+        ) from None
 
 
 @contextmanager

@@ -9,9 +9,10 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from onecard.engines.api.aside import aside
 from onecard.engines.runtime.failures import classify, end_process
 
 logger = logging.getLogger(__name__)
@@ -107,8 +108,8 @@ async def run_on(loop: Poster, call: Callable[[], T]) -> T:
 
 
 async def run_aside(work: Callable[[], T]) -> T:
-    """The result of `work`, run on a thread of its own. Cancelling waits for it: it can't be stopped. An
-    error that is fatal for a card ends the process, as it would on the card's loop."""
+    """As `api.aside.aside`. An error that is fatal for a card ends the process, as it would on the card's
+    loop."""
 
     def run() -> T:
         try:
@@ -118,9 +119,4 @@ async def run_aside(work: Callable[[], T]) -> T:
                 end_process(error)
             raise
 
-    executor = ThreadPoolExecutor(1, thread_name_prefix="aside")
-    try:
-        running = asyncio.get_running_loop().run_in_executor(executor, run)
-        return await asyncio.shield(running)
-    finally:
-        executor.shutdown(wait=False)
+    return await aside(run)

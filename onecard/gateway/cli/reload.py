@@ -5,8 +5,10 @@ The registry is read, checked, fetched for, and handed to the node.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -18,6 +20,7 @@ from onecard.engines.api import (
     ShuttingDownError,
     SleepLevel,
 )
+from onecard.engines.api.aside import aside
 from onecard.registry.changes import compare, in_effect, needs_restart
 from onecard.registry.sources import fetch
 from onecard.registry.spec import ModelSpec, Registry, RegistryError, ServerSpec
@@ -35,7 +38,10 @@ changed nothing then, for one that can't be served (one that doesn't fit its car
 
 
 class LogProgress:
-    """A `Progress` for a server that has no terminal to draw bars on."""
+    """A `Progress` for a server that has no terminal to draw bars on. `on_news` hears that bytes arrive."""
+
+    def __init__(self, on_news: Callable[[], object] = lambda: None) -> None:
+        self._on_news = on_news
 
     def start(self, name: str, total_bytes: int | None) -> None:
         size = f" ({format_bytes(total_bytes)})" if total_bytes is not None else ""
@@ -43,14 +49,33 @@ class LogProgress:
 
     def advance(self, n: int) -> None:
         """The log tells of beginnings and ends only."""
+        self._on_news()
 
     def done(self) -> None:
         logger.info("fetched")
 
 
-def fetch_logged(model: ModelSpec) -> Path:
-    """The model's file or folder on this machine, fetched if need be. Raises RegistryError; on a thread."""
-    return fetch(model, LogProgress())
+Fetch = Callable[[ModelSpec, LogProgress], Path]
+"""The model's file or folder on this machine, fetched if need be. Raises RegistryError; on a thread."""
+
+
+@asynccontextmanager
+async def in_time(seconds: float) -> AsyncIterator[Callable[[], object]]:
+    """Raises `TimeoutError` after so many seconds. What it yields begins them anew, on any thread."""
+    loop, over = asyncio.get_running_loop(), False
+    async with asyncio.timeout(seconds) as limit:
+
+        def renew() -> None:
+            if not (over or limit.expired()):
+                limit.reschedule(loop.time() + seconds)
+
+        try:
+            yield partial(loop.call_soon_threadsafe, renew)
+        finally:
+            over = True
+
+
+_Prepared = tuple[Registry, dict[str, Path], tuple[str, ...]]
 
 
 class Reloader:
@@ -62,11 +87,13 @@ class Reloader:
         apply: Apply,
         running: Registry,
         paths: Mapping[str, Path],
-        fetch: Callable[[ModelSpec], Path] = fetch_logged,
+        fetch: Fetch = fetch,
     ) -> None:
         self._load, self._apply, self._fetch = load, apply, fetch
         self._running, self._paths = running, dict(paths)
         self._turn = asyncio.Lock()
+        self._doing = ""
+        """What a reload is at on its thread."""
 
     async def reload(self) -> ReloadReport:
         """Apply the registry file as it is now. Don't cancel it half-way.
@@ -84,7 +111,7 @@ class Reloader:
             return report
 
     async def _reload(self) -> ReloadReport:
-        registry, paths, notes = await asyncio.to_thread(self._prepare)
+        registry, paths, notes = await self._prepared()
         changes = compare(self._running, registry)
         report = ReloadReport()
         if changes:
@@ -93,18 +120,32 @@ class Reloader:
         logger.info("the registry is reloaded: %s", "; ".join(changes.lines()) or "nothing has changed")
         return replace(report, notes=(*report.notes, *notes))
 
-    def _prepare(self) -> tuple[Registry, dict[str, Path], tuple[str, ...]]:
+    async def _prepared(self) -> _Prepared:
+        """What `_prepare` makes of the file. A thread that gets stuck is left to itself: nothing that it does
+        counts any more. Bytes of a download that still arrive are no reason to give up."""
+        limit = self._running.server.reload_timeout
+        try:
+            async with in_time(limit) as renew:
+                return await aside(partial(self._prepare, LogProgress(renew)), "reload")
+        except TimeoutError:
+            raise InvalidRegistryError(
+                f"{self._doing} took more than {limit:g} s (`server.reload_timeout`)"
+            ) from None
+
+    def _prepare(self, progress: LogProgress) -> _Prepared:
         """The registry as far as it can be served without a restart, its models' paths, and what can't."""
+        self._doing = "reading the registry"
         written = self._load()
         wanted = in_effect(self._running, written)
         serving = {model.name: model for model in self._running.models}
-        paths = {model.name: self._path(model, serving.get(model.name)) for model in wanted.models}
+        paths = {model.name: self._path(model, serving.get(model.name), progress) for model in wanted.models}
         return wanted, paths, needs_restart(self._running, written)
 
-    def _path(self, model: ModelSpec, serving: ModelSpec | None) -> Path:
+    def _path(self, model: ModelSpec, serving: ModelSpec | None, progress: LogProgress) -> Path:
         if serving is not None and (serving.source, serving.sha256) == (model.source, model.sha256):
             return self._paths[model.name]  # what is being served needs no second look, nor its hash
-        return self._fetch(model)
+        self._doing = f"fetching {model.name} ({model.source})"
+        return self._fetch(model, progress)
 
 
 @runtime_checkable
@@ -145,7 +186,12 @@ class ServerControl:
         """From now on orders raise `ShuttingDownError`."""
         self._draining = True
 
-    async def settled(self, timeout: float) -> None:
+    @property
+    def is_busy(self) -> bool:
+        """An order is being carried out."""
+        return bool(self._orders)
+
+    async def settled(self, timeout: float | None = None) -> None:
         """Returns when no order is being carried out, or after `timeout` seconds."""
         if self._orders:
             await asyncio.wait(self._orders, timeout=timeout)

@@ -12,27 +12,29 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onecard.gateway.cli.command import Command, add_registry
+from onecard.registry.address import host_of
 from onecard.registry.units import counted
 
 if TYPE_CHECKING:
     from aiohttp import web
     from rich.console import Console
 
-    from onecard.engines.api import Node
-    from onecard.gateway.cli.reload import Load
+    from onecard.engines.api import Node, StatsSink
+    from onecard.engines.node.factory import PlannedNode
+    from onecard.gateway.cli.deadline import Deadline
+    from onecard.gateway.cli.reload import Load, ServerControl
     from onecard.gateway.cli.triggers import RegistryFile
     from onecard.gateway.context import Gateway
+    from onecard.gateway.loading import LoadingNode, Unit
     from onecard.registry.spec import Registry
 
 logger = logging.getLogger(__name__)
 
-LAST_BYTES_SECONDS = 1.0
+LAST_BYTES_SECONDS = 0.5
 """What connections get to take their last bytes, twice at most."""
 
-DRAIN_POLL_SECONDS = 0.02
-
-LAST_ORDERS_SECONDS = 10.0
-"""What an operator's order that is being carried out gets to finish."""
+LAST_SECONDS = 2.0
+"""What the process gets to end after the drain, whatever still runs."""
 
 
 def port_number(text: str) -> int:
@@ -41,9 +43,18 @@ def port_number(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is no port: write a number from 0 to 65535")
 
 
+def host_name(text: str) -> str:
+    try:
+        return host_of(text, "--host {}", "--port {}")
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_registry(parser)
-    parser.add_argument("--host", help="address to listen on (default: the registry's server.host)")
+    parser.add_argument(
+        "--host", type=host_name, help="address to listen on (default: the registry's server.host)"
+    )
     parser.add_argument(
         "--port", type=port_number, help="port to listen on, 0 for any (default: the registry's server.port)"
     )
@@ -60,9 +71,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from onecard.gateway.cli.bars import LogHandler
-    from onecard.gateway.cli.plan_view import print_plans
-    from onecard.gateway.cli.startup import allow_many_files, bind, refusals, settle_threads
-    from onecard.gateway.cli.terminal import fetch_all
+    from onecard.gateway.cli.deadline import Deadline
+    from onecard.gateway.cli.startup import allow_many_files, bind, settle_threads
     from onecard.gateway.cli.triggers import RegistryFile
 
     console = Console(stderr=True)
@@ -74,17 +84,11 @@ def run(args: argparse.Namespace) -> int:
     registry = load()
     allow_many_files()
     with bind(registry.server.host, registry.server.port) as listener:
-        paths = fetch_all(registry.models, console)
         settle_threads()
-        from onecard.engines.node.factory import (
-            plan_registry,  # seconds of imports: not before the first bars
-        )
-
-        with refusals("can't plan"):
-            plans = plan_registry(registry, paths)
-        print_plans(console, plans)
+        deadline = Deadline()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(_serve(_Start(registry, paths, load, file), listener, console))
+            runner.run(_serve(_Start(registry, load, file), listener, console, deadline))
+    deadline.done()
     return 0
 
 
@@ -93,7 +97,6 @@ class _Start:
     """What is served at first, and where it comes from. `file` is None where nobody watches it."""
 
     registry: "Registry"
-    paths: dict[str, Path]
     load: "Load"
     file: "RegistryFile | None"
 
@@ -120,45 +123,89 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     return uvloop.new_event_loop
 
 
-async def _serve(start: _Start, listener: socket.socket, console: "Console") -> None:
-    from onecard.engines.node.factory import start_node
+async def _serve(start: _Start, listener: socket.socket, console: "Console", deadline: "Deadline") -> None:
     from onecard.gateway.app import create_app
-    from onecard.gateway.cli.bars import LoadBars
-    from onecard.gateway.cli.reload import server_control
-    from onecard.gateway.cli.startup import announcement, refusals
+    from onecard.gateway.cli.startup import announcement, base_url
     from onecard.gateway.cli.triggers import ReloadTriggers, StopSignals
     from onecard.gateway.context import GATEWAY
+    from onecard.gateway.loading import LoadingNode
     from onecard.gateway.metrics import Metrics
     from onecard.gateway.metrics.traffic_log import StatsFan, TrafficLog
 
-    registry = start.registry
+    registry, port = start.registry, listener.getsockname()[1]
+    url = base_url(registry.server.host, port)
     signals, triggers = StopSignals(console.show_cursor), ReloadTriggers(start.file)
     metrics, traffic = Metrics([model.name for model in registry.models]), TrafficLog()
+    loading = LoadingNode(registry)
+    metrics.bind(loading.status)
+    app = create_app(loading, registry, metrics)
+    gateway = app[GATEWAY]
+    with contextlib.closing(signals):
+        async with _listening(app, listener):
+            logger.info("listening on %s, ready once the models are loaded", url)
+            stats = StatsFan([metrics, traffic])
+            node, control = await _load_models(start, loading, gateway, stats, console)
+            metrics.bind(node.status, None if control is None else control.ledger)
+            gateway.serve(node, control)
+            ready = announcement(registry.server, node.models(), port)
+            console.print(ready, highlight=False, soft_wrap=True)
+            beside = [asyncio.create_task(traffic.run())]
+            if control is not None:
+                beside.append(asyncio.create_task(triggers.run(control.reload)))
+            await signals.wait(
+                lambda: deadline.within(gateway.server.drain_timeout + LAST_SECONDS, "draining")
+            )
+            node.begin_drain()
+            if control is not None:
+                control.begin_drain()
+            await _drain(node, gateway, control)
+            deadline.within(LAST_SECONDS, "closing connections")
+            for task in beside:
+                task.cancel()
+        deadline.doing = "stopping the models' steps"
+        await node.stop()
+        deadline.doing = "carrying out an operator's order (a reload, a wake)"
+        if control is not None and control.is_busy:
+            deadline.expire()
+        deadline.doing = "waiting for its threads"
+        logger.info("stopped")
+
+
+async def _load_models(
+    start: _Start, loading: "LoadingNode", gateway: "Gateway", stats: "StatsSink", console: "Console"
+) -> "tuple[Node, ServerControl | None]":
+    """The node that serves the registry, and what takes orders for it. Meanwhile the port answers."""
+    from onecard.engines.api.aside import aside
+    from onecard.gateway.cli.bars import LoadBars
+    from onecard.gateway.cli.plan_view import print_plans
+    from onecard.gateway.cli.reload import server_control
+    from onecard.gateway.cli.startup import fetch_watched, refusals
+
+    registry, metrics = start.registry, gateway.metrics
+    paths = await aside(partial(fetch_watched, registry.models, loading, console), "fetch")
+    for model in registry.models:
+        loading.turn(model.name, "reading")
+    with refusals("can't plan"):
+        planned = await aside(partial(_plan, registry, paths), "plan")
+    for share in (share for plan in planned.plans for share in plan.models):
+        loading.turn(share.name, "waiting" if share.awake_at_start else "asleep")
+    print_plans(console, planned.plans)
+    from onecard.engines.node.factory import start_planned
+
     with refusals("can't start"), LoadBars(console) as bars:
-        stats = StatsFan([metrics, traffic])
-        node = await start_node(registry, start.paths, stats, bars, on_compile=metrics.kernel_compiled)
-    control = server_control(
-        node, start.load, registry, start.paths, lambda server: app[GATEWAY].configure(server)
-    )
-    metrics.bind(node.status, None if control is None else control.ledger)
-    app = create_app(node, registry, metrics, control=control)
-    async with _listening(app, listener):
-        ready = announcement(registry.server, node.models(), listener.getsockname()[1])
-        console.print(ready, highlight=False, soft_wrap=True)
-        beside = [asyncio.create_task(traffic.run())]
-        if control is not None:
-            beside.append(asyncio.create_task(triggers.run(control.reload)))
-        await signals.wait()
-        node.begin_drain()
-        if control is not None:
-            control.begin_drain()
-        await _drain(node, app[GATEWAY])
-        for task in beside:
-            task.cancel()
-    if control is not None:
-        await control.settled(LAST_ORDERS_SECONDS)
-    await node.stop()
-    logger.info("stopped")
+
+        def progress(model: str, done: int, total: int, unit: "Unit" = "bytes") -> None:
+            bars(model, done, total, unit)
+            loading.loaded(model, done, total, unit)
+
+        node = await start_planned(planned, stats, progress, on_compile=metrics.kernel_compiled)
+    return node, server_control(node, start.load, registry, paths, gateway.configure)
+
+
+def _plan(registry: "Registry", paths: dict[str, Path]) -> "PlannedNode":
+    from onecard.engines.node.factory import plan_node  # seconds of imports: not on the event loop
+
+    return plan_node(registry, paths)
 
 
 @contextlib.asynccontextmanager
@@ -172,20 +219,24 @@ async def _listening(app: "web.Application", listener: socket.socket) -> AsyncIt
     try:
         with refusals("can't listen"):
             server = await listen(runner, listener)
-        yield
-        server.close()
+        try:
+            yield
+        finally:
+            server.close()
     finally:
         await runner.cleanup()
 
 
-async def _drain(node: "Node", gateway: "Gateway") -> None:
+async def _drain(node: "Node", gateway: "Gateway", control: "ServerControl | None") -> None:
     """Wait for what runs; the port stays open meanwhile, and answers 503 to what comes new."""
     running, timeout = gateway.admission.running, gateway.server.drain_timeout
     try:
         async with asyncio.timeout(timeout):
-            await node.drained()
             while running:
-                await asyncio.sleep(DRAIN_POLL_SECONDS)
+                await asyncio.wait(running)
+            if control is not None:
+                await control.settled()
+            await node.drained()
     except TimeoutError:
         unfinished = counted(len(running), "request was", "requests were")
         logger.warning("%s still unfinished after %g s and cut off", unfinished, timeout)
@@ -196,9 +247,11 @@ COMMAND = Command(
     summary="serve the models of a registry",
     description="Fetch what is missing, plan the memory, load the models and answer HTTP requests.",
     epilog="""\
+The port answers at once; /health/ready says 503 and how far each model is until all are loaded.
 Ctrl-C or SIGTERM drains: running requests finish (server.drain_timeout), new ones get 503; a second signal
-exits at once. A changed registry file is applied while the server runs (also on SIGHUP and POST /-/reload);
-one that is wrong changes nothing, and the log says why.
+exits at once. What never ends is cut off two seconds later, with status 124.
+A changed registry file is applied while the server runs (also on SIGHUP and POST /-/reload).
+One that is wrong changes nothing, and the log says why.
 The API is OpenAI's, /metrics has vLLM's names, /health/ready says when requests are welcome.
 
   onecard serve configs/demo.yaml

@@ -6,13 +6,21 @@ import os
 import shlex
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onecard.engines.api import ModelInfo
 from onecard.engines.api.errors import explain as own_words
 from onecard.engines.api.errors import is_ours
 from onecard.gateway.cli.command import CommandError
-from onecard.registry.spec import RegistryError, ServerSpec
+from onecard.gateway.loading import LoadingNode
+from onecard.registry.sources import fetch
+from onecard.registry.sources.base import Progress
+from onecard.registry.spec import ModelSpec, RegistryError, ServerSpec
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 DEBUG_VARIABLE = "ONECARD_DEBUG"
 
@@ -38,6 +46,37 @@ def explain(error: Exception) -> str:
     """What went wrong, and for an error that isn't ours where its traceback can be had."""
     hint = "" if is_ours(error) else f" (set {DEBUG_VARIABLE}=1 for the traceback)"
     return f"{own_words(error)}{hint}"
+
+
+class _Watched:
+    """A `Progress` for two: who draws bars, and who answers meanwhile."""
+
+    def __init__(self, bars: Progress, loading: LoadingNode, model: str) -> None:
+        self._bars, self._loading, self._model = bars, loading, model
+
+    def start(self, name: str, total_bytes: int | None) -> None:
+        self._bars.start(name, total_bytes)
+        self._loading.turn(self._model, "fetching", total_bytes or 0)
+
+    def advance(self, n: int) -> None:
+        self._bars.advance(n)
+        self._loading.advance(self._model, n)
+
+    def done(self) -> None:
+        self._bars.done()
+
+
+def fetch_watched(models: Iterable[ModelSpec], loading: LoadingNode, console: "Console") -> dict[str, Path]:
+    """Model name -> local path, fetching what is not there yet. Raises `RegistryError`."""
+    from onecard.gateway.cli.terminal import DownloadBars
+
+    paths = {}
+    with DownloadBars(console) as bars:
+        for model in models:
+            loading.turn(model.name, "fetching")
+            paths[model.name] = fetch(model, _Watched(bars, loading, model.name))
+            loading.turn(model.name, "waiting")
+    return paths
 
 
 SWITCH_INTERVAL_SECONDS = 0.0002

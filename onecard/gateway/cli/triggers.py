@@ -10,15 +10,19 @@ import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import NoReturn
 
 from watchfiles import awatch
 
 from onecard.engines.api import EngineError
+from onecard.gateway.cli.deadline import end_wordless_after
 
 logger = logging.getLogger(__name__)
 
 PAUSE_MILLISECONDS = 250
 """Writing has ended when nothing changed for so long. The watch takes the GIL for a moment as often."""
+
+LAST_WORDS_SECONDS = 1.0
 
 LOOK_MILLISECONDS = 5000
 """How often to look where nothing was told: not every file system tells of changes."""
@@ -105,25 +109,45 @@ class ReloadTriggers:
 
 
 class StopSignals:
-    """Handles SIGTERM and SIGINT on the running loop; `restore` puts the terminal right before an exit."""
+    """Handles SIGTERM and SIGINT from now on; `restore` puts the terminal right before an exit.
+
+    The handlers are Python's own and not the loop's: they also run where something keeps the loop from
+    turning. For the main thread, inside of its running loop.
+    """
 
     def __init__(self, restore: Callable[[], object]) -> None:
         self._restore = restore
-        self._serving = False
-        self._stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._received, number)
+        self._on_stop: Callable[[], object] | None = None
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        self._stopping = False
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._received) for number in numbers}
 
-    async def wait(self) -> None:
-        """Returns once somebody has asked the server to stop; before this call a signal ends it at once."""
-        self._serving = True
+    async def wait(self, on_stop: Callable[[], object] = lambda: None) -> None:
+        """Returns once somebody has asked the server to stop; before this call a signal ends it at once.
+        `on_stop` is called by the signal's handler, whatever the loop is at."""
+        self._on_stop = on_stop
         await self._stop.wait()
+        logger.info("draining: running requests finish, new ones get 503; a second signal exits at once")
 
-    def _received(self, number: int) -> None:
-        if not self._serving or self._stop.is_set():
+    def close(self) -> None:
+        """What was there before handles signals again, unless one has come: then the next still ends it."""
+        if not self._stopping:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
+    def _received(self, number: int, _frame: object) -> None:
+        if self._on_stop is None or self._stopping:
+            self._exit(number)
+        self._stopping = True
+        self._on_stop()
+        self._loop.call_soon_threadsafe(self._stop.set)
+
+    def _exit(self, number: int) -> NoReturn:
+        # Threads that load weights or run steps would hold up an ordinary exit.
+        end_wordless_after(LAST_WORDS_SECONDS)
+        try:
             logger.warning("%s: exiting at once", signal.Signals(number).name)
             self._restore()
-            os._exit(128 + number)  # threads that load weights or run steps would hold up an ordinary exit
-        logger.info("draining: running requests finish, new ones get 503; a second signal exits at once")
-        self._stop.set()
+        finally:
+            os._exit(128 + number)

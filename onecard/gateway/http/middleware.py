@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from onecard.engines.api import EngineError
+from onecard.engines.api import EngineError, StartingError
 from onecard.engines.api.errors import is_panic
 from onecard.gateway.context import GATEWAY, REQUEST_ID
 from onecard.gateway.http.auth import authorise
@@ -57,10 +57,11 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
         if (answer := preflight(request)) is not None:
             return answer
         authorise(request)
+        _refuse_early(request)
         with request.app[GATEWAY].admission.cut_off_heard():
             return await handler(request)
     except EngineError as error:
-        if error.status >= 500:
+        if error.status >= 500 and not isinstance(error, StartingError):  # whoever polls would fill the log
             log.warning("request %s: %s: %s", request[REQUEST_ID], type(error).__name__, error.message)
         return error_response(error)
     except web.HTTPException as error:
@@ -97,6 +98,14 @@ def _refuse_crowd(request: web.Request) -> None:
             code="too_many_connections",
             headers={"Retry-After": "1", "Connection": "close"},
         )
+
+
+def _refuse_early(request: web.Request) -> None:
+    """Raises `StartingError` for what needs models while these are being loaded."""
+    gateway = request.app[GATEWAY]
+    known = request.match_info.http_exception is None
+    if gateway.loading is not None and known and request.path not in gateway.routes.early_paths:
+        gateway.loading.refuse()
 
 
 def _body_bytes(response: web.StreamResponse) -> int | None:

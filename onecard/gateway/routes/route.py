@@ -36,6 +36,8 @@ class Route:
     """Parameters in the query, all of which may be left out."""
     access: Literal["key", "open", "admin"] = "key"
     """Who may ask: who has an API key (where there are any), everybody, or operators."""
+    early: bool = False
+    """It answers also while models are still being loaded, as open ones always do."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,10 @@ class Routes:
     @cached_property
     def open_paths(self) -> frozenset[str]:
         return frozenset(row.path for row in self.rows if row.access == "open")
+
+    @cached_property
+    def early_paths(self) -> frozenset[str]:
+        return self.open_paths | {row.path for row in self.rows if row.early}
 
     def is_admin(self, path: str) -> bool:
         """Whether `path` is for operators: it shows or changes what the server does for everybody.

@@ -206,8 +206,16 @@ class ModelList(Answer):
     data: list[ModelCard]
 
 
+class ModelStart(Answer):
+    model: str
+    stage: str
+    progress: float | None
+
+
 class HealthAnswer(Answer):
     status: str
+    models: list[ModelStart] | None = None
+    """While the server starts: how far each is."""
 
 
 class VersionAnswer(Answer):
