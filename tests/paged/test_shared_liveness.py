@@ -58,7 +58,7 @@ class Engine:
     move_blocks = None
 
     def waiting_blocks(self) -> int:
-        return self.scheduler.waiting_blocks
+        return self.scheduler.waiting.blocks
 
     def preempt_newest(self) -> bool:
         if not self.scheduler.running:

@@ -2,8 +2,8 @@
 
 A step is a packed mix of sequences, each with the tokens it still has to run: one for a decode, a chunk for a
 prompt. A scheduled step counts as computed, so that the next one can be scheduled before its tokens are read.
-Requests run in order of (priority, arrival), each with the blocks of its whole prompt from the start, so that
-it comes to sample a token whatever other engines do above their floors. When blocks run out the newest
+Requests begin by priority and in turns (`waiting_line`), each with the blocks of its whole prompt from the
+start, so that it comes to sample a token whatever other engines do above their floors. When blocks run out the newest
 running sequence is preempted: its blocks are freed (their contents stay in the prefix cache as long as nobody
 needs them) and it waits to be computed again. Touched by the device-loop thread only; knows no torch, so it
 is tested without a model.
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
+from onecard.engines.paged.waiting_line import WaitingLine
 from onecard.engines.runtime.step_budget import StepShape
 
 PROMPT_LOGPROBS_CHUNK = 128
@@ -95,10 +96,9 @@ class Scheduler:
     def __init__(self, kv: KVCacheManager, limits: SchedulerLimits):
         self.kv = kv
         self.limits = limits
-        self.waiting: list[Sequence] = []
+        self.waiting = WaitingLine()
         self.running: list[Sequence] = []
-        self.waiting_blocks = 0
-        """Blocks that those who wait need to begin."""
+        self.paused: set[Sequence] = set()
         self._new: list[Sequence] = []
         """Came since the last step was scheduled."""
 
@@ -170,8 +170,8 @@ class Scheduler:
         if not self.waiting:
             return
         in_flight = self._hashes_in_flight()
-        index = num_passed = 0
-        while budget > 0 and index < len(self.waiting) and len(self.running) < self.limits.max_num_seqs:
+        index, most = 0, self.limits.max_num_seqs  # no more are passed over in one step: host time
+        while budget > 0 and index < len(self.waiting) and index <= most and len(self.running) < most:
             sequence = self.waiting[index]
             if sequence.num_in_flight:  # preempted under a step whose token it needs to go on
                 index += 1
@@ -180,19 +180,18 @@ class Scheduler:
             if self._is_too_large(sequence):
                 self._refuse(sequence, schedule)
                 continue
-            cached = self.kv.find_cached(sequence)
+            cached = [] if sequence.awaited_hash in in_flight else self.kv.find_cached(sequence)
             if self._is_in_flight(sequence, len(cached), in_flight):
                 index += 1
                 schedule.num_deferred += 1
                 continue
             needed = self._needed(sequence, cached)
             if needed > self.kv.pool.num_free_blocks() or not self._admit(sequence, cached):
-                if not self._may_be_passed(needed) or num_passed == self.limits.max_num_seqs:
+                if not self._may_be_passed(needed):
                     break
                 index += 1
-                num_passed += 1
                 continue
-            self._leave_line(index)
+            self.waiting.begin(index)
             self._start_running(sequence, schedule, now)
             num_tokens = self._chunk(sequence, budget)
             schedule.items.append(ScheduledSequence.take(sequence, num_tokens))
@@ -208,7 +207,7 @@ class Scheduler:
         self._new = []
 
     def _refuse(self, sequence: Sequence, schedule: Schedule) -> None:
-        self._leave_line(self.waiting.index(sequence))
+        self.waiting.leave(sequence)
         sequence.status = Status.FINISHED
         schedule.too_large.append(sequence)
 
@@ -221,13 +220,7 @@ class Scheduler:
         return self.kv.blocks_for(sequence.num_tokens) > most
 
     def _get_in_line(self, sequence: Sequence) -> None:
-        """Counted once: a sequence doesn't grow while it waits, since a token in flight is one of its own."""
-        insort(self.waiting, sequence, key=lambda s: s.order)
-        sequence.waiting_blocks = self.kv.blocks_for(sequence.num_tokens)
-        self.waiting_blocks += sequence.waiting_blocks
-
-    def _leave_line(self, index: int) -> None:
-        self.waiting_blocks -= self.waiting.pop(index).waiting_blocks
+        self.waiting.join(sequence, self.kv.blocks_for(sequence.num_tokens))
 
     def _hashes_in_flight(self) -> set[bytes]:
         """Full blocks that running sequences are about to compute, or to offer to the cache."""
@@ -238,10 +231,17 @@ class Scheduler:
         return hashes
 
     def _is_in_flight(self, sequence: Sequence, num_cached: int, in_flight: set[bytes]) -> bool:
-        """Whether somebody is computing this very prefix right now: wait a step and find it in the cache."""
+        """Whether somebody is computing this very prefix right now: wait, and find it in the cache. The last
+        block of it is the one to wait for, so that nobody looks again before."""
+        if sequence.awaited_hash in in_flight:
+            return True
         last_useful = (sequence.num_tokens - 1) // self.kv.block_size
-        hashes = sequence.block_hashes
-        return num_cached < min(last_useful, len(hashes)) and hashes[num_cached] in in_flight
+        hashes = sequence.block_hashes[num_cached:last_useful]
+        if not hashes or hashes[0] not in in_flight:
+            sequence.awaited_hash = None
+            return False
+        sequence.awaited_hash = next(block for block in reversed(hashes) if block in in_flight)
+        return True
 
     def _needed(self, sequence: Sequence, cached: list[int]) -> int:
         """Free blocks that there must be for a waiting sequence to start: for all its tokens, less those of
@@ -289,25 +289,52 @@ class Scheduler:
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's blocks and put it back in line, at its old place."""
-        self.running.remove(sequence)
-        self.kv.free(sequence)
+        self._stop_running(sequence)
         sequence.status = Status.WAITING
         sequence.num_preemptions += 1
         self._get_in_line(sequence)
 
+    def pause(self, request: Request) -> None:
+        """Nothing of the request is computed, and it holds nothing, before it is resumed."""
+        for sequence in request.sequences:
+            if sequence.status in (Status.RUNNING, Status.WAITING):
+                self._stop(sequence)
+                sequence.status = Status.PAUSED
+                self.paused.add(sequence)
+
+    def resume(self, request: Request) -> None:
+        """Back in line, at its old place; what it has computed is computed again unless it is cached."""
+        for sequence in request.sequences:
+            if sequence.status is Status.PAUSED:
+                self.paused.remove(sequence)
+                sequence.status = Status.WAITING
+                self._get_in_line(sequence)
+
     def finish(self, sequence: Sequence) -> None:
         """The sequence is done, aborted or failed: whatever it holds is freed."""
-        status, sequence.status = sequence.status, Status.FINISHED
-        if status is Status.RUNNING:
-            self.running.remove(sequence)
-            self.kv.free(sequence)
-        elif status is Status.WAITING:
-            self._leave_line(self.waiting.index(sequence))
+        self._stop(sequence)
+        sequence.status = Status.FINISHED
+
+    def _stop(self, sequence: Sequence) -> None:
+        if sequence.status is Status.RUNNING:
+            self._stop_running(sequence)
+        elif sequence.status is Status.WAITING:
+            self.waiting.leave(sequence)
+        elif sequence.status is Status.PAUSED:
+            self.paused.remove(sequence)
+
+    def _stop_running(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.kv.free(sequence)
+
+    @property
+    def unfinished(self) -> list[Sequence]:
+        return [*self.running, *self.waiting, *self.paused]
 
     def abandon(self) -> list[Sequence]:
         """Every sequence is done, and all blocks are given back, whatever state the books are in."""
-        abandoned = [*self.running, *self.waiting]
-        self.running, self.waiting, self.waiting_blocks, self._new = [], [], 0, []
+        abandoned = self.unfinished
+        self.waiting, self.running, self.paused, self._new = WaitingLine(), [], set(), []
         for sequence in abandoned:
             sequence.status = Status.FINISHED
             sequence.block_table = []
