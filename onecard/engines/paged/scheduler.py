@@ -3,10 +3,10 @@
 A step is a packed mix of sequences, each with the tokens it still has to run: one for a decode, a chunk for a
 prompt. A scheduled step counts as computed, so that the next one can be scheduled before its tokens are read.
 Requests begin by priority and in turns (`waiting_line`), each with the blocks of its whole prompt from the
-start, so that it comes to sample a token whatever other engines do above their floors. When blocks run out the newest
-running sequence is preempted: its blocks are freed (their contents stay in the prefix cache as long as nobody
-needs them) and it waits to be computed again. Touched by the device-loop thread only; knows no torch, so it
-is tested without a model.
+start, so that it comes to sample a token whatever other engines do above their floors. When blocks run out
+the newest running sequence is preempted: its blocks are freed (their contents stay in the prefix cache as
+long as nobody needs them) and it waits to be computed again. So is one whose client doesn't read: it waits in
+no line then. Touched by the device-loop thread only; knows no torch, so it is tested without a model.
 """
 
 from bisect import insort
