@@ -129,7 +129,7 @@ class SimulatedLLM:
         return self._scheduler.has_work()
 
     def priority(self) -> int:
-        first = [*self._scheduler.running[:1], *self._scheduler.waiting[:1]]
+        first = [line[0] for line in (self._scheduler.running, self._scheduler.waiting) if line]
         return min(sequence.request.priority for sequence in first)
 
     def launch(self, now: float, seconds: float | None) -> SimulatedStep | None:

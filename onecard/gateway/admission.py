@@ -6,21 +6,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from onecard.engines.api import QueueFullError, ShuttingDownError
+from onecard.engines.api import InvalidRequestError, QueueFullError, ShuttingDownError
 from onecard.gateway.metrics import Metrics
+from onecard.registry.spec import ServerSpec
 
 
 class Ticket:
-    """Places in a model's queue. Given back by `begun` (it runs) or when the request ends."""
+    """Places in a model's queue. Each is given back by `begun` (its prompt runs) or when the request ends."""
 
     def __init__(self, admission: "Admission", model: str, weight: int):
         self.admission, self._model, self._weight = admission, model, weight
 
     def begun(self) -> None:
-        """The request waits no longer. May be called any number of times."""
-        if self._weight:
-            self.admission.give_back(self._model, self._weight)
-            self._weight = 0
+        """One prompt more waits no longer. Once none does any more nothing happens."""
+        self._give_back(min(self._weight, 1))
+
+    def close(self) -> None:
+        """The request ends."""
+        self._give_back(self._weight)
+
+    def _give_back(self, count: int) -> None:
+        if count:
+            self.admission.give_back(self._model, count)
+            self._weight -= count
 
     def refused(self, error: Exception) -> None:
         """The request ends with `error`; where that is a refusal, it is counted as one."""
@@ -31,16 +39,30 @@ class Ticket:
 class Admission:
     """Counts the prompts that wait, by model: a flood of one refuses nobody who asks another.
 
-    `limit` holds for each model. Used on the event loop only: no locks.
+    `limit` holds for each model, `most_sequences` for each request. Used on the event loop only: no locks.
     """
 
-    def __init__(self, limit: int, metrics: Metrics):
-        self.limit, self.metrics = limit, metrics
+    def __init__(
+        self, limit: int, metrics: Metrics, most_sequences: int = ServerSpec.max_sequences_per_request
+    ):
+        self.limit, self.metrics, self.most_sequences = limit, metrics, most_sequences
         self.waiting: Counter[str] = Counter()
         """Only the models for which any waits."""
         self.running: set[asyncio.Task[Any]] = set()
         """What answers requests now, to models or not."""
         self._is_over = False
+
+    def check_size(self, count: int, param: str, each: int = 1) -> None:
+        """Raises `InvalidRequestError` where `count` prompts (texts, documents) in the field `param`, with
+        `each` answers to each, are more than one request may ask for. Whatever costs time for each of them
+        comes after it."""
+        if count * each > self.most_sequences:
+            answers = f" with {each} answers each, {count * each} sequences in all" if each > 1 else ""
+            raise InvalidRequestError(
+                f"`{param}` comes to {count}{answers}; one request may ask for {self.most_sequences}. "
+                "Please send several requests.",
+                param=param if count > 1 else "n",
+            )
 
     @contextmanager
     def admit(self, model: str, weight: int = 1) -> Iterator[Ticket]:
@@ -64,7 +86,7 @@ class Admission:
             ticket.refused(error)
             raise
         finally:
-            ticket.begun()
+            ticket.close()
 
     def give_back(self, model: str, weight: int) -> None:
         """That many of the places that `admit` took."""

@@ -41,7 +41,7 @@ def create_app(
     """
     server = registry.server
     app = web.Application(middlewares=[observe, answer_errors], client_max_size=server.max_body_bytes)
-    admission = Admission(server.max_queued_requests, metrics)
+    admission = Admission(server.max_queued_requests, metrics, server.max_sequences_per_request)
     router = ModelRouter(node, metrics)
     app[GATEWAY] = Gateway(
         node, server, metrics, router, admission, keep_alive, body_timeout, routes, control

@@ -76,6 +76,7 @@ class GenerationEngine(Front[PagedCore]):
             stream=stream,
             priority=request.priority,
             cache_salt=(request.cache_salt or "").encode(),
+            group=request.group,
         )
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         admitted.sequences = [self._sequence(admitted, index, seed) for index in range(params.n)]
@@ -89,6 +90,10 @@ class GenerationEngine(Front[PagedCore]):
         self.gate.touch()
         request.stream.on_abort(partial(self._post_abort, request))
         self._post(request)
+        request.stream.on_pause(partial(self._post_pause, request))
+
+    def _post_pause(self, request: Request, paused: bool) -> None:
+        self._loop.post(partial(self.core.pause if paused else self.core.resume, request))
 
     def _admit_later(self, request: Request) -> None:
         """The model isn't awake: the stream is there, but nothing comes before the model has woken up."""

@@ -13,13 +13,17 @@ from onecard.engines.api import (
     FinishReason,
     GenerateRequest,
     GenerationStream,
+    InvalidRequestError,
     TextGenerator,
     TokenChunk,
     TokenLogprob,
 )
 from onecard.gateway import SYSTEM_FINGERPRINT
 from onecard.gateway.admission import Ticket
-from onecard.gateway.answers.merger import StreamMerger
+from onecard.gateway.answers.merger import StreamMerger, size
+
+MOST_KEPT = 1_000_000
+"""Tokens and alternatives with log-probabilities of answers that are not streamed: some 150 MiB."""
 
 
 @asynccontextmanager
@@ -71,13 +75,22 @@ class Answer:
 
 
 async def collect(streams: Sequence[GenerationStream], n: int, ticket: Ticket) -> list[list[Answer]]:
-    """All answers, `[stream][index]`. Raises `EngineError` if one of them was not finished properly."""
+    """All answers, `[stream][index]`. Raises `EngineError` if one of them was not finished properly, or if
+    their log-probabilities come to more than is kept for one request."""
     answers = [[Answer() for _ in range(n)] for _ in streams]
-    with StreamMerger(streams, n) as merger:
-        await merger.begun()
-        ticket.begun()
-        for stream, chunk in await merger.rest():
-            answers[stream][chunk.index].add(chunk)
+    kept = 0
+    with StreamMerger(streams, n, on_begun=ticket.begun) as merger:
+        while batch := await merger.piece():
+            for stream, chunk in batch:
+                answers[stream][chunk.index].add(chunk)
+                kept += size(chunk) if chunk.logprobs else 0
+            if kept > MOST_KEPT:
+                raise InvalidRequestError(
+                    f"The answers' log-probabilities have come to more than {MOST_KEPT} tokens and "
+                    "alternatives, which is more than is kept of one request. Please stream the answers, or "
+                    "ask for less: `n`, `max_tokens`, alternatives, prompts.",
+                    param="logprobs",
+                )
     return answers
 
 
