@@ -32,20 +32,20 @@ class Inbox:
         self._calls.append(call)
         self._filled.set()
 
-    def take(self) -> list[Call]:
-        """Everything posted so far, in order. Never blocks."""
-        self._filled.clear()
-        calls = []
-        while self._calls:
-            calls.append(self._calls.popleft())
-        return calls
+    def next(self) -> Call | None:
+        """The oldest call, to be run now; None where there is none. Never blocks."""
+        if not self._calls:
+            self._filled.clear()
+            if not self._calls:  # nor has one been posted since
+                return None
+        return self._calls.popleft()
 
     @property
     def empty(self) -> bool:
         return not self._calls
 
     def wait(self, timeout: float | None) -> bool:
-        """Sleep until something is posted (True) or `timeout` seconds have passed (False)."""
+        """Sleep until something is there (True) or `timeout` seconds have passed (False)."""
         return self._filled.wait(timeout)
 
 
