@@ -603,3 +603,15 @@ def test_a_step_passes_over_no_more_of_those_who_wait_than_may_run(world):
     for _ in range(50):
         w.request(list(range(40)))
     assert w.run().num_deferred == 5
+
+
+def test_answers_that_wait_share_their_prompt_s_tokens_and_copy_them_with_their_first(world):
+    w = world(max_num_seqs=1)
+    request = w.request(list(range(5)), n=3)
+    for sequence in request.sequences:
+        sequence.token_ids = request.prompt_token_ids
+    w.run()
+    first, *others = request.sequences
+    assert first.token_ids == [*range(5), 7]
+    assert all(sequence.token_ids is request.prompt_token_ids for sequence in others)
+    assert request.prompt_token_ids == list(range(5))

@@ -79,7 +79,8 @@ class GenerationEngine(Front[PagedCore]):
             group=request.group,
         )
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
-        admitted.sequences = [self._sequence(admitted, index, seed) for index in range(params.n)]
+        processor = await self._processor(params, prompt)
+        admitted.sequences = [self._sequence(admitted, index, seed, processor) for index in range(params.n)]
         if self.gate.is_open:
             self._admit(admitted)
         else:
@@ -148,16 +149,21 @@ class GenerationEngine(Front[PagedCore]):
                 param=param,
             )
 
-    def _sequence(self, request: Request, index: int, seed: int) -> Sequence:
-        params, processor = request.sampling, None
-        if wants_processing(params):
-            prompt, ends = request.prompt_token_ids, sorted(self._eos_token_ids)
-            processor = LogitsProcessor(params, prompt, ends, self._device)
+    async def _processor(self, params: SamplingParams, prompt: list[int]) -> LogitsProcessor | None:
+        if not wants_processing(params):
+            return None
+        ends, device = sorted(self._eos_token_ids), self._device
+        return await self._text.run(len(prompt), lambda: LogitsProcessor(params, prompt, ends, device))
+
+    def _sequence(
+        self, request: Request, index: int, seed: int, processor: LogitsProcessor | None
+    ) -> Sequence:
+        params = request.sampling
         return Sequence(
             request=request,
             index=index,
             seed=_signed64(seed + index * SEED_STRIDE),
-            token_ids=list(request.prompt_token_ids),
+            token_ids=request.prompt_token_ids,
             output=SequenceOutput(
                 self._text.tokenizer,
                 params,
@@ -166,7 +172,7 @@ class GenerationEngine(Front[PagedCore]):
                 request.max_tokens,
                 self._eos_token_ids,
             ),
-            processor=processor,
+            processor=None if processor is None else processor.another(),
         )
 
 

@@ -47,7 +47,8 @@ class Request:
 
 @dataclass(eq=False)
 class Sequence:
-    """One answer being written. `token_ids` is the prompt and every sampled token that has been read.
+    """One answer being written. `token_ids` is the prompt and every sampled token that has been read; the
+    request's own list before the first of them, so that thousands of waiting answers cost no prompt each.
 
     A step that is launched but not collected counts as computed, and the token that it samples counts as one
     of the sequence's: `num_in_flight` of its tokens are not known yet. Invariant between steps: K/V of the
@@ -114,6 +115,8 @@ class Sequence:
 
     def append(self, token_id: int) -> None:
         """A step's token has been read."""
+        if self.token_ids is self.request.prompt_token_ids:
+            self.token_ids = list(self.token_ids)
         self.token_ids.append(token_id)
         if self.processor is not None:
             self.processor.append(token_id)

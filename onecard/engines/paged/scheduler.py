@@ -298,8 +298,7 @@ class Scheduler:
         """Nothing of the request is computed, and it holds nothing, before it is resumed."""
         for sequence in request.sequences:
             if sequence.status in (Status.RUNNING, Status.WAITING):
-                self._stop(sequence)
-                sequence.status = Status.PAUSED
+                self._leave(sequence, Status.PAUSED)
                 self.paused.add(sequence)
 
     def resume(self, request: Request) -> None:
@@ -312,15 +311,15 @@ class Scheduler:
 
     def finish(self, sequence: Sequence) -> None:
         """The sequence is done, aborted or failed: whatever it holds is freed."""
-        self._stop(sequence)
-        sequence.status = Status.FINISHED
+        self._leave(sequence, Status.FINISHED)
 
-    def _stop(self, sequence: Sequence) -> None:
-        if sequence.status is Status.RUNNING:
+    def _leave(self, sequence: Sequence, to: Status) -> None:
+        before, sequence.status = sequence.status, to  # also where the books turn out to be wrong
+        if before is Status.RUNNING:
             self._stop_running(sequence)
-        elif sequence.status is Status.WAITING:
+        elif before is Status.WAITING:
             self.waiting.leave(sequence)
-        elif sequence.status is Status.PAUSED:
+        elif before is Status.PAUSED:
             self.paused.remove(sequence)
 
     def _stop_running(self, sequence: Sequence) -> None:

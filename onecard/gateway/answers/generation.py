@@ -25,6 +25,9 @@ from onecard.gateway.answers.merger import StreamMerger, size
 MOST_KEPT = 1_000_000
 """Tokens and alternatives with log-probabilities of answers that are not streamed: some 150 MiB."""
 
+OPENED_AT_ONCE = 32
+"""Prompts of one request: all tasks that are ready run before the event loop looks at anything else."""
+
 
 @asynccontextmanager
 async def open_streams(
@@ -108,9 +111,10 @@ def usage(streams: Sequence[GenerationStream]) -> dict[str, Any]:
 
 async def _all_or_first_error(open_one: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
     try:
-        async with asyncio.TaskGroup() as group:
-            for i in range(count):
-                group.create_task(open_one(i))
+        for first in range(0, count, OPENED_AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                for i in range(first, min(first + OPENED_AT_ONCE, count)):
+                    group.create_task(open_one(i))
     except ExceptionGroup as errors:
         raise _first(errors) from None
 
