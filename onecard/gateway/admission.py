@@ -10,25 +10,30 @@ from onecard.engines.api import InvalidRequestError, QueueFullError, ShuttingDow
 from onecard.gateway.metrics import Metrics
 from onecard.registry.spec import ServerSpec
 
+LEAST_SHARE = 16
+"""Places that one request may hold however short the queue is."""
+
 
 class Ticket:
-    """Places in a model's queue. Each is given back by `begun` (its prompt runs) or when the request ends."""
+    """`places` in a model's queue for `waiting` prompts. They are given back as those that wait get fewer,
+    and when the request ends."""
 
-    def __init__(self, admission: "Admission", model: str, weight: int):
-        self.admission, self._model, self._weight = admission, model, weight
+    def __init__(self, admission: "Admission", model: str, places: int, waiting: int):
+        self.admission, self._model, self._places, self._waiting = admission, model, places, waiting
 
     def begun(self) -> None:
         """One prompt more waits no longer. Once none does any more nothing happens."""
-        self._give_back(min(self._weight, 1))
+        self._waiting -= 1
+        self._keep(self._waiting)
 
     def close(self) -> None:
         """The request ends."""
-        self._give_back(self._weight)
+        self._keep(0)
 
-    def _give_back(self, count: int) -> None:
-        if count:
-            self.admission.give_back(self._model, count)
-            self._weight -= count
+    def _keep(self, most: int) -> None:
+        if self._places > max(most, 0):
+            self.admission.give_back(self._model, self._places - max(most, 0))
+            self._places = max(most, 0)
 
     def refused(self, error: Exception) -> None:
         """The request ends with `error`; where that is a refusal, it is counted as one."""
@@ -66,11 +71,13 @@ class Admission:
 
     @contextmanager
     def admit(self, model: str, weight: int = 1) -> Iterator[Ticket]:
-        """Hold `weight` places of `model` for the length of the block; `QueueFullError` where they are taken.
+        """Hold places of `model` for `weight` prompts while they wait; `QueueFullError` where they are taken.
 
-        A request that finds nobody waiting for its model is always let in, so that one with more prompts than
-        the limit can be served at all.
+        No request holds more than a quarter of the places (of a short queue, more): however many prompts it
+        has it keeps nobody out, and since they take turns with others' it keeps nobody waiting either. One
+        that finds nobody waiting for its model is always let in.
         """
+        prompts, weight = weight, min(weight, max(self.limit // 4, LEAST_SHARE))
         if (waiting := self.waiting[model]) and waiting + weight > self.limit:
             self.metrics.rejected(model, "queue_full")
             raise QueueFullError(
@@ -78,7 +85,7 @@ class Admission:
                 "Please retry later."
             )
         self.waiting[model] += weight
-        ticket = Ticket(self, model, weight)
+        ticket = Ticket(self, model, weight, prompts)
         try:
             with self.cut_off_heard():
                 yield ticket

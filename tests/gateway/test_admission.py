@@ -154,6 +154,20 @@ def test_places_are_given_back_once(metrics):
     assert dict(admission.waiting) == {}
 
 
+def test_a_request_of_thousands_takes_a_quarter_of_the_places_and_keeps_nobody_out(metrics):
+    admission = Admission(512, metrics)
+    with admission.admit("m", 2048) as huge:
+        assert admission.waiting == {"m": 128}
+        with admission.admit("m", 300), admission.admit("m"):
+            assert admission.waiting == {"m": 257}
+        for _ in range(1920):
+            huge.begun()
+        assert admission.waiting == {"m": 128}, "as many still wait"
+        huge.begun()
+        assert admission.waiting == {"m": 127}
+    assert dict(admission.waiting) == {}
+
+
 def test_errors_give_places_back(metrics):
     admission = Admission(3, metrics)
     with pytest.raises(KeyError), admission.admit("m", 2):

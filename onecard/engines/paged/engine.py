@@ -48,6 +48,8 @@ class GenerationEngine(Front[PagedCore]):
     ):
         super().__init__(info, core, loop, text, gate)
         self._entering: set[asyncio.Task[None]] = set()
+        self._aborted: list[Request] = []
+        """In this turn of the event loop."""
         self._vocab_size = vocab_size
         self._eos_token_ids = eos_token_ids
         self._device = device
@@ -92,6 +94,16 @@ class GenerationEngine(Front[PagedCore]):
         request.stream.on_abort(partial(self._post_abort, request))
         self._post(request)
         request.stream.on_pause(partial(self._post_pause, request))
+
+    def _post_abort(self, request: Request) -> None:
+        """A client that hangs up may end thousands of requests: they go in one call, before the next step."""
+        if not self._aborted:
+            asyncio.get_running_loop().call_soon(self._post_aborts)
+        self._aborted.append(request)
+
+    def _post_aborts(self) -> None:
+        aborted, self._aborted = self._aborted, []
+        self._loop.post(lambda: self._loop.deliver([d for r in aborted for d in self.core.abort(r)]))
 
     def _post_pause(self, request: Request, paused: bool) -> None:
         self._loop.post(partial(self.core.pause if paused else self.core.resume, request))

@@ -7,6 +7,7 @@ region of a CPU's device loop wait in the kernel instead of spinning (docs/perfo
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,10 @@ logger = logging.getLogger(__name__)
 Call = Callable[[], None]
 Delivery = Callable[[], None]
 """Runs on the event loop's thread; hands a step's results to one client."""
+
+
+DELIVERY_SECONDS = 0.01
+"""Of the event loop at a stretch."""
 
 
 class Inbox:
@@ -50,29 +55,37 @@ class Inbox:
 
 
 class Outbox:
-    """Deliveries for the event loop: one wake-up for all of a step's. Once that loop is closed, nobody is
-    there to get them."""
+    """Deliveries for the event loop: one wake-up for all of a step's, in the order in which they are sent.
+
+    Where they are many (thousands of answers that end at once) others get their turns in between. Once the
+    loop is closed, nobody is there to get them.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
+        self._deliveries: deque[Delivery] = deque()
 
     def send(self, deliveries: list[Delivery]) -> None:
         if not deliveries or self._loop.is_closed():
             return
+        self._deliveries.extend(deliveries)
         try:
-            self._loop.call_soon_threadsafe(_run_all, deliveries)
+            self._loop.call_soon_threadsafe(self._hand_over)
         except RuntimeError:  # closed since it was asked
             if not self._loop.is_closed():
                 raise
 
-
-def _run_all(deliveries: list[Delivery]) -> None:
-    """One that raises takes nothing from the others."""
-    for deliver in deliveries:
-        try:
-            deliver()
-        except Exception:
-            logger.exception("a delivery to a client failed")
+    def _hand_over(self) -> None:
+        """One that raises takes nothing from the others."""
+        until = time.perf_counter() + DELIVERY_SECONDS
+        while self._deliveries:
+            try:
+                self._deliveries.popleft()()
+            except Exception:
+                logger.exception("a delivery to a client failed")
+            if time.perf_counter() > until and self._deliveries:
+                self._loop.call_soon(self._hand_over)
+                return
 
 
 T = TypeVar("T")
