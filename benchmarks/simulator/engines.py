@@ -15,7 +15,8 @@ from onecard.engines.memory.page_size import blocks_in_page
 from onecard.engines.oneshot.queue import Entry, Queued, TokenBudgetQueue
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
-from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
+from onecard.engines.paged.schedule import Schedule
+from onecard.engines.paged.scheduler import Scheduler, SchedulerLimits
 from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.step_budget import StepBudget, StepShape
 from simulator.cards import StepSeconds, StepWork

@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from onecard.engines.api import SamplingParams
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.paged.logits import LogitsProcessor
 from onecard.engines.paged.request import Status
-from onecard.engines.paged.scheduler import Schedule
+from onecard.engines.paged.schedule import Schedule
 
 
 def lengths(schedule) -> list[int]:
@@ -503,6 +504,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             scheduler = self.w.scheduler
             recounted = sum(scheduler.kv.blocks_for(s.num_tokens) for s in scheduler.waiting)
             assert scheduler.waiting.blocks == recounted
+            assert scheduler._places == Counter(s.request.group for s in scheduler.running)
             limits = self.w.scheduler.limits
             assert len(self.w.scheduler.running) <= limits.max_num_seqs
 
@@ -615,3 +617,82 @@ def test_answers_that_wait_share_their_prompt_s_tokens_and_copy_them_with_their_
     assert first.token_ids == [*range(5), 7]
     assert all(sequence.token_ids is request.prompt_token_ids for sequence in others)
     assert request.prompt_token_ids == list(range(5))
+
+
+def test_who_comes_beside_a_request_that_holds_every_place_gets_one_of_them(world):
+    w = world(max_num_seqs=4)
+    huge = [w.request([i] * 3, group="huge") for i in range(10)]
+    w.run()
+    small = w.request([20] * 3)
+    schedule = w.run()
+    assert small.sequences[0].status is Status.RUNNING
+    newest = huge[3].sequences[0]
+    assert schedule.preempted == [newest]
+    w.scheduler.finish(small.sequences[0])
+    w.run()
+    assert newest.status is Status.RUNNING, "it goes on before the others of its group"
+
+
+def test_a_group_that_holds_one_place_keeps_it(world):
+    w = world(max_num_seqs=4)
+    running = [w.request([i] * 3) for i in range(3)] + [w.request([4] * 3)]
+    w.run()
+    late = w.request([20] * 3)
+    for _ in range(3):
+        assert not w.run().preempted
+    assert late.sequences[0].status is Status.WAITING
+    assert all(r.sequences[0].status is Status.RUNNING for r in running)
+
+
+def test_a_request_s_further_answers_do_not_come_back_before_those_who_have_none(world):
+    """Else each place that gets free would be taken back at once."""
+    w = world(max_num_seqs=4)
+    w.request([1] * 3, n=4)
+    w.run()
+    w.run()
+    singles = [w.request([10 + i] * 3) for i in range(6)]
+    preempted = [len(w.run().preempted) for _ in range(8)]
+    assert sum(preempted) == 3, "down to one answer of four"
+    w.scheduler.finish(singles[0].sequences[0])
+    assert not w.run().preempted
+    assert singles[3].sequences[0].status is Status.RUNNING
+
+
+def test_nobody_makes_room_for_one_that_is_less_urgent(world):
+    w = world(max_num_seqs=2)
+    w.request([1] * 3, n=2, priority=-1)
+    w.run()
+    w.run()
+    w.request([2] * 3)
+    assert not w.run().preempted
+
+
+def test_nobody_makes_room_for_one_that_has_not_room_enough_then(world):
+    w = world(num_pages=4, max_num_seqs=2)
+    w.request([1] * 7, n=2)
+    w.run()
+    w.run()
+    large = w.request([2] * 32)
+    for _ in range(3):
+        assert not w.run().preempted
+    assert large.sequences[0].status is Status.WAITING
+
+
+def test_every_request_gets_on_beside_others_that_fill_every_place(world):
+    """Each is served within so many steps as there are requests, whoever came before with however many."""
+    w = world(num_pages=200, max_num_seqs=4)
+    rng = random.Random(1)
+    requests = [w.request([rng.randrange(50) for _ in range(4)], n=rng.choice([1, 1, 20])) for _ in range(12)]
+    ended, steps = set(), 0
+    while w.scheduler.has_work():
+        steps += 1
+        assert steps < 2000
+        for item in w.run().items:
+            sequence = item.sequence
+            if sequence.status is Status.RUNNING and sequence.num_output_tokens >= 5:
+                w.scheduler.finish(sequence)
+                ended.add(sequence.request.request_id)
+                if len(ended) == 4:
+                    assert steps <= 60
+    assert len(ended) == len(requests)
+    assert w.all_free()

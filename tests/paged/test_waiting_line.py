@@ -33,7 +33,7 @@ class Arrivals:
         begun = []
         for _ in range(min(count, len(self.line))):
             begun.append(self.line[0])
-            self.line.begin(0)
+            self.line.begin(self.line[0])
         return [s.request.request_id for s in begun]
 
 
@@ -156,7 +156,7 @@ def test_within_a_group_order_is_kept_and_priorities_hold_whatever_happens(event
         elif kind == "begin":
             for _ in range(min(given_[0], len(line))):
                 first = line[0]
-                line.begin(0)
+                line.begin(line[0])
                 begun.append(first)
                 assert first.request.priority == min([s.request.priority for s in [first, *line]])
         elif kind == "leave" and len(line):
@@ -168,7 +168,7 @@ def test_within_a_group_order_is_kept_and_priorities_hold_whatever_happens(event
             mine = [(s.request.arrival_time, s.index) for s in line if s.request.group == group]
             assert mine == sorted(mine), "within a group order is kept"
     while len(line):
-        line.begin(0)
+        line.begin(line[0])
     assert line.blocks == 0
     arrivals.request("new")
     assert arrivals.begin() == ["new"]

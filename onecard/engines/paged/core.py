@@ -23,7 +23,8 @@ from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.output import token_logprobs
 from onecard.engines.paged.request import Request, Sequence, Status
 from onecard.engines.paged.runner import ModelRunner, PromptLogprobs, StepOutput
-from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
+from onecard.engines.paged.schedule import Schedule
+from onecard.engines.paged.scheduler import Scheduler, SchedulerLimits
 from onecard.engines.paged.statistics import Statistics
 from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.step_budget import StepShape

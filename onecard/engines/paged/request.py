@@ -73,6 +73,8 @@ class Sequence:
     block_hashes: list[bytes] = field(default_factory=list)
     turn: int | None = None
     """Its place in line among those of its priority, for good: see `WaitingLine`."""
+    was_made_room_for: bool = False
+    """Another one was preempted so that it may begin: once is enough."""
     waiting_blocks: int = 0
     """What it is counted with while it waits: see `WaitingLine.blocks`."""
     awaited_hash: bytes | None = None

@@ -10,12 +10,13 @@ no line then. Touched by the device-loop thread only; knows no torch, so it is t
 """
 
 from bisect import insort
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
+from onecard.engines.paged.schedule import Schedule, ScheduledSequence
 from onecard.engines.paged.waiting_line import WaitingLine
-from onecard.engines.runtime.step_budget import StepShape
 
 PROMPT_LOGPROBS_CHUNK = 128
 """Prompt tokens a step may compute of a request that wants a logit row for each of them."""
@@ -37,61 +38,6 @@ class SchedulerLimits:
     resume_headroom: int = 0
 
 
-@dataclass(frozen=True)
-class ScheduledSequence:
-    """`num_tokens` of `sequence` run in this step, from position `start` on.
-
-    `samples`: the step reaches the sequence's last token, so its output token number `output_index` is
-    sampled.
-    """
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-    samples: bool
-    output_index: int
-
-    @classmethod
-    def take(cls, sequence: Sequence, num_tokens: int) -> "ScheduledSequence":
-        """Schedule the sequence's next `num_tokens`: from now on they count as computed."""
-        start = sequence.num_computed_tokens
-        samples = start + num_tokens == sequence.num_tokens
-        item = cls(sequence, start, num_tokens, samples, sequence.num_launched_outputs)
-        sequence.num_computed_tokens += num_tokens
-        sequence.num_in_flight += samples
-        return item
-
-    def give_back(self) -> None:
-        """The newest step of the sequence never ran: what it was to compute is still to be computed."""
-        self.sequence.num_computed_tokens -= self.num_tokens
-        self.sequence.num_in_flight -= self.samples
-
-
-@dataclass
-class Schedule:
-    """One step: decodes first, then prefill chunks."""
-
-    items: list[ScheduledSequence] = field(default_factory=list)
-    num_decodes: int = 0
-    preempted: list[Sequence] = field(default_factory=list)
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    num_deferred: int = 0
-    """Waiting sequences that wait for something else than room: a prefix, or a token, in flight."""
-    too_large: list[Sequence] = field(default_factory=list)
-    """Finished for good: they need more blocks than the engine may have, with no other request in the way."""
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(item.num_tokens for item in self.items)
-
-    @property
-    def shape(self) -> StepShape:
-        """What it costs, for the cost model."""
-        context = sum(item.start + item.num_tokens for item in self.items)
-        return StepShape(self.num_tokens, len(self.items), context)
-
-
 class Scheduler:
     def __init__(self, kv: KVCacheManager, limits: SchedulerLimits):
         self.kv = kv
@@ -99,6 +45,8 @@ class Scheduler:
         self.waiting = WaitingLine()
         self.running: list[Sequence] = []
         self.paused: set[Sequence] = set()
+        self._places: Counter[str] = Counter()
+        """Sequences that run, by group; only of those that have any."""
         self._new: list[Sequence] = []
         """Came since the last step was scheduled."""
 
@@ -122,9 +70,11 @@ class Scheduler:
         `max_tokens` bounds this step below the engine's own limit."""
         schedule = Schedule()
         self._refuse_new(schedule)
+        self._yield_place(schedule)
+        num_yielded = len(schedule.preempted)
         most = self.limits.max_num_batched_tokens
         budget = self._schedule_running(schedule, most if max_tokens is None else min(most, max_tokens))
-        if not schedule.preempted:
+        if len(schedule.preempted) == num_yielded:
             self._schedule_waiting(schedule, budget, now)
         schedule.items.sort(key=lambda item: item.num_tokens != 1)
         schedule.num_decodes = sum(item.num_tokens == 1 for item in schedule.items)
@@ -166,15 +116,45 @@ class Scheduler:
                 return False
         return True
 
+    def _yield_place(self, schedule: Schedule) -> None:
+        """Where all places are taken, a group that holds several gives up its newest for one that holds none:
+        else who comes beside a large request would wait until some of it ends. One in a step."""
+        if len(self.running) < self.limits.max_num_seqs or len(self._places) == len(self.running):
+            return
+        newcomer = next((s for s in self._next_in_line() if self._may_be_made_room_for(s)), None)
+        if newcomer is None:
+            return
+        victim = next(s for s in reversed(self.running) if self._places[s.request.group] > 1)
+        needed = self._needed(newcomer, self.kv.find_cached(newcomer))
+        room = self.kv.pool.num_free_blocks() + len(victim.block_table)
+        if newcomer.request.priority <= victim.request.priority and needed <= room:
+            newcomer.was_made_room_for = True
+            self.preempt(victim)
+            schedule.preempted.append(victim)
+
+    def _may_be_made_room_for(self, sequence: Sequence) -> bool:
+        holds_none = sequence.request.group not in self._places
+        return holds_none and not sequence.num_in_flight and not sequence.was_made_room_for
+
+    def _next_in_line(self) -> list[Sequence]:
+        """No more are looked at in one step than may run, and those who might: host time."""
+        most = self.limits.max_num_seqs
+        return self.waiting.first(most + max(most - len(self.running), 0) + 1)
+
     def _schedule_waiting(self, schedule: Schedule, budget: int, now: float) -> None:
+        """Those first of whose group nothing runs."""
         if not self.waiting:
             return
         in_flight = self._hashes_in_flight()
-        index, most = 0, self.limits.max_num_seqs  # no more are passed over in one step: host time
-        while budget > 0 and index < len(self.waiting) and index <= most and len(self.running) < most:
-            sequence = self.waiting[index]
+        in_line = self._next_in_line()
+        if self._places:
+            in_line.sort(key=lambda s: (s.request.priority, s.request.group in self._places))
+        num_passed, most = 0, self.limits.max_num_seqs
+        for sequence in in_line:
+            if budget <= 0 or len(self.running) >= most or num_passed > most:
+                break
             if sequence.num_in_flight:  # preempted under a step whose token it needs to go on
-                index += 1
+                num_passed += 1
                 schedule.num_deferred += 1
                 continue
             if self._is_too_large(sequence):
@@ -182,16 +162,16 @@ class Scheduler:
                 continue
             cached = [] if sequence.awaited_hash in in_flight else self.kv.find_cached(sequence)
             if self._is_in_flight(sequence, len(cached), in_flight):
-                index += 1
+                num_passed += 1
                 schedule.num_deferred += 1
                 continue
             needed = self._needed(sequence, cached)
             if needed > self.kv.pool.num_free_blocks() or not self._admit(sequence, cached):
                 if not self._may_be_passed(needed):
                     break
-                index += 1
+                num_passed += 1
                 continue
-            self.waiting.begin(index)
+            self.waiting.begin(sequence)
             self._start_running(sequence, schedule, now)
             num_tokens = self._chunk(sequence, budget)
             schedule.items.append(ScheduledSequence.take(sequence, num_tokens))
@@ -272,6 +252,7 @@ class Scheduler:
     def _start_running(self, sequence: Sequence, schedule: Schedule, now: float) -> None:
         sequence.status = Status.RUNNING
         insort(self.running, sequence, key=lambda s: s.order)
+        self._places[sequence.request.group] += 1
         if sequence.first_scheduled_time is None:
             sequence.first_scheduled_time = now
             sequence.num_cached_tokens = sequence.num_computed_tokens
@@ -324,6 +305,10 @@ class Scheduler:
 
     def _stop_running(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
+        group = sequence.request.group
+        self._places[group] -= 1
+        if not self._places[group]:
+            del self._places[group]
         self.kv.free(sequence)
 
     @property
@@ -334,6 +319,7 @@ class Scheduler:
         """Every sequence is done, and all blocks are given back, whatever state the books are in."""
         abandoned = self.unfinished
         self.waiting, self.running, self.paused, self._new = WaitingLine(), [], set(), []
+        self._places = Counter()
         for sequence in abandoned:
             sequence.status = Status.FINISHED
             sequence.block_table = []

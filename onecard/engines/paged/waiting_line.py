@@ -63,23 +63,23 @@ class WaitingLine:
         sequence.waiting_blocks = blocks
         self.blocks += blocks
 
-    def begin(self, index: int) -> None:
-        """The sequence at this place waits no longer: its turn has come up."""
-        sequence = self._line[index]
+    def first(self, count: int) -> list[Sequence]:
+        """So many of them, in order."""
+        return self._line[:count]
+
+    def begin(self, sequence: Sequence) -> None:
+        """It waits no longer: its turn has come up."""
         assert sequence.turn is not None
         lane = self._lanes[sequence.request.priority]
         lane.turn = max(lane.turn, sequence.turn)
         self._latest_turn = max(self._latest_turn, sequence.turn)
-        self._remove(index)
+        self.leave(sequence)
 
     def leave(self, sequence: Sequence) -> None:
-        """It doesn't begin, at least for now."""
+        """It is in line no more; where it doesn't begin its turn has not come up."""
         index = bisect_left(self._line, sequence.order, key=_order)
         assert self._line[index] is sequence, "it is not in line"
-        self._remove(index)
-
-    def _remove(self, index: int) -> None:
-        sequence = self._line.pop(index)
+        del self._line[index]
         self.blocks -= sequence.waiting_blocks
         request = sequence.request
         lane = self._lanes[request.priority]
