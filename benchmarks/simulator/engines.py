@@ -15,7 +15,8 @@ from onecard.engines.memory.page_size import blocks_in_page
 from onecard.engines.oneshot.queue import Entry, Queued, TokenBudgetQueue
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
-from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
+from onecard.engines.paged.schedule import Schedule
+from onecard.engines.paged.scheduler import Scheduler, SchedulerLimits
 from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.step_budget import StepBudget, StepShape
 from simulator.cards import StepSeconds, StepWork
@@ -129,7 +130,7 @@ class SimulatedLLM:
         return self._scheduler.has_work()
 
     def priority(self) -> int:
-        first = [*self._scheduler.running[:1], *self._scheduler.waiting[:1]]
+        first = [line[0] for line in (self._scheduler.running, self._scheduler.waiting) if line]
         return min(sequence.request.priority for sequence in first)
 
     def launch(self, now: float, seconds: float | None) -> SimulatedStep | None:

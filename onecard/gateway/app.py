@@ -46,7 +46,7 @@ def create_app(
     """
     server = registry.server
     app = web.Application(middlewares=[observe, answer_errors], client_max_size=server.max_body_bytes)
-    admission = Admission(server.max_queued_requests, metrics)
+    admission = Admission(server.max_queued_requests, metrics, server.max_sequences_per_request)
     router = ModelRouter(node, metrics)
     connections = Connections(room_for_connections()) if connections is None else connections
     loading = node if isinstance(node, LoadingNode) else None

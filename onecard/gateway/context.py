@@ -40,9 +40,10 @@ class Gateway:
         self.router = ModelRouter(node, self.metrics)
 
     def configure(self, server: ServerSpec) -> None:
-        """From the next request on, serve as `server` says: keys, origins, the queue's length."""
+        """From the next request on, serve as `server` says: keys, origins, queues, sizes."""
         self.server = server
         self.admission.limit = server.max_queued_requests
+        self.admission.most_sequences = server.max_sequences_per_request
 
 
 GATEWAY = web.AppKey("gateway", Gateway)

@@ -115,6 +115,11 @@ class ServerSpec:
     max_queued_requests: int = live(
         512, "Requests that may wait for each model; one more for that model is answered 503.", minimum=1
     )
+    max_sequences_per_request: int = live(
+        2048,
+        "Most prompts x n (texts, documents) that one request may ask for; a larger one is answered 400.",
+        minimum=1,
+    )
     max_body_bytes: int = restart(
         32 << 20,
         "Largest request body, in bytes or with a unit (32MiB); a larger one is answered 413.",

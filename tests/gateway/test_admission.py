@@ -5,11 +5,13 @@ import json
 
 import pytest
 
-from onecard.engines.api import ModelUnavailableError, QueueFullError, ShuttingDownError
+from onecard.engines.api import ModelUnavailableError, QueueFullError, ShuttingDownError, TokenChunk
+from onecard.engines.paged.stream import TokenStream
 from onecard.gateway.admission import Admission
 from onecard.gateway.context import GATEWAY
+from onecard.registry.spec import ServerSpec
 
-CHAT, EMBED = "/v1/chat/completions", "/v1/embeddings"
+CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 BODY = {"messages": [{"role": "user", "content": "Hi"}]}
 
 
@@ -22,7 +24,7 @@ async def test_full_queue_is_503_with_retry_after(serve, node, metrics):
     for path, body in (
         (CHAT, BODY),
         (CHAT, {**BODY, "stream": True, "model": "default"}),
-        ("/v1/completions", {"prompt": ["a"]}),
+        (TEXT, {"prompt": ["a"]}),
     ):
         reply = await client.post(path, body)
         assert (reply.status, reply.headers["Retry-After"]) == (503, "1")
@@ -152,6 +154,20 @@ def test_places_are_given_back_once(metrics):
     assert dict(admission.waiting) == {}
 
 
+def test_a_request_of_thousands_takes_a_quarter_of_the_places_and_keeps_nobody_out(metrics):
+    admission = Admission(512, metrics)
+    with admission.admit("m", 2048) as huge:
+        assert admission.waiting == {"m": 128}
+        with admission.admit("m", 300), admission.admit("m"):
+            assert admission.waiting == {"m": 257}
+        for _ in range(1920):
+            huge.begun()
+        assert admission.waiting == {"m": 128}, "as many still wait"
+        huge.begun()
+        assert admission.waiting == {"m": 127}
+    assert dict(admission.waiting) == {}
+
+
 def test_errors_give_places_back(metrics):
     admission = Admission(3, metrics)
     with pytest.raises(KeyError), admission.admit("m", 2):
@@ -222,3 +238,76 @@ async def endless():
     while True:
         yield b" "
         await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_each_prompt_of_a_request_holds_its_place_until_it_begins(serve, node, streamed):
+    """Not only until the first of them does."""
+    client = await serve(max_queued_requests=3)
+    waiting, streams = client.app[GATEWAY].admission.waiting, []
+
+    async def generate(request):
+        streams.append(TokenStream([1], None, 1))
+        return streams[-1]
+
+    async def until(count):
+        async with asyncio.timeout(1):
+            while waiting["talker"] != count or len(streams) < 3:
+                await asyncio.sleep(0.001)
+
+    node.chat.generate = generate
+    body = {"prompt": ["a", "b", "c"], "stream": streamed}
+    asked = asyncio.create_task(client.post(TEXT, body))
+    await until(3)
+    streams[1].push(TokenChunk(0, "x", (1,)))
+    streams[1].push(TokenChunk(0, "y", (1,)))
+    await until(2)
+    await asyncio.sleep(0.01)
+    assert waiting["talker"] == 2
+    assert (await client.post(TEXT, {"prompt": ["d", "e"]})).status == 503
+    streams[0].push(TokenChunk(0, "x", (1,), finish_reason="stop"))
+    await until(1)
+    asked.cancel()
+    await until(0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param", "numbers"),
+    [
+        (TEXT, {"prompt": ["a"] * 5}, "prompt", "`prompt` comes to 5; one request may ask for 4"),
+        (TEXT, {"prompt": [[1]] * 10_000, "n": 128}, "prompt", "10000 with 128 answers each, 1280000"),
+        (TEXT, {"prompt": ["a", "b"], "best_of": 3}, "prompt", "2 with 3 answers each, 6 sequences"),
+        (TEXT, {"prompt": "a", "n": 5}, "n", "1 with 5 answers each, 5 sequences in all"),
+        (CHAT, {**BODY, "n": 5}, "n", "1 with 5 answers each, 5 sequences in all"),
+        (EMBED, {"input": ["a"] * 5}, "input", "`input` comes to 5; one request may ask for 4"),
+        (EMBED, {"input": [[1]] * 5}, "input", "`input` comes to 5; one request may ask for 4"),
+    ],
+)  # fmt: skip
+async def test_a_request_of_more_sequences_than_one_may_ask_for_is_400_with_the_numbers(
+    serve, node, path, body, param, numbers
+):
+    client = await serve(max_sequences_per_request=4)
+    reply = await client.post(path, body)
+    assert (reply.status, reply.error["param"]) == (400, param)
+    assert numbers in reply.error["message"]
+    assert not node.chat.streams
+    assert not node.embed.requests
+
+
+async def test_a_reranking_of_too_many_documents_is_400(serve, judge):
+    client = await serve(max_sequences_per_request=4)
+    reply = await client.post(RERANK, {"query": "a", "documents": ["b"] * 5})
+    assert (reply.status, reply.error["param"]) == (400, "documents")
+    assert (await client.post(RERANK, {"query": "a", "documents": ["b"] * 4})).status == 200
+
+
+async def test_what_one_request_may_ask_for_may_change_while_the_server_runs(serve):
+    client = await serve(max_sequences_per_request=4)
+    assert (await client.post(EMBED, {"input": ["a"] * 5})).status == 400
+    client.app[GATEWAY].configure(ServerSpec(max_sequences_per_request=5))
+    assert (await client.post(EMBED, {"input": ["a"] * 5})).status == 200
+
+
+async def test_what_openai_takes_is_taken_by_default(client):
+    assert (await client.post(EMBED, {"input": ["a"] * 2048})).status == 200
+    assert (await client.post(CHAT, {**BODY, "n": 128})).status == 200

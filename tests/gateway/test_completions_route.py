@@ -1,3 +1,5 @@
+import asyncio
+
 import pytest
 
 from onecard.engines.api import InvalidRequestError
@@ -112,3 +114,22 @@ async def test_prompt_logprobs(client):
     reply = await client.post(PATH, {"prompt": [72, 105], "prompt_logprobs": 0})
     expected = [None, {"105": {"logprob": -0.5, "rank": None, "decoded_token": "i"}}]
     assert reply.body["choices"][0]["prompt_logprobs"] == expected
+
+
+async def test_of_thousands_of_prompts_a_few_are_opened_at_once(client, node):
+    """What is ready runs before the event loop looks at anything else."""
+    generate, open_now, most = node.chat.generate, 0, 0
+
+    async def counted(request):
+        nonlocal open_now, most
+        open_now += 1
+        most = max(most, open_now)
+        await asyncio.sleep(0)
+        open_now -= 1
+        return await generate(request)
+
+    node.chat.generate = counted
+    reply = await client.post("/v1/completions", {"prompt": [f"p{i}" for i in range(200)], "max_tokens": 1})
+    assert [choice["index"] for choice in reply.body["choices"]] == list(range(200))
+    assert 1 < most <= 32
+    assert len({request.group for request in node.chat.requests}) == 1

@@ -1,14 +1,24 @@
 """What is ready goes out at once, in order; waiting costs no task, and silence is noticed."""
 
 import asyncio
+import itertools
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onecard.engines.api import EngineFailedError, ShuttingDownError, TokenChunk
+from onecard.engines.api import EngineFailedError, ShuttingDownError, TokenChunk, TokenLogprob
 from onecard.engines.paged.stream import TokenStream
-from onecard.gateway.answers.merger import KEEP_ALIVE, Bell, StreamMerger, merge
+from onecard.gateway.answers.merger import (
+    KEEP_ALIVE,
+    MOST_UNREAD,
+    PIECE,
+    Bell,
+    StreamMerger,
+    in_pieces,
+    merge,
+    size,
+)
 
 WITHIN = 1.0
 
@@ -72,7 +82,7 @@ async def test_an_error_comes_after_what_came_before_it():
 async def test_an_error_wakes_who_waits_for_the_whole():
     one, two = stream(), stream()
     with StreamMerger([one, two], 1) as feed:
-        waiting = await blocked(feed.rest())
+        waiting = await blocked(feed.piece())
         two.fail(EngineFailedError("the step failed"))
         with pytest.raises(EngineFailedError, match="the step failed"):
             await asyncio.wait_for(waiting, WITHIN)
@@ -102,10 +112,8 @@ async def test_an_abort_ends_the_wait():
 async def test_the_whole_is_handed_out_once_and_wakes_its_reader_once():
     one, wakes = stream(2), 0
     with StreamMerger([one], 2) as feed:
-        begun = await blocked(feed.begun())
         one.push(token("a"))
-        await asyncio.wait_for(begun, WITHIN)
-        waiting = await blocked(feed.rest())
+        waiting = await blocked(feed.piece())
         ring = feed._bell.ring
 
         def counted():
@@ -119,7 +127,8 @@ async def test_the_whole_is_handed_out_once_and_wakes_its_reader_once():
             one.push(token(text.upper(), 1))
         one.push(token("", finish="stop"))
         one.push(token("", 1, finish="length"))
-        assert texts(await waiting) == [(0, 0, "abcd"), (0, 1, "BCD")]
+        assert texts(merge(await waiting)) == [(0, 0, "abcd"), (0, 1, "BCD")]
+        assert await feed.piece() == []
     assert wakes == 1
 
 
@@ -199,3 +208,78 @@ async def test_without_patience_only_a_ring_wakes():
     bell.ring()
     assert await waiting
     bell.close()
+
+
+class Watched(TokenStream):
+    """Notes when its reader has enough."""
+
+    def __init__(self, n=1):
+        super().__init__([1], None, n)
+        self.told = []
+        self.on_pause(self.told.append)
+
+
+def wide(index=0, entries=1, top=20):
+    alternative = TokenLogprob(2, "b", -1.0, b"b")
+    entry = TokenLogprob(1, "a", -0.5, b"a", (alternative,) * top)
+    return TokenChunk(index, "a" * entries, (1,) * entries, (entry,) * entries)
+
+
+async def test_streams_pause_where_too_much_waits_for_a_slow_client_and_go_on_once_it_is_handed_out():
+    one, two = Watched(), Watched()
+    with StreamMerger([one, two], 1) as feed:
+        for _ in range(MOST_UNREAD // 21):
+            one.push(wide())
+        assert (one.told, two.told) == ([], [])
+        two.push(wide())
+        two.push(wide())
+        assert (one.told, two.told) == ([True], [True])
+        await feed.batch()
+        assert (one.told, two.told) == ([True, False], [True, False])
+        one.push(wide())
+        assert len(one.told) == 2
+
+
+async def test_plain_tokens_count_one_each():
+    one = Watched()
+    with StreamMerger([one], 1):
+        for _ in range(MOST_UNREAD):
+            one.push(token("a"))
+        assert one.told == []
+        one.push(token("a"))
+        assert one.told == [True]
+
+
+async def test_an_answer_that_is_read_as_a_whole_is_read_piece_by_piece_and_never_pauses():
+    one = Watched()
+    with StreamMerger([one], 1) as feed:
+        waiting = await blocked(feed.piece())
+        for _ in range(PIECE // 21):
+            one.push(wide())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        one.push(wide())
+        assert sum(size(chunk) for _, chunk in await waiting) == (PIECE // 21 + 1) * 21
+        assert one.told == []
+
+
+async def test_each_stream_that_begins_is_told_of_once_read_or_not():
+    streams, begun = [stream() for _ in range(3)], []
+    with StreamMerger(streams, 1, on_begun=lambda: begun.append(1)) as feed:
+        streams[1].push(token("a"))
+        streams[1].push(token("b"))
+        assert len(begun) == 1
+        await feed.batch()
+        streams[0].push(token("c", finish="stop"))
+        assert len(begun) == 2
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 200), st.integers(0, 20)), max_size=40))
+def test_pieces_are_the_batch_each_of_a_bounded_size(chunks):
+    batch = [(i, wide(0, entries, top)) for i, entries, top in chunks]
+    pieces = in_pieces(batch)
+    assert [item for piece in pieces for item in piece] == batch
+    for piece in pieces:
+        assert len(piece) == 1 or sum(size(chunk) for _, chunk in piece) <= PIECE
+    for piece, following in itertools.pairwise(pieces):
+        assert sum(size(c) for _, c in piece) + size(following[0][1]) > PIECE, "no more than it takes"

@@ -1,11 +1,13 @@
 import asyncio
 import json
+import re
+from urllib.parse import urlsplit
 
 import pytest
 
 from onecard.engines.api import EngineFailedError, InvalidRequestError, TokenChunk
 from onecard.engines.paged.stream import TokenStream
-from onecard.gateway.answers.merger import merge
+from onecard.gateway.answers.merger import MOST_UNREAD, merge
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -235,3 +237,68 @@ def test_merge_joins_an_answers_chunks_in_order():
         (0, TokenChunk(1, "x", (9,))),
         (1, TokenChunk(0, "q", (5,))),
     ]
+
+
+class Unread:
+    """A client that asks for a stream and reads when it is told to."""
+
+    def __init__(self, reader, writer):
+        self.reader, self._writer = reader, writer
+
+    @classmethod
+    async def ask(cls, client, path, body):
+        address = urlsplit(client.url)
+        reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=1 << 16)
+        data = json.dumps(body).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: {address.netloc}\r\nContent-Type: application/json\r\n"
+        writer.write(f"{head}Content-Length: {len(data)}\r\nConnection: close\r\n\r\n".encode() + data)
+        return cls(reader, writer)
+
+    def close(self):
+        self._writer.close()
+
+
+async def test_a_stream_that_nobody_reads_pauses_and_goes_on_whole_once_it_is_read(client, node):
+    told, stream = [], TokenStream([1], None, 1)
+    stream.on_pause(told.append)
+
+    async def generate(request):
+        return stream
+
+    node.chat.generate = generate
+    unread = await Unread.ask(client, "/v1/completions", {"prompt": "a", "stream": True})
+    pushed = 0
+    async with asyncio.timeout(30):
+        while told != [True]:
+            stream.push(TokenChunk(0, f"<{pushed}>" + "x" * 10_000, (1,)))
+            pushed += 1
+            await asyncio.sleep(0)
+    assert pushed < MOST_UNREAD + 4000, "what the network itself holds, and what may wait"
+    reading = asyncio.create_task(unread.reader.read())
+    async with asyncio.timeout(30):
+        while told != [True, False]:
+            await asyncio.sleep(0.001)
+        stream.push(TokenChunk(0, "end", (1,), finish_reason="stop"))
+        text = (await reading).decode()
+    assert [int(number) for number in re.findall(r"<(\d+)>", text)] == list(range(pushed))
+    assert text.count("data: [DONE]") == 1
+    unread.close()
+
+
+async def test_a_stream_that_paused_ends_with_its_client(client, node):
+    ended, stream = asyncio.Event(), TokenStream([1], None, 1)
+    stream.on_abort(ended.set)
+
+    async def generate(request):
+        return stream
+
+    node.chat.generate = generate
+    told = []
+    stream.on_pause(told.append)
+    unread = await Unread.ask(client, "/v1/completions", {"prompt": "a", "stream": True})
+    async with asyncio.timeout(30):
+        while not told:
+            stream.push(TokenChunk(0, "x" * 10_000, (1,)))
+            await asyncio.sleep(0)
+        unread.close()
+        await ended.wait()

@@ -146,7 +146,7 @@ async def test_a_step_that_raises_fails_its_own_requests_only(bench: Any) -> Non
     bench.model.poison = 66
     long = tuple(range(1, 17))
     lost, neighbour, later = await start(
-        bench, request(long, (66,), long, long), request(long), request((5, 6))
+        bench, request(long, long, long, (66,), long), request(long), request((5, 6))
     )
     await asyncio.sleep(0)
     bench.loop.run()
@@ -163,7 +163,7 @@ async def test_a_step_that_raises_fails_its_own_requests_only(bench: Any) -> Non
 @pytest.mark.parametrize("steps", [0, 1, 2])
 async def test_cancelling_drops_what_has_not_run(bench: Any, steps: int) -> None:
     long = tuple(range(16))
-    gone, stays = await start(bench, request(*[long] * 20), request((5, 6)))
+    gone, stays = await start(bench, request(*[long] * 20), request((5, 6), priority=1))
     for _ in range(steps):
         bench.loop.step()
     gone.cancel()

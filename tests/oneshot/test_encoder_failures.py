@@ -70,7 +70,7 @@ def run(bench: Any) -> None:
 async def test_texts_go_back_in_line_and_run_in_smaller_steps(bench: Any) -> None:
     scarce = make_scarce(bench, more_than(16))
     first = await ask(bench, *[FULL] * 3)
-    second = await ask(bench, (5, 6), (7,))
+    second = await ask(bench, (5, 6), (7,), priority=1)
     run(bench)
     np.testing.assert_allclose((await first).vectors, expected(FULL, FULL, FULL))
     np.testing.assert_allclose((await second).vectors, expected((5, 6), (7,)))

@@ -22,8 +22,8 @@ def late(make_bench: Any) -> Any:
     return make_bench(late=True)
 
 
-async def ask(bench: Any, *inputs: tuple[int, ...]) -> "asyncio.Task[EmbedResult]":
-    task = asyncio.create_task(bench.engine.embed(EmbedRequest("r", inputs)))
+async def ask(bench: Any, *inputs: tuple[int, ...], priority: int = 0) -> "asyncio.Task[EmbedResult]":
+    task = asyncio.create_task(bench.engine.embed(EmbedRequest("r", inputs, priority=priority)))
     await asyncio.sleep(0)
     return task
 
@@ -49,7 +49,7 @@ async def test_a_step_is_launched_before_the_last_one_is_read(late: Any) -> None
 
 
 async def test_who_runs_is_told_before_anything_is_read(late: Any) -> None:
-    """Once each, when their first text runs: the first fills a step and a half, the last has to wait."""
+    """Once each, when their last text runs: the first has three, and takes turns with the others."""
     begun: list[str] = []
     tasks = []
     for name, inputs in (("a", [FULL] * 3), ("b", [FULL]), ("c", [FULL])):
@@ -61,9 +61,9 @@ async def test_who_runs_is_told_before_anything_is_read(late: Any) -> None:
     for _ in range(2):
         late.loop.launch()
         told.append(list(begun))
-    assert (told, late.device.num_computed) == ([["a"], ["a", "b"]], 0)
+    assert (told, late.device.num_computed) == ([["b"], ["b", "c"]], 0)
     late.loop.run()
-    assert begun == ["a", "b", "c"]
+    assert begun == ["b", "c", "a"]
     assert [len((await task).vectors) for task in tasks] == [3, 1, 1]
 
 
@@ -95,7 +95,7 @@ async def test_a_step_that_fails_late_takes_its_own_requests_only(late: Any) -> 
     late.device.poison = 66
     before = await ask(late, FULL)
     lost = await ask(late, FULL, FULL[:15], (66,), *[FULL] * 9)
-    after = await ask(late, FULL, (5, 6))
+    after = await ask(late, FULL, (5, 6), priority=1)
     late.loop.run()
     np.testing.assert_allclose((await before).vectors, [expected(FULL)])
     with pytest.raises(EngineFailedError, match="found out late"):
@@ -111,8 +111,8 @@ async def test_a_step_that_fails_late_takes_its_own_requests_only(late: Any) -> 
 async def test_a_launch_that_fails_leaves_the_step_in_flight_alone(late: Any) -> None:
     late.model.poison = 66
     both = await ask(late, FULL, FULL, (66,))
-    other = await ask(late, FULL)
-    third = await ask(late, FULL, FULL)
+    other = await ask(late, FULL, priority=1)
+    third = await ask(late, FULL, FULL, priority=2)
     late.loop.step()
     assert len(late.loop.in_flight) == 1
     late.loop.run()
@@ -127,7 +127,7 @@ async def test_a_launch_that_fails_leaves_the_step_in_flight_alone(late: Any) ->
 async def test_both_steps_in_flight_may_fail(late: Any) -> None:
     late.device.poison = 66
     shared = await ask(late, *[(66, *FULL[1:])] * 4)
-    later = await ask(late, FULL)
+    later = await ask(late, FULL, priority=1)
     late.loop.run()
     with pytest.raises(EngineFailedError):
         await shared

@@ -1,4 +1,7 @@
-"""Texts leave the queue in order, within budget, each once; cancelled ones never."""
+"""Texts leave the queue in turns, within budget, each once; cancelled ones never."""
+
+from itertools import zip_longest
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,16 +20,20 @@ def taken(queue: TokenBudgetQueue) -> list[tuple[Queued, int]]:
     return [(entry.queued, entry.index) for entry in queue.take()]
 
 
+def in_turns(requests: list[list[Any]]) -> list[Any]:
+    return [text for turn in zip_longest(*requests) for text in turn if text is not None]
+
+
 @given(requests=LENGTHS, budget=st.integers(1, 20), seqs=st.integers(1, 5))
 @settings(max_examples=300, deadline=None)
-def test_every_step_is_within_budget_and_as_full_as_order_allows(
+def test_every_step_is_within_budget_and_as_full_as_turns_allow(
     requests: list[list[int]], budget: int, seqs: int
 ) -> None:
     queue = TokenBudgetQueue(budget, seqs)
     tickets = [Queued() for _ in requests]
     for queued, lengths in zip(tickets, requests):
         queue.add(queued, texts(*lengths))
-    expected = [(t, i, n) for t, lengths in zip(tickets, requests) for i, n in enumerate(lengths)]
+    expected = in_turns([[(t, i, n) for i, n in enumerate(lengths)] for t, lengths in zip(tickets, requests)])
     while expected:
         assert len(queue) == len(expected)
         step = queue.take()
@@ -108,9 +115,9 @@ def test_types_stay_with_their_texts() -> None:
         seen += [(entry.queued, entry.token_ids, entry.type_ids) for entry in step]
     assert seen == [
         (pairs, [1, 2], [0, 1]),
+        (plain, [6], None),
         (pairs, [3], None),
         (pairs, [4, 5], [0, 0]),
-        (plain, [6], None),
     ]
 
 
@@ -156,3 +163,75 @@ def test_a_step_takes_no_longer_than_it_may_and_never_starves(
         rest = rest[len(step) :]
         if rest:
             assert spent + time.of(rest[0]) > seconds or sum(step) + rest[0] > 100
+
+
+def test_a_request_of_thousands_keeps_nobody_waiting_for_its_end() -> None:
+    queue = TokenBudgetQueue(4, 4)
+    huge, small = Queued(), Queued()
+    queue.add(huge, texts(*[1] * 5000))
+    assert taken(queue) == [(huge, 0), (huge, 1), (huge, 2), (huge, 3)]
+    queue.add(small, texts(1, 1))
+    assert taken(queue) == [(huge, 4), (small, 0), (huge, 5), (small, 1)]
+    assert taken(queue) == [(huge, i) for i in range(6, 10)]
+
+
+def test_turns_are_taken_within_a_priority() -> None:
+    queue = TokenBudgetQueue(8, 8)
+    huge, small, urgent = Queued(), Queued(), Queued(-1)
+    queue.add(huge, texts(1, 1, 1))
+    queue.add(small, texts(1))
+    queue.add(urgent, texts(1, 1))
+    assert taken(queue) == [(urgent, 0), (urgent, 1), (huge, 0), (small, 0), (huge, 1), (huge, 2)]
+
+
+def test_a_cancelled_request_is_let_go_at_once() -> None:
+    queue = TokenBudgetQueue(4, 4)
+    huge, small = Queued(), Queued()
+    queue.add(huge, texts(*[1] * 5000))
+    queue.add(small, texts(1))
+    queue.cancel(huge)
+    assert [list(lane) for lane in queue._lanes.values()] == [[small]]
+    queue.cancel(small)
+    assert not queue._lanes
+
+
+@given(
+    arrivals=st.lists(
+        st.lists(st.tuples(st.integers(1, 6), st.integers(-1, 1)), max_size=2), min_size=1, max_size=40
+    ),
+    undone=st.sets(st.integers(0, 39)),
+    budget=st.integers(1, 4),
+)
+@settings(max_examples=300, deadline=None)
+def test_nobody_starves_order_is_kept_and_what_is_put_back_was_never_taken(
+    arrivals: list[list[tuple[int, int]]], undone: set[int], budget: int
+) -> None:
+    """Before each text of a request come at most one of each other one, and of those that came before."""
+    queue, plain = TokenBudgetQueue(budget, budget), TokenBudgetQueue(budget, budget)
+    names: dict[int, int] = {}
+    alive: list[Queued] = []  # or ids would come twice
+    waited: dict[int, int] = {}
+    for number, coming in enumerate(arrivals):
+        for count, priority in coming:
+            twins = Queued(priority), Queued(priority)
+            alive += twins
+            for one, twin in zip((queue, plain), twins):
+                one.add(twin, texts(*[1] * count))
+                names[id(twin)] = len(names) // 2
+            waited[names[id(twins[0])]] = 0
+        if number in undone:
+            queue.put_back(queue.take())
+        expected_waiting = len(queue)
+        step = queue.take()
+        assert len(step) == min(budget, expected_waiting), "as full as it can be"
+        assert [(names[id(e.queued)], e.index) for e in step] == [
+            (names[id(e.queued)], e.index) for e in plain.take()
+        ], "an undone step changes nothing"
+        for entry in step:
+            others = [q for lane in queue._lanes.values() for q in lane if q.priority < entry.queued.priority]
+            assert not others, "the urgent first"
+            lane = queue._lanes.get(entry.queued.priority, {})
+            for queued in lane:
+                waited[names[id(queued)]] += queued is not entry.queued
+            waited[names[id(entry.queued)]] = 0
+            assert all(waited[names[id(q)]] <= len(names) // 2 + budget for q in lane)

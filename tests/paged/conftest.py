@@ -10,7 +10,8 @@ from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
-from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
+from onecard.engines.paged.schedule import Schedule
+from onecard.engines.paged.scheduler import Scheduler, SchedulerLimits
 from onecard.engines.paged.stream import TokenStream
 
 BLOCK_SIZE = 4
@@ -36,11 +37,26 @@ class World:
     scheduler: Scheduler
     time: float = 0.0
 
-    def request(self, prompt: list[int], n: int = 1, arrival: float | None = None, **params) -> Request:
+    def request(
+        self,
+        prompt: list[int],
+        n: int = 1,
+        arrival: float | None = None,
+        priority: int = 0,
+        group: str = "",
+        **params,
+    ) -> Request:
         self.time += 1
         sampling = SamplingParams(n=n, **params)
         request = Request(
-            f"r{self.time}", prompt, sampling, 1000, arrival or self.time, TokenStream(prompt, None, n)
+            f"r{self.time}",
+            prompt,
+            sampling,
+            1000,
+            arrival or self.time,
+            TokenStream(prompt, None, n),
+            priority,
+            group=group,
         )
         request.sequences = [Sequence(request, i, i, list(prompt), NoOutput()) for i in range(n)]
         self.scheduler.add(request)
@@ -73,7 +89,7 @@ class World:
         for sequence in self.scheduler.running:
             assert sequence.num_computed_tokens < sequence.num_tokens
             assert len(sequence.block_table) * BLOCK_SIZE >= sequence.num_computed_tokens
-        for sequence in self.scheduler.waiting:
+        for sequence in [*self.scheduler.waiting, *self.scheduler.paused]:
             assert not sequence.block_table
             assert sequence.num_computed_tokens == 0
 

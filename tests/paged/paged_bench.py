@@ -20,7 +20,8 @@ from onecard.engines.paged.core import PagedCore
 from onecard.engines.paged.request import Request, Sequence
 from onecard.engines.paged.rows import RequestRows
 from onecard.engines.paged.runner import ModelRunner, StepOutput
-from onecard.engines.paged.scheduler import Schedule, SchedulerLimits
+from onecard.engines.paged.schedule import Schedule
+from onecard.engines.paged.scheduler import SchedulerLimits
 from onecard.engines.paged.stream import TokenStream
 from onecard.engines.runtime.step_clock import HostStepClock
 from onecard.engines.step.core import Step

@@ -98,3 +98,27 @@ def test_presence_and_frequency_cover_the_answer_alone():
 
 def test_plain_parameters_want_nothing():
     assert not wants_processing(SamplingParams(temperature=0.3, top_k=4))
+
+
+def test_answers_to_one_prompt_share_what_stays_the_same_and_keep_their_own_counts():
+    params = SamplingParams(repetition_penalty=2.0, presence_penalty=1.0, logit_bias=((3, 5.0),))
+    first = LogitsProcessor(params, [1, 2, 2], [0], torch.device("cpu"))
+    second = first.another()
+    assert second._prompt_ids is first._prompt_ids
+    assert second._bias is first._bias
+    first.append(4)
+    second.append(5)
+    logits = torch.ones(8)
+    second.apply(logits)
+    assert logits.tolist() == [1.0, 0.5, 0.5, 6.0, 1.0, -0.5, 1.0, 1.0]
+    logits = torch.ones(8)
+    first.apply(logits)
+    assert logits.tolist() == [1.0, 0.5, 0.5, 6.0, -0.5, 1.0, 1.0, 1.0]
+
+
+def test_a_token_of_the_prompt_that_comes_again_is_penalised_once():
+    processor = LogitsProcessor(SamplingParams(repetition_penalty=2.0), [1], [0], torch.device("cpu"))
+    processor.append(1)
+    logits = torch.ones(3)
+    processor.apply(logits)
+    assert logits.tolist() == [1.0, 0.5, 1.0]

@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from onecard.engines.api import SamplingParams
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.paged.logits import LogitsProcessor
 from onecard.engines.paged.request import Status
-from onecard.engines.paged.scheduler import Schedule
+from onecard.engines.paged.schedule import Schedule
 
 
 def lengths(schedule) -> list[int]:
@@ -118,7 +119,7 @@ def test_the_newest_is_preempted_and_resumes_where_it_was_in_line(world):
     while not new.sequences[0].num_preemptions:
         w.run()
     assert old.sequences[0].status is Status.RUNNING
-    assert w.scheduler.waiting == [new.sequences[0]]
+    assert list(w.scheduler.waiting) == [new.sequences[0]]
     sampled = new.sequences[0].num_output_tokens
     w.scheduler.finish(old.sequences[0])
     w.run()
@@ -154,12 +155,8 @@ def test_a_prompt_that_another_model_leaves_no_room_for_waits_instead_of_running
 
 def test_lower_priority_numbers_go_first(world):
     w = world(max_num_seqs=1)
-    w.request([1] * 4)
-    urgent = w.request([2] * 4)
-    w.scheduler.waiting.clear()
-    late = w.request([3] * 4)
-    urgent.priority = -1
-    w.scheduler.add(urgent)
+    late = w.request([1] * 4)
+    urgent = w.request([2] * 4, priority=-1)
     w.run()
     assert [s.request for s in w.scheduler.running] == [urgent]
     assert [s.request for s in w.scheduler.waiting] == [late]
@@ -313,7 +310,7 @@ def test_what_finds_no_room_beside_the_awake_is_sorted_out_instead_of_blocking_t
         assert not w.run().too_large
     w.scheduler.finish(short.sequences[0])
     assert not w.run().items
-    assert w.scheduler.waiting == [growing]
+    assert list(w.scheduler.waiting) == [growing]
     w.pages.release_home("other")
     assert [item.sequence for item in w.run().items] == [growing]
 
@@ -493,13 +490,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     def recall(self) -> None:
         self.w.scheduler.preempt(self.w.scheduler.running[-1])
 
+    @precondition(lambda self: self.sequences)
+    @rule(data=st.data(), paused=st.booleans())
+    def pause_or_resume(self, data: st.DataObject, paused: bool) -> None:
+        request = data.draw(st.sampled_from(self.sequences)).request
+        (self.w.scheduler.pause if paused else self.w.scheduler.resume)(request)
+        assert not paused or all(s.status in (Status.PAUSED, Status.FINISHED) for s in request.sequences)
+
     @invariant()
     def books_add_up(self) -> None:
         if hasattr(self, "w"):
             self.w.check()
             scheduler = self.w.scheduler
             recounted = sum(scheduler.kv.blocks_for(s.num_tokens) for s in scheduler.waiting)
-            assert scheduler.waiting_blocks == recounted
+            assert scheduler.waiting.blocks == recounted
+            assert scheduler._places == Counter(s.request.group for s in scheduler.running)
             limits = self.w.scheduler.limits
             assert len(self.w.scheduler.running) <= limits.max_num_seqs
 
@@ -520,3 +525,174 @@ def test_any_order_of_events_keeps_the_books(world):
     machine = SchedulerMachine.TestCase
     machine.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
     machine("runTest").runTest()
+
+
+def test_a_paused_request_holds_nothing_and_goes_on_at_its_old_place(world):
+    w = world(max_num_seqs=1)
+    old, new = w.request([1] * 6), w.request([2] * 6)
+    w.run()
+    w.run()
+    w.scheduler.pause(old)
+    assert w.pool.num_used_blocks == 0
+    assert not any(item.sequence.request is old for _ in range(3) for item in w.run().items)
+    written = list(old.sequences[0].token_ids)
+    w.scheduler.resume(old)
+    assert next(iter(w.scheduler.waiting)) is old.sequences[0], "before whoever came later"
+    w.scheduler.finish(new.sequences[0])
+    w.run()
+    assert old.sequences[0].token_ids[: len(written)] == written
+    assert old.sequences[0].num_output_tokens == 3
+
+
+def test_a_paused_request_waits_in_no_line_and_gives_the_running_their_places(world):
+    w = world(max_num_seqs=2)
+    silent = w.request([1] * 4, n=2)
+    w.run()
+    w.run()
+    waits = w.request([2] * 4)
+    w.scheduler.pause(silent)
+    w.run()
+    assert [s.request for s in w.scheduler.running] == [waits]
+    assert not len(w.scheduler.waiting)
+    w.scheduler.finish(waits.sequences[0])
+    assert not w.scheduler.has_work(), "the loop may sleep"
+    for sequence in silent.sequences:
+        w.scheduler.finish(sequence)
+    assert w.all_free()
+
+
+def test_a_token_in_flight_of_a_paused_request_is_kept(world):
+    w = world()
+    request = w.request(list(range(5)))
+    [sequence] = request.sequences
+    schedule = w.launch()
+    w.scheduler.pause(request)
+    w.scheduler.resume(request)
+    assert not w.launch().items, "its last token isn't known yet"
+    w.read(schedule)
+    assert sequence.num_output_tokens == 1
+    w.run()
+    assert sequence.num_output_tokens == 2
+
+
+def test_answers_to_one_prompt_hash_it_once(world, monkeypatch):
+    from onecard.engines.paged import kv_cache_manager
+
+    calls = []
+    real = kv_cache_manager.hash_block
+    monkeypatch.setattr(kv_cache_manager, "hash_block", lambda *given: calls.append(given) or real(*given))
+    w = world(max_num_seqs=32)
+    w.request(list(range(40)), n=30)
+    w.run()
+    assert len(calls) == 10, "blocks of the prompt"
+
+
+def test_who_waits_for_a_prefix_in_flight_is_not_looked_up_in_each_step(world, monkeypatch):
+    w = world(max_num_seqs=32, long_prefill_token_threshold=4)
+    w.request(list(range(40)), n=30)
+    looked = []
+    real = w.scheduler.kv.find_cached
+    monkeypatch.setattr(
+        w.scheduler.kv, "find_cached", lambda sequence: looked.append(sequence) or real(sequence)
+    )
+    for _ in range(8):
+        assert w.run().num_deferred == 29
+    assert len(looked) == 30
+
+
+def test_a_step_passes_over_no_more_of_those_who_wait_than_may_run(world):
+    w = world(max_num_seqs=4, long_prefill_token_threshold=4)
+    for _ in range(50):
+        w.request(list(range(40)))
+    assert w.run().num_deferred == 5
+
+
+def test_answers_that_wait_share_their_prompt_s_tokens_and_copy_them_with_their_first(world):
+    w = world(max_num_seqs=1)
+    request = w.request(list(range(5)), n=3)
+    for sequence in request.sequences:
+        sequence.token_ids = request.prompt_token_ids
+    w.run()
+    first, *others = request.sequences
+    assert first.token_ids == [*range(5), 7]
+    assert all(sequence.token_ids is request.prompt_token_ids for sequence in others)
+    assert request.prompt_token_ids == list(range(5))
+
+
+def test_who_comes_beside_a_request_that_holds_every_place_gets_one_of_them(world):
+    w = world(max_num_seqs=4)
+    huge = [w.request([i] * 3, group="huge") for i in range(10)]
+    w.run()
+    small = w.request([20] * 3)
+    schedule = w.run()
+    assert small.sequences[0].status is Status.RUNNING
+    newest = huge[3].sequences[0]
+    assert schedule.preempted == [newest]
+    w.scheduler.finish(small.sequences[0])
+    w.run()
+    assert newest.status is Status.RUNNING, "it goes on before the others of its group"
+
+
+def test_a_group_that_holds_one_place_keeps_it(world):
+    w = world(max_num_seqs=4)
+    running = [w.request([i] * 3) for i in range(3)] + [w.request([4] * 3)]
+    w.run()
+    late = w.request([20] * 3)
+    for _ in range(3):
+        assert not w.run().preempted
+    assert late.sequences[0].status is Status.WAITING
+    assert all(r.sequences[0].status is Status.RUNNING for r in running)
+
+
+def test_a_request_s_further_answers_do_not_come_back_before_those_who_have_none(world):
+    """Else each place that gets free would be taken back at once."""
+    w = world(max_num_seqs=4)
+    w.request([1] * 3, n=4)
+    w.run()
+    w.run()
+    singles = [w.request([10 + i] * 3) for i in range(6)]
+    preempted = [len(w.run().preempted) for _ in range(8)]
+    assert sum(preempted) == 3, "down to one answer of four"
+    w.scheduler.finish(singles[0].sequences[0])
+    assert not w.run().preempted
+    assert singles[3].sequences[0].status is Status.RUNNING
+
+
+def test_nobody_makes_room_for_one_that_is_less_urgent(world):
+    w = world(max_num_seqs=2)
+    w.request([1] * 3, n=2, priority=-1)
+    w.run()
+    w.run()
+    w.request([2] * 3)
+    assert not w.run().preempted
+
+
+def test_nobody_makes_room_for_one_that_has_not_room_enough_then(world):
+    w = world(num_pages=4, max_num_seqs=2)
+    w.request([1] * 7, n=2)
+    w.run()
+    w.run()
+    large = w.request([2] * 32)
+    for _ in range(3):
+        assert not w.run().preempted
+    assert large.sequences[0].status is Status.WAITING
+
+
+def test_every_request_gets_on_beside_others_that_fill_every_place(world):
+    """Each is served within so many steps as there are requests, whoever came before with however many."""
+    w = world(num_pages=200, max_num_seqs=4)
+    rng = random.Random(1)
+    requests = [w.request([rng.randrange(50) for _ in range(4)], n=rng.choice([1, 1, 20])) for _ in range(12)]
+    ended, steps = set(), 0
+    while w.scheduler.has_work():
+        steps += 1
+        assert steps < 2000
+        for item in w.run().items:
+            sequence = item.sequence
+            if sequence.status is Status.RUNNING and sequence.num_output_tokens >= 5:
+                w.scheduler.finish(sequence)
+                ended.add(sequence.request.request_id)
+                if len(ended) == 4:
+                    assert steps <= 60
+    assert len(ended) == len(requests)
+    assert w.all_free()

@@ -12,7 +12,8 @@ from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.page_pool import PagePool
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
-from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
+from onecard.engines.paged.schedule import Schedule
+from onecard.engines.paged.scheduler import Scheduler, SchedulerLimits
 from onecard.engines.paged.stream import TokenStream
 
 BLOCK_SIZE, BLOCKS_PER_PAGE = 4, 2
@@ -58,7 +59,7 @@ class Engine:
     move_blocks = None
 
     def waiting_blocks(self) -> int:
-        return self.scheduler.waiting_blocks
+        return self.scheduler.waiting.blocks
 
     def preempt_newest(self) -> bool:
         if not self.scheduler.running:

@@ -64,6 +64,34 @@ def test_a_finished_stream_is_not_aborted():
     assert not aborts
 
 
+def test_the_engine_hears_once_that_the_reader_has_enough_and_once_that_it_goes_on():
+    told = []
+    stream = TokenStream([1], None, 1)
+    stream.on_pause(told.append)
+    stream.pause()
+    stream.pause()
+    stream.resume()
+    stream.resume()
+    assert told == [True, False]
+
+
+def test_an_engine_that_comes_late_hears_that_the_reader_has_enough():
+    told = []
+    stream = TokenStream([1], None, 1)
+    stream.pause()
+    stream.on_pause(told.append)
+    assert told == [True]
+
+
+def test_nobody_is_told_of_a_stream_that_has_ended():
+    told = []
+    stream = TokenStream([1], None, 1)
+    stream.on_pause(told.append)
+    stream.push(token("a", "stop"))
+    stream.pause()
+    assert told == []
+
+
 async def test_iterating_waits_and_goes_on_after_a_break():
     stream = TokenStream([1], None, 1)
     loop = asyncio.get_running_loop()

@@ -1,5 +1,6 @@
 """Who pays for a card's time: on a clock that only engines and posted calls turn."""
 
+import itertools
 from collections.abc import Callable, Iterable
 from itertools import cycle
 from typing import Any
@@ -152,3 +153,33 @@ def test_an_engine_that_reads_each_token_before_its_next_step_has_its_share(time
     chat, flood = Spender("chat", time, weight, serial=True), Spender("flood", time)
     run(chat, flood, late=late)
     assert share_of(chat, flood) == pytest.approx(weight / (weight + 1), abs=0.02)
+
+
+def test_thousands_of_posted_calls_hold_up_no_step(time, late):
+    """As when a request of thousands of sequences is aborted: a few of its calls between two steps."""
+    engine = Spender("a", time)
+    ran: list[float] = []
+    posted: list[int] = []
+
+    def call() -> None:
+        time.now += 0.001
+        ran.append(time.now)
+
+    def post_many() -> None:
+        if not posted:
+            posted.append(1)
+            for _ in range(100):
+                loop.post(call)
+
+    loop = DeviceLoop("card0", Nobody(), LateClock() if late else HostStepClock(), FairShare(2 * STEP))
+    loop.add_engine(engine)
+    engine.before_launch = post_many
+    loop.start()
+    while not loop.is_idle():
+        loop._thread.join(0.01)
+    loop.stop()
+    assert len(ran) == 100
+    assert ran == sorted(ran)
+    between = [sum(a < at <= b for at in ran) for a, b in itertools.pairwise(engine.spent)]
+    assert max(between) <= 1 + round(device_loop.CALLS_SECONDS / 0.001)
+    assert sum(count > 0 for count in between) >= 100 // max(between) - 1

@@ -35,7 +35,7 @@ class Embedder(Tokenizing, Protocol):
     async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
         """Cancelling the awaiting task drops what has not run yet.
 
-        `on_begun` is called on the event loop's thread when the first of the texts runs, maybe only after the
-        end of a request that is cancelled just then.
+        `on_begun` is called on the event loop's thread when the last of the texts runs, so that none waits
+        any more, maybe only after the end of a request that is cancelled just then.
         """
         ...

@@ -54,9 +54,11 @@ class GenerateRequest:
     truncate_prompt_tokens: int | None = None
     cache_salt: str | None = None
     priority: int = 0
+    group: str = ""
+    """Requests of one group, as the prompts of one HTTP request, take their turns as one."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenLogprob:
     """One token, its log-probability under the raw logits, and the most likely alternatives in its place."""
 
@@ -67,7 +69,7 @@ class TokenLogprob:
     top: tuple["TokenLogprob", ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class TokenChunk:
     """What one answer gained since the last chunk. `text` never ends inside a character.
 
@@ -127,6 +129,13 @@ class GenerationStream(Protocol):
         ...
 
     def __aiter__(self) -> AsyncIterator[TokenChunk]: ...
+
+    def pause(self) -> None:
+        """Its reader has enough for now: what comes of steps in flight still comes, then nothing is computed,
+        and nothing held for it on the card, before `resume`."""
+        ...
+
+    def resume(self) -> None: ...
 
     def abort(self) -> None: ...
 

@@ -131,14 +131,14 @@ class OneShotCore(StepCore[Texts, Rows]):
         return texts
 
     def _tell_begun(self, jobs: Iterable[Job]) -> None:
-        """Note, and tell, whose first text is about to run."""
+        """Note whose first text is about to run, and tell whose last one is."""
         now = time.monotonic()
         begun: list[Delivery] = []
         for job in jobs:
-            if job.started is None:
-                job.started = now
-                if job.on_begun is not None:
-                    begun.append(job.on_begun)
+            job.started = now if job.started is None else job.started
+            if not job.waiting and job.on_begun is not None:
+                begun.append(job.on_begun)
+                job.on_begun = None
         if begun:
             self._deliver(begun)
 

@@ -27,7 +27,7 @@ class Job(Queued):
     arrived: float
     started: float | None = None
     on_begun: Callable[[], None] | None = None
-    """To be called on the event loop's thread once the first text runs."""
+    """To be called, once, on the event loop's thread when the last text runs: none waits any more."""
 
     @property
     def num_tokens(self) -> int:

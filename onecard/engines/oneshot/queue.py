@@ -1,11 +1,13 @@
 """What waits to be encoded: texts of many requests, taken by token budget.
 
 The method is text-embeddings-inference's: no fixed batch size, each step takes as many whole texts as its
-token budget holds, in order, so short texts run many at once and long ones few. Where a step has to be short,
-it is bounded by what its texts take, too: a long one takes more than short ones of as many tokens.
+token budget holds, so short texts run many at once and long ones few. Requests of equal priority take turns,
+a text each, so that one of thousands of texts keeps nobody waiting for its end; within a request order is
+kept. Where a step has to be short, it is bounded by what its texts take, too: a long one takes more than
+short ones of as many tokens.
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -35,14 +37,15 @@ class Entry:
 
 @dataclass
 class TokenBudgetQueue:
-    """Every operation costs O(1) a text. Belongs to one thread.
+    """Every operation costs O(1) a text, and cancelling O(1) a request. Belongs to one thread.
 
     `max_tokens` and `max_seqs` bound a step; a single text longer than `max_tokens` gets a step to itself.
     """
 
     max_tokens: int
     max_seqs: int
-    _lanes: dict[int, deque[Entry]] = field(default_factory=dict)
+    _lanes: dict[int, OrderedDict[Queued, deque[Entry]]] = field(default_factory=dict)
+    """By priority: the requests in the order of their turns, each with its texts that wait."""
     _num_waiting: int = 0
 
     def __len__(self) -> int:
@@ -57,22 +60,21 @@ class TokenBudgetQueue:
     def add(
         self, queued: Queued, texts: list[list[int]], type_ids: Sequence[list[int] | None] | None = None
     ) -> None:
-        """Queue all texts of a request behind those of equal priority."""
-        if queued.cancelled:
+        """Queue all texts of a request, whose turn comes after everybody's of equal priority."""
+        if queued.cancelled or not texts:
             return
-        lane = self._lanes.setdefault(queued.priority, deque())
         types = type_ids or [None] * len(texts)
-        lane.extend(Entry(queued, index, *text) for index, text in enumerate(zip(texts, types, strict=True)))
+        entries = (Entry(queued, index, *text) for index, text in enumerate(zip(texts, types, strict=True)))
+        self._lanes.setdefault(queued.priority, OrderedDict())[queued] = deque(entries)
         queued.waiting += len(texts)
         self._num_waiting += len(texts)
 
     def cancel(self, queued: Queued) -> None:
-        """Forget what waits of a request (its entries are dropped when they come up). Idempotent."""
+        """Forget what waits of a request. Idempotent."""
         queued.cancelled = True
         self._num_waiting -= queued.waiting
         queued.waiting = 0
-        if self._num_waiting == 0:
-            self._lanes.clear()
+        self._drop(queued)
 
     def take(self, max_tokens: int | None = None, time: TextTime | None = None) -> list[Entry]:
         """The texts of the next step, in order; empty when nothing waits.
@@ -88,7 +90,7 @@ class TokenBudgetQueue:
             cost = 0.0 if time is None else time.of(length)
             if taken and (length > tokens or cost > seconds):
                 break
-            self._lanes[entry.queued.priority].popleft()
+            self._pass_turn(entry.queued)
             entry.queued.waiting -= 1
             self._num_waiting -= 1
             tokens -= length
@@ -97,22 +99,37 @@ class TokenBudgetQueue:
         return taken
 
     def put_back(self, taken: list[Entry]) -> None:
-        """Texts that were taken just now go back to where they were, in the order in which they were taken;
-        those of requests that were cancelled since are dropped."""
+        """Texts that were taken just now go back to where they were, and so do their requests' turns; those
+        of requests that were cancelled since are dropped."""
         for entry in reversed(taken):
-            if not entry.queued.cancelled:
-                self._lanes.setdefault(entry.queued.priority, deque()).appendleft(entry)
-                entry.queued.waiting += 1
+            queued = entry.queued
+            if not queued.cancelled:
+                lane = self._lanes.setdefault(queued.priority, OrderedDict())
+                lane.setdefault(queued, deque()).appendleft(entry)
+                lane.move_to_end(queued, last=False)
+                queued.waiting += 1
                 self._num_waiting += 1
 
     def _first(self) -> Entry | None:
-        """The entry whose turn it is, left in place; cancelled ones before it are dropped."""
+        """The entry whose turn it is, left in place; requests before it that were cancelled meanwhile are
+        dropped."""
         while self._lanes:
-            priority = min(self._lanes)
-            lane = self._lanes[priority]
-            while lane:
-                if not lane[0].queued.cancelled:
-                    return lane[0]
-                lane.popleft()
-            del self._lanes[priority]
+            queued, texts = next(iter(self._lanes[min(self._lanes)].items()))
+            if not queued.cancelled:
+                return texts[0]
+            self._drop(queued)
         return None
+
+    def _pass_turn(self, queued: Queued) -> None:
+        """Its first text goes, and its next turn comes after everybody's."""
+        lane = self._lanes[queued.priority]
+        lane[queued].popleft()
+        if lane[queued]:
+            lane.move_to_end(queued)
+        else:
+            self._drop(queued)
+
+    def _drop(self, queued: Queued) -> None:
+        lane = self._lanes.get(queued.priority)
+        if lane is not None and lane.pop(queued, None) is not None and not lane:
+            del self._lanes[queued.priority]

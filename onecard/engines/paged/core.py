@@ -24,7 +24,8 @@ from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.output import PromptEntries, token_logprobs
 from onecard.engines.paged.request import Request, Sequence, Status
 from onecard.engines.paged.runner import ModelRunner, PromptLogprobs, StepOutput
-from onecard.engines.paged.scheduler import Schedule, Scheduler, SchedulerLimits
+from onecard.engines.paged.schedule import Schedule
+from onecard.engines.paged.scheduler import Scheduler, SchedulerLimits
 from onecard.engines.paged.statistics import Statistics
 from onecard.engines.runtime.inbox import Delivery
 from onecard.engines.runtime.step_budget import StepShape
@@ -76,8 +77,17 @@ class PagedCore(StepCore[Schedule, StepOutput]):
         """The client has gone: free what its answers hold. Aborting a finished request does nothing."""
         return [self._finish(s, "abort") for s in request.sequences if s.status is not Status.FINISHED]
 
+    def pause(self, request: Request) -> None:
+        """The client doesn't read: nothing more is computed for it before `resume`."""
+        self.scheduler.pause(request)
+        for sequence in request.sequences:
+            self._rows.leave(sequence)
+
+    def resume(self, request: Request) -> None:
+        self.scheduler.resume(request)
+
     def has_unfinished(self) -> bool:
-        return self.scheduler.has_work()
+        return self.scheduler.has_work() or bool(self.scheduler.paused)
 
     @property
     def num_running(self) -> int:
@@ -109,7 +119,7 @@ class PagedCore(StepCore[Schedule, StepOutput]):
 
     def waiting_blocks(self) -> int:
         """Blocks that the waiting sequences need to begin."""
-        return self.scheduler.waiting_blocks
+        return self.scheduler.waiting.blocks
 
     # --- what a step computes -------------------------------------------------------------------------------
 
@@ -133,10 +143,8 @@ class PagedCore(StepCore[Schedule, StepOutput]):
 
     def urgency(self) -> int:
         scheduler = self.scheduler
-        most_urgent = min(
-            s.request.priority for line in (scheduler.running, scheduler.waiting) for s in line[:1]
-        )
-        return self.priority + most_urgent
+        first = [line[0].request.priority for line in (scheduler.running, scheduler.waiting) if line]
+        return self.priority + min(first)
 
     def _max_tokens(self, seconds: float | None) -> int | None:
         """Of the next step: what fits the time and, after a shortage of memory, that."""
@@ -238,7 +246,7 @@ class PagedCore(StepCore[Schedule, StepOutput]):
     def _lose(self, suspect: list[Schedule], error: BaseException) -> list[Delivery]:
         """What the steps were to write into the cache can't be trusted: every cached prefix is forgotten."""
         broken = [item.sequence for schedule in suspect for item in schedule.items]
-        lost = _requests_of(broken if suspect else [*self.scheduler.running, *self.scheduler.waiting])
+        lost = _requests_of(broken if suspect else self.scheduler.unfinished)
         failure = EngineFailedError(
             f"The engine of {self.name} failed while running this request; try it again."
         )

@@ -18,7 +18,7 @@ import torch
 from onecard.engines.layers.forward_batch import ForwardBatch
 from onecard.engines.models.config import DecoderConfig
 from onecard.engines.paged.rows import RequestRows
-from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
+from onecard.engines.paged.schedule import Schedule, ScheduledSequence
 from onecard.engines.runtime.card_handle import GraphBackend, Run
 from onecard.engines.runtime.staging import Staging, staged_bytes, staged_views
 from onecard.kernels.gather_inputs import gather_decode_inputs

@@ -53,6 +53,8 @@ class GenerationEngine(Front[PagedCore]):
         """Raises `ModelFileError` where none of `eos_token_ids` can ever come."""
         super().__init__(info, core, loop, text, gate)
         self._entering: set[asyncio.Task[None]] = set()
+        self._aborted: list[Request] = []
+        """In this turn of the event loop."""
         self._vocab_size = vocab_size
         self._eos_token_ids = text.vocabulary.ends(eos_token_ids)
         self._device = device
@@ -81,10 +83,14 @@ class GenerationEngine(Front[PagedCore]):
             stream=stream,
             priority=request.priority,
             cache_salt=(request.cache_salt or "").encode(),
+            group=request.group,
         )
         seed = self._seeds.getrandbits(63) if params.seed is None else params.seed
         stops = StopStrings(params.stop) if params.stop else None
-        admitted.sequences = [self._sequence(admitted, index, seed, stops) for index in range(params.n)]
+        processor = await self._processor(params, prompt)
+        admitted.sequences = [
+            self._sequence(admitted, index, seed, stops, processor) for index in range(params.n)
+        ]
         if self.gate.is_open:
             self._admit(admitted)
         else:
@@ -95,6 +101,20 @@ class GenerationEngine(Front[PagedCore]):
         self.gate.touch()
         request.stream.on_abort(partial(self._post_abort, request))
         self._post(request)
+        request.stream.on_pause(partial(self._post_pause, request))
+
+    def _post_abort(self, request: Request) -> None:
+        """A client that hangs up may end thousands of requests: they go in one call, before the next step."""
+        if not self._aborted:
+            asyncio.get_running_loop().call_soon(self._post_aborts)
+        self._aborted.append(request)
+
+    def _post_aborts(self) -> None:
+        aborted, self._aborted = self._aborted, []
+        self._loop.post(lambda: self._loop.deliver([d for r in aborted for d in self.core.abort(r)]))
+
+    def _post_pause(self, request: Request, paused: bool) -> None:
+        self._loop.post(partial(self.core.pause if paused else self.core.resume, request))
 
     def _admit_later(self, request: Request) -> None:
         """The model isn't awake: the stream is there, but nothing comes before the model has woken up."""
@@ -152,16 +172,26 @@ class GenerationEngine(Front[PagedCore]):
                 param=param,
             )
 
-    def _sequence(self, request: Request, index: int, seed: int, stops: StopStrings | None) -> Sequence:
-        params, processor = request.sampling, None
-        if wants_processing(params):
-            prompt, ends = request.prompt_token_ids, sorted(self._eos_token_ids)
-            processor = LogitsProcessor(params, prompt, ends, self._device)
+    async def _processor(self, params: SamplingParams, prompt: list[int]) -> LogitsProcessor | None:
+        if not wants_processing(params):
+            return None
+        ends, device = sorted(self._eos_token_ids), self._device
+        return await self._text.run(len(prompt), lambda: LogitsProcessor(params, prompt, ends, device))
+
+    def _sequence(
+        self,
+        request: Request,
+        index: int,
+        seed: int,
+        stops: StopStrings | None,
+        processor: LogitsProcessor | None,
+    ) -> Sequence:
+        params = request.sampling
         return Sequence(
             request=request,
             index=index,
             seed=_signed64(seed + index * SEED_STRIDE),
-            token_ids=list(request.prompt_token_ids),
+            token_ids=request.prompt_token_ids,
             output=SequenceOutput(
                 self._text.tokenizer,
                 params,
@@ -171,7 +201,7 @@ class GenerationEngine(Front[PagedCore]):
                 self._eos_token_ids,
                 stops,
             ),
-            processor=processor,
+            processor=None if processor is None else processor.another(),
         )
 
 

@@ -2,7 +2,7 @@
 
 from onecard.engines.memory.block_pool import BlockPool
 from onecard.engines.memory.prefixes import chain_root, hash_block
-from onecard.engines.paged.request import Sequence
+from onecard.engines.paged.request import Request, Sequence
 
 
 class KVCacheManager:
@@ -19,10 +19,21 @@ class KVCacheManager:
 
     def extend_hashes(self, sequence: Sequence) -> None:
         """Hash every full block of the sequence's tokens that has no hash yet."""
-        hashes, size, tokens = sequence.block_hashes, self.block_size, sequence.token_ids
+        if not sequence.block_hashes:
+            sequence.block_hashes = list(self._prompt_hashes(sequence.request))
+        self._extend(sequence.block_hashes, sequence.token_ids, sequence.request.cache_salt)
+
+    def _prompt_hashes(self, request: Request) -> list[bytes]:
+        """Once for all answers to a prompt."""
+        if not request.prompt_hashes:
+            self._extend(request.prompt_hashes, request.prompt_token_ids, request.cache_salt)
+        return request.prompt_hashes
+
+    def _extend(self, hashes: list[bytes], tokens: list[int], salt: bytes) -> None:
+        size = self.block_size
         parent = hashes[-1] if hashes else self._root
         for start in range(len(hashes) * size, len(tokens) - size + 1, size):
-            parent = hash_block(parent, tokens[start : start + size], sequence.request.cache_salt)
+            parent = hash_block(parent, tokens[start : start + size], salt)
             hashes.append(parent)
 
     def find_cached(self, sequence: Sequence) -> list[int]:

@@ -2,6 +2,7 @@
 of them: log-probabilities."""
 
 from collections import Counter
+from copy import copy
 from dataclasses import dataclass, fields
 
 import torch
@@ -34,13 +35,19 @@ class LogitsProcessor:
         )
         self._bias_ids = torch.tensor([i for i, _ in params.logit_bias], dtype=torch.int64, device=device)
         self._bias = torch.tensor([b for _, b in params.logit_bias], dtype=torch.float32, device=device)
-        self._seen = set(prompt)
+        seen = set(prompt) if params.repetition_penalty != 1.0 else set()
+        self._prompt_ids = torch.tensor(sorted(seen), dtype=torch.int64, device=device)
         self._counts: Counter[int] = Counter()
         self._num_output = 0
 
+    def another(self) -> "LogitsProcessor":
+        """For another answer to the same prompt, and as cheap as can be. Before the first token."""
+        twin = copy(self)
+        twin._counts = Counter()
+        return twin
+
     def append(self, token_id: int) -> None:
         self._num_output += 1
-        self._seen.add(token_id)
         self._counts[token_id] += 1
 
     def apply(self, logits: torch.Tensor) -> None:
@@ -55,7 +62,8 @@ class LogitsProcessor:
             self._penalise_presence(logits)
 
     def _penalise_repetition(self, logits: torch.Tensor) -> None:
-        seen = torch.tensor(list(self._seen), dtype=torch.int64, device=self._device)
+        answered = torch.tensor(list(self._counts), dtype=torch.int64, device=self._device)
+        seen = torch.cat([self._prompt_ids, answered])  # one that is in both gets the same value twice
         values = logits[seen]
         penalty = self.params.repetition_penalty
         logits[seen] = torch.where(values > 0, values / penalty, values * penalty)

@@ -18,6 +18,8 @@ class AnswerWriter(Protocol):
 class Status(Enum):
     WAITING = auto()
     RUNNING = auto()
+    PAUSED = auto()
+    """Its client doesn't read: it is in no line and holds nothing."""
     FINISHED = auto()
 
 
@@ -33,12 +35,20 @@ class Request:
     stream: TokenStream
     priority: int = 0
     cache_salt: bytes = b""
+    group: str = ""
+    """Requests that came together take their turns as one; by default each is a group of its own."""
     sequences: list["Sequence"] = field(default_factory=list)
+    prompt_hashes: list[bytes] = field(default_factory=list)
+    """Of the prompt's full blocks, once the first of its sequences wanted them."""
+
+    def __post_init__(self) -> None:
+        self.group = self.group or self.request_id
 
 
 @dataclass(eq=False)
 class Sequence:
-    """One answer being written. `token_ids` is the prompt and every sampled token that has been read.
+    """One answer being written. `token_ids` is the prompt and every sampled token that has been read; the
+    request's own list before the first of them, so that thousands of waiting answers cost no prompt each.
 
     A step that is launched but not collected counts as computed, and the token that it samples counts as one
     of the sequence's: `num_in_flight` of its tokens are not known yet. Invariant between steps: K/V of the
@@ -61,8 +71,14 @@ class Sequence:
     num_preemptions: int = 0
     block_table: list[int] = field(default_factory=list)
     block_hashes: list[bytes] = field(default_factory=list)
+    turn: int | None = None
+    """Its place in line among those of its priority, for good: see `WaitingLine`."""
+    was_made_room_for: bool = False
+    """Another one was preempted so that it may begin: once is enough."""
     waiting_blocks: int = 0
-    """What it is counted with while it waits: see `Scheduler.waiting_blocks`."""
+    """What it is counted with while it waits: see `WaitingLine.blocks`."""
+    awaited_hash: bytes | None = None
+    """The last block of its prefix that somebody else was computing when it was to begin."""
     row: int = -1
     """Its row of `RequestRows` while it runs."""
     first_scheduled_time: float | None = None
@@ -101,11 +117,15 @@ class Sequence:
 
     def append(self, token_id: int) -> None:
         """A step's token has been read."""
+        if self.token_ids is self.request.prompt_token_ids:
+            self.token_ids = list(self.token_ids)
         self.token_ids.append(token_id)
         if self.processor is not None:
             self.processor.append(token_id)
 
     @property
-    def order(self) -> tuple[int, float, str, int]:
-        """Scheduling order: the smallest goes first, the largest is preempted first."""
-        return (self.request.priority, self.request.arrival_time, self.request.request_id, self.index)
+    def order(self) -> tuple[int, int, float, str, int]:
+        """Scheduling order of one that has a turn: the smallest goes first, the largest is preempted
+        first."""
+        request = self.request
+        return (request.priority, self.turn or 0, request.arrival_time, request.request_id, self.index)

@@ -13,7 +13,7 @@ import torch
 
 from onecard.engines.layers.forward_batch import ForwardBatch
 from onecard.engines.paged.request import Sequence
-from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
+from onecard.engines.paged.schedule import Schedule, ScheduledSequence
 from onecard.engines.runtime.staging import Staging
 from onecard.kernels.paged_attention import PagedBatch
 

@@ -10,7 +10,7 @@ from onecard.engines.paged.decode_graphs import DecodeGraphs, PagedModel
 from onecard.engines.paged.logits import Logprobs, compute_logprobs
 from onecard.engines.paged.request import Sequence
 from onecard.engines.paged.rows import PromptRows, RequestRows, StepInputs, build_inputs
-from onecard.engines.paged.scheduler import Schedule, ScheduledSequence
+from onecard.engines.paged.schedule import Schedule, ScheduledSequence
 from onecard.engines.runtime.staging import Staging, to_host
 from onecard.engines.runtime.step_clock import StepClock, StepMark
 from onecard.kernels.sampling import sample

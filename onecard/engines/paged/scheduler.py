@@ -2,19 +2,21 @@
 
 A step is a packed mix of sequences, each with the tokens it still has to run: one for a decode, a chunk for a
 prompt. A scheduled step counts as computed, so that the next one can be scheduled before its tokens are read.
-Requests run in order of (priority, arrival), each with the blocks of its whole prompt from the start, so that
-it comes to sample a token whatever other engines do above their floors. When blocks run out the newest
-running sequence is preempted: its blocks are freed (their contents stay in the prefix cache as long as nobody
-needs them) and it waits to be computed again. Touched by the device-loop thread only; knows no torch, so it
-is tested without a model.
+Requests begin by priority and in turns (`waiting_line`), each with the blocks of its whole prompt from the
+start, so that it comes to sample a token whatever other engines do above their floors. When blocks run out
+the newest running sequence is preempted: its blocks are freed (their contents stay in the prefix cache as
+long as nobody needs them) and it waits to be computed again. So is one whose client doesn't read: it waits in
+no line then. Touched by the device-loop thread only; knows no torch, so it is tested without a model.
 """
 
 from bisect import insort
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass
 
 from onecard.engines.paged.kv_cache_manager import KVCacheManager
 from onecard.engines.paged.request import Request, Sequence, Status
-from onecard.engines.runtime.step_budget import StepShape
+from onecard.engines.paged.schedule import Schedule, ScheduledSequence
+from onecard.engines.paged.waiting_line import WaitingLine
 
 PROMPT_LOGPROBS_CHUNK = 128
 """Prompt tokens a step may compute of a request that wants a logit row for each of them."""
@@ -36,69 +38,15 @@ class SchedulerLimits:
     resume_headroom: int = 0
 
 
-@dataclass(frozen=True)
-class ScheduledSequence:
-    """`num_tokens` of `sequence` run in this step, from position `start` on.
-
-    `samples`: the step reaches the sequence's last token, so its output token number `output_index` is
-    sampled.
-    """
-
-    sequence: Sequence
-    start: int
-    num_tokens: int
-    samples: bool
-    output_index: int
-
-    @classmethod
-    def take(cls, sequence: Sequence, num_tokens: int) -> "ScheduledSequence":
-        """Schedule the sequence's next `num_tokens`: from now on they count as computed."""
-        start = sequence.num_computed_tokens
-        samples = start + num_tokens == sequence.num_tokens
-        item = cls(sequence, start, num_tokens, samples, sequence.num_launched_outputs)
-        sequence.num_computed_tokens += num_tokens
-        sequence.num_in_flight += samples
-        return item
-
-    def give_back(self) -> None:
-        """The newest step of the sequence never ran: what it was to compute is still to be computed."""
-        self.sequence.num_computed_tokens -= self.num_tokens
-        self.sequence.num_in_flight -= self.samples
-
-
-@dataclass
-class Schedule:
-    """One step: decodes first, then prefill chunks."""
-
-    items: list[ScheduledSequence] = field(default_factory=list)
-    num_decodes: int = 0
-    preempted: list[Sequence] = field(default_factory=list)
-    prefix_queries: int = 0
-    prefix_hits: int = 0
-    num_deferred: int = 0
-    """Waiting sequences that wait for something else than room: a prefix, or a token, in flight."""
-    too_large: list[Sequence] = field(default_factory=list)
-    """Finished for good: they need more blocks than the engine may have, with no other request in the way."""
-
-    @property
-    def num_tokens(self) -> int:
-        return sum(item.num_tokens for item in self.items)
-
-    @property
-    def shape(self) -> StepShape:
-        """What it costs, for the cost model."""
-        context = sum(item.start + item.num_tokens for item in self.items)
-        return StepShape(self.num_tokens, len(self.items), context)
-
-
 class Scheduler:
     def __init__(self, kv: KVCacheManager, limits: SchedulerLimits):
         self.kv = kv
         self.limits = limits
-        self.waiting: list[Sequence] = []
+        self.waiting = WaitingLine()
         self.running: list[Sequence] = []
-        self.waiting_blocks = 0
-        """Blocks that those who wait need to begin."""
+        self.paused: set[Sequence] = set()
+        self._places: Counter[str] = Counter()
+        """Sequences that run, by group; only of those that have any."""
         self._new: list[Sequence] = []
         """Came since the last step was scheduled."""
 
@@ -122,9 +70,11 @@ class Scheduler:
         `max_tokens` bounds this step below the engine's own limit."""
         schedule = Schedule()
         self._refuse_new(schedule)
+        self._yield_place(schedule)
+        num_yielded = len(schedule.preempted)
         most = self.limits.max_num_batched_tokens
         budget = self._schedule_running(schedule, most if max_tokens is None else min(most, max_tokens))
-        if not schedule.preempted:
+        if len(schedule.preempted) == num_yielded:
             self._schedule_waiting(schedule, budget, now)
         schedule.items.sort(key=lambda item: item.num_tokens != 1)
         schedule.num_decodes = sum(item.num_tokens == 1 for item in schedule.items)
@@ -166,33 +116,62 @@ class Scheduler:
                 return False
         return True
 
+    def _yield_place(self, schedule: Schedule) -> None:
+        """Where all places are taken, a group that holds several gives up its newest for one that holds none:
+        else who comes beside a large request would wait until some of it ends. One in a step."""
+        if len(self.running) < self.limits.max_num_seqs or len(self._places) == len(self.running):
+            return
+        newcomer = next((s for s in self._next_in_line() if self._may_be_made_room_for(s)), None)
+        if newcomer is None:
+            return
+        victim = next(s for s in reversed(self.running) if self._places[s.request.group] > 1)
+        needed = self._needed(newcomer, self.kv.find_cached(newcomer))
+        room = self.kv.pool.num_free_blocks() + len(victim.block_table)
+        if newcomer.request.priority <= victim.request.priority and needed <= room:
+            newcomer.was_made_room_for = True
+            self.preempt(victim)
+            schedule.preempted.append(victim)
+
+    def _may_be_made_room_for(self, sequence: Sequence) -> bool:
+        holds_none = sequence.request.group not in self._places
+        return holds_none and not sequence.num_in_flight and not sequence.was_made_room_for
+
+    def _next_in_line(self) -> list[Sequence]:
+        """No more are looked at in one step than may run, and those who might: host time."""
+        most = self.limits.max_num_seqs
+        return self.waiting.first(most + max(most - len(self.running), 0) + 1)
+
     def _schedule_waiting(self, schedule: Schedule, budget: int, now: float) -> None:
+        """Those first of whose group nothing runs."""
         if not self.waiting:
             return
         in_flight = self._hashes_in_flight()
-        index = num_passed = 0
-        while budget > 0 and index < len(self.waiting) and len(self.running) < self.limits.max_num_seqs:
-            sequence = self.waiting[index]
+        in_line = self._next_in_line()
+        if self._places:
+            in_line.sort(key=lambda s: (s.request.priority, s.request.group in self._places))
+        num_passed, most = 0, self.limits.max_num_seqs
+        for sequence in in_line:
+            if budget <= 0 or len(self.running) >= most or num_passed > most:
+                break
             if sequence.num_in_flight:  # preempted under a step whose token it needs to go on
-                index += 1
+                num_passed += 1
                 schedule.num_deferred += 1
                 continue
             if self._is_too_large(sequence):
                 self._refuse(sequence, schedule)
                 continue
-            cached = self.kv.find_cached(sequence)
+            cached = [] if sequence.awaited_hash in in_flight else self.kv.find_cached(sequence)
             if self._is_in_flight(sequence, len(cached), in_flight):
-                index += 1
+                num_passed += 1
                 schedule.num_deferred += 1
                 continue
             needed = self._needed(sequence, cached)
             if needed > self.kv.pool.num_free_blocks() or not self._admit(sequence, cached):
-                if not self._may_be_passed(needed) or num_passed == self.limits.max_num_seqs:
+                if not self._may_be_passed(needed):
                     break
-                index += 1
                 num_passed += 1
                 continue
-            self._leave_line(index)
+            self.waiting.begin(sequence)
             self._start_running(sequence, schedule, now)
             num_tokens = self._chunk(sequence, budget)
             schedule.items.append(ScheduledSequence.take(sequence, num_tokens))
@@ -208,7 +187,7 @@ class Scheduler:
         self._new = []
 
     def _refuse(self, sequence: Sequence, schedule: Schedule) -> None:
-        self._leave_line(self.waiting.index(sequence))
+        self.waiting.leave(sequence)
         sequence.status = Status.FINISHED
         schedule.too_large.append(sequence)
 
@@ -221,13 +200,7 @@ class Scheduler:
         return self.kv.blocks_for(sequence.num_tokens) > most
 
     def _get_in_line(self, sequence: Sequence) -> None:
-        """Counted once: a sequence doesn't grow while it waits, since a token in flight is one of its own."""
-        insort(self.waiting, sequence, key=lambda s: s.order)
-        sequence.waiting_blocks = self.kv.blocks_for(sequence.num_tokens)
-        self.waiting_blocks += sequence.waiting_blocks
-
-    def _leave_line(self, index: int) -> None:
-        self.waiting_blocks -= self.waiting.pop(index).waiting_blocks
+        self.waiting.join(sequence, self.kv.blocks_for(sequence.num_tokens))
 
     def _hashes_in_flight(self) -> set[bytes]:
         """Full blocks that running sequences are about to compute, or to offer to the cache."""
@@ -238,10 +211,17 @@ class Scheduler:
         return hashes
 
     def _is_in_flight(self, sequence: Sequence, num_cached: int, in_flight: set[bytes]) -> bool:
-        """Whether somebody is computing this very prefix right now: wait a step and find it in the cache."""
+        """Whether somebody is computing this very prefix right now: wait, and find it in the cache. The last
+        block of it is the one to wait for, so that nobody looks again before."""
+        if sequence.awaited_hash in in_flight:
+            return True
         last_useful = (sequence.num_tokens - 1) // self.kv.block_size
-        hashes = sequence.block_hashes
-        return num_cached < min(last_useful, len(hashes)) and hashes[num_cached] in in_flight
+        hashes = sequence.block_hashes[num_cached:last_useful]
+        if not hashes or hashes[0] not in in_flight:
+            sequence.awaited_hash = None
+            return False
+        sequence.awaited_hash = next(block for block in reversed(hashes) if block in in_flight)
+        return True
 
     def _needed(self, sequence: Sequence, cached: list[int]) -> int:
         """Free blocks that there must be for a waiting sequence to start: for all its tokens, less those of
@@ -272,6 +252,7 @@ class Scheduler:
     def _start_running(self, sequence: Sequence, schedule: Schedule, now: float) -> None:
         sequence.status = Status.RUNNING
         insort(self.running, sequence, key=lambda s: s.order)
+        self._places[sequence.request.group] += 1
         if sequence.first_scheduled_time is None:
             sequence.first_scheduled_time = now
             sequence.num_cached_tokens = sequence.num_computed_tokens
@@ -289,25 +270,56 @@ class Scheduler:
 
     def preempt(self, sequence: Sequence) -> None:
         """Take a running sequence's blocks and put it back in line, at its old place."""
-        self.running.remove(sequence)
-        self.kv.free(sequence)
+        self._stop_running(sequence)
         sequence.status = Status.WAITING
         sequence.num_preemptions += 1
         self._get_in_line(sequence)
 
+    def pause(self, request: Request) -> None:
+        """Nothing of the request is computed, and it holds nothing, before it is resumed."""
+        for sequence in request.sequences:
+            if sequence.status in (Status.RUNNING, Status.WAITING):
+                self._leave(sequence, Status.PAUSED)
+                self.paused.add(sequence)
+
+    def resume(self, request: Request) -> None:
+        """Back in line, at its old place; what it has computed is computed again unless it is cached."""
+        for sequence in request.sequences:
+            if sequence.status is Status.PAUSED:
+                self.paused.remove(sequence)
+                sequence.status = Status.WAITING
+                self._get_in_line(sequence)
+
     def finish(self, sequence: Sequence) -> None:
         """The sequence is done, aborted or failed: whatever it holds is freed."""
-        status, sequence.status = sequence.status, Status.FINISHED
-        if status is Status.RUNNING:
-            self.running.remove(sequence)
-            self.kv.free(sequence)
-        elif status is Status.WAITING:
-            self._leave_line(self.waiting.index(sequence))
+        self._leave(sequence, Status.FINISHED)
+
+    def _leave(self, sequence: Sequence, to: Status) -> None:
+        before, sequence.status = sequence.status, to  # also where the books turn out to be wrong
+        if before is Status.RUNNING:
+            self._stop_running(sequence)
+        elif before is Status.WAITING:
+            self.waiting.leave(sequence)
+        elif before is Status.PAUSED:
+            self.paused.remove(sequence)
+
+    def _stop_running(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        group = sequence.request.group
+        self._places[group] -= 1
+        if not self._places[group]:
+            del self._places[group]
+        self.kv.free(sequence)
+
+    @property
+    def unfinished(self) -> list[Sequence]:
+        return [*self.running, *self.waiting, *self.paused]
 
     def abandon(self) -> list[Sequence]:
         """Every sequence is done, and all blocks are given back, whatever state the books are in."""
-        abandoned = [*self.running, *self.waiting]
-        self.running, self.waiting, self.waiting_blocks, self._new = [], [], 0, []
+        abandoned = self.unfinished
+        self.waiting, self.running, self.paused, self._new = WaitingLine(), [], set(), []
+        self._places = Counter()
         for sequence in abandoned:
             sequence.status = Status.FINISHED
             sequence.block_table = []

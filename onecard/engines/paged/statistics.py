@@ -6,7 +6,8 @@ from functools import partial
 
 from onecard.engines.api import FinishReason, RequestStats, StepStats
 from onecard.engines.paged.request import Sequence, Status
-from onecard.engines.paged.scheduler import Schedule, Scheduler
+from onecard.engines.paged.schedule import Schedule
+from onecard.engines.paged.scheduler import Scheduler
 from onecard.engines.step.core import StatsButTimes
 
 

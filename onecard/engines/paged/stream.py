@@ -27,10 +27,19 @@ class TokenStream:
         self._tell_reader: Callable[[], None] = lambda: None
         """Told while nobody reads: what comes is kept."""
         self._abort: Callable[[], None] | None = None
+        self._paused = False
+        self._tell_engine: Callable[[bool], None] | None = None
 
     def on_abort(self, abort: Callable[[], None]) -> None:
         """What `abort` calls, once, if the answers are not all there by then."""
         self._abort = abort
+
+    def on_pause(self, tell: Callable[[bool], None]) -> None:
+        """Who hears that the reader has enough for now (True), also if it has already, and then that it wants
+        more."""
+        self._tell_engine = tell
+        if self._paused:
+            tell(True)
 
     @property
     def done(self) -> bool:
@@ -66,6 +75,18 @@ class TokenStream:
             self._unfinished = 0
             self._tell_reader()
         self._abort = None
+
+    def pause(self) -> None:
+        self._pause(True)
+
+    def resume(self) -> None:
+        self._pause(False)
+
+    def _pause(self, paused: bool) -> None:
+        if paused is not self._paused:
+            self._paused = paused
+            if self._tell_engine is not None and not self.done:
+                self._tell_engine(paused)
 
     def take(self) -> list[TokenChunk] | None:
         if self._chunks:

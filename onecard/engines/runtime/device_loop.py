@@ -38,6 +38,9 @@ BLOCKED_RETRY_SECONDS = 0.01
 IDLE_SECONDS = 0.05
 """A pause this long counts as idle: time for integrity checks, which nobody should have to wait for."""
 
+CALLS_SECONDS = 0.005
+"""For posted calls between two steps; one that takes longer is the last."""
+
 MOST_FAILURES = 3
 """An engine is taken off after so many failed steps with none between them that succeeded."""
 
@@ -119,7 +122,8 @@ class DeviceLoop:
         self._thread.start()
 
     def post(self, call: Call) -> None:
-        """Run `call` on the loop's thread before its next step. Any thread may post."""
+        """Run `call` on the loop's thread before its next step, in the order of posting; some steps later
+        where much was posted before. Any thread may post."""
         self._inbox.post(call)
 
     def when_idle(self, has_requests: Callable[[], bool], tell: Delivery) -> None:
@@ -168,7 +172,10 @@ class DeviceLoop:
                 self._sleep_until_posted()
 
     def _run_calls(self) -> None:
-        for call in self._inbox.take():
+        """What was posted, or the first of it where it is much: thousands of requests, or their ends, mustn't
+        hold up the steps of those who run."""
+        until = time.perf_counter() + CALLS_SECONDS
+        while self._charged_until <= until and (call := self._inbox.next()) is not None:
             try:
                 call()
             except Exception as error:

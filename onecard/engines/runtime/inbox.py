@@ -7,6 +7,7 @@ region of a CPU's device loop wait in the kernel instead of spinning (docs/perfo
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -22,6 +23,10 @@ Delivery = Callable[[], None]
 """Runs on the event loop's thread; hands a step's results to one client."""
 
 
+DELIVERY_SECONDS = 0.01
+"""Of the event loop at a stretch."""
+
+
 class Inbox:
     """Calls for the device loop, posted by any thread, run by the device loop between two steps."""
 
@@ -33,47 +38,55 @@ class Inbox:
         self._calls.append(call)
         self._filled.set()
 
-    def take(self) -> list[Call]:
-        """Everything posted so far, in order. Never blocks."""
-        self._filled.clear()
-        calls = []
-        while self._calls:
-            calls.append(self._calls.popleft())
-        return calls
+    def next(self) -> Call | None:
+        """The oldest call, to be run now; None where there is none. Never blocks."""
+        if not self._calls:
+            self._filled.clear()
+            if not self._calls:  # nor has one been posted since
+                return None
+        return self._calls.popleft()
 
     @property
     def empty(self) -> bool:
         return not self._calls
 
     def wait(self, timeout: float | None) -> bool:
-        """Sleep until something is posted (True) or `timeout` seconds have passed (False)."""
+        """Sleep until something is there (True) or `timeout` seconds have passed (False)."""
         return self._filled.wait(timeout)
 
 
 class Outbox:
-    """Deliveries for the event loop: one wake-up for all of a step's. Once that loop is closed, nobody is
-    there to get them."""
+    """Deliveries for the event loop: one wake-up for all of a step's, in the order in which they are sent.
+
+    Where they are many (thousands of answers that end at once) others get their turns in between. Once the
+    loop is closed, nobody is there to get them.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop = loop
+        self._deliveries: deque[Delivery] = deque()
 
     def send(self, deliveries: list[Delivery]) -> None:
         if not deliveries or self._loop.is_closed():
             return
+        self._deliveries.extend(deliveries)
         try:
-            self._loop.call_soon_threadsafe(_run_all, deliveries)
+            self._loop.call_soon_threadsafe(self._hand_over)
         except RuntimeError:  # closed since it was asked
             if not self._loop.is_closed():
                 raise
 
-
-def _run_all(deliveries: list[Delivery]) -> None:
-    """One that raises takes nothing from the others."""
-    for deliver in deliveries:
-        try:
-            deliver()
-        except Exception:
-            logger.exception("a delivery to a client failed")
+    def _hand_over(self) -> None:
+        """One that raises takes nothing from the others."""
+        until = time.perf_counter() + DELIVERY_SECONDS
+        while self._deliveries:
+            try:
+                self._deliveries.popleft()()
+            except Exception:
+                logger.exception("a delivery to a client failed")
+            if time.perf_counter() > until and self._deliveries:
+                self._loop.call_soon(self._hand_over)
+                return
 
 
 T = TypeVar("T")

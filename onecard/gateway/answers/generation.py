@@ -13,16 +13,21 @@ from onecard.engines.api import (
     FinishReason,
     GenerateRequest,
     GenerationStream,
+    InvalidRequestError,
     TextGenerator,
     TokenChunk,
     TokenLogprob,
 )
 from onecard.gateway import SYSTEM_FINGERPRINT
 from onecard.gateway.admission import Ticket
-from onecard.gateway.answers.merger import StreamMerger
+from onecard.gateway.answers.merger import StreamMerger, size
 
-CHUNKS_A_TURN = 4096
-"""Some 5 ms of the event loop."""
+MOST_KEPT = 1_000_000
+"""Tokens and alternatives with log-probabilities of answers that are not streamed: some 150 MiB."""
+
+OPENED_AT_ONCE = 32
+"""Prompts of one request: all tasks that are ready run before the event loop looks at anything else."""
+
 BYTES_OF_ENTRY = 80
 """A token's text, or one of its alternatives with its log-probability."""
 
@@ -76,15 +81,22 @@ class Answer:
 
 
 async def collect(streams: Sequence[GenerationStream], n: int, ticket: Ticket) -> list[list[Answer]]:
-    """All answers, `[stream][index]`. Raises `EngineError` if one of them was not finished properly."""
+    """All answers, `[stream][index]`. Raises `EngineError` if one of them was not finished properly, or if
+    their log-probabilities come to more than is kept for one request."""
     answers = [[Answer() for _ in range(n)] for _ in streams]
-    with StreamMerger(streams, n) as merger:
-        await merger.begun()
-        ticket.begun()
-        for i, (stream, chunk) in enumerate(await merger.rest()):
-            answers[stream][chunk.index].add(chunk)
-            if i % CHUNKS_A_TURN == CHUNKS_A_TURN - 1:
-                await asyncio.sleep(0)
+    kept = 0
+    with StreamMerger(streams, n, on_begun=ticket.begun) as merger:
+        while batch := await merger.piece():
+            for stream, chunk in batch:
+                answers[stream][chunk.index].add(chunk)
+                kept += size(chunk) if chunk.logprobs else 0
+            if kept > MOST_KEPT:
+                raise InvalidRequestError(
+                    f"The answers' log-probabilities have come to more than {MOST_KEPT} tokens and "
+                    "alternatives, which is more than is kept of one request. Please stream the answers, or "
+                    "ask for less: `n`, `max_tokens`, alternatives, prompts.",
+                    param="logprobs",
+                )
     return answers
 
 
@@ -111,9 +123,10 @@ def answer_bytes(
 
 async def _all_or_first_error(open_one: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
     try:
-        async with asyncio.TaskGroup() as group:
-            for i in range(count):
-                group.create_task(open_one(i))
+        for first in range(0, count, OPENED_AT_ONCE):
+            async with asyncio.TaskGroup() as group:
+                for i in range(first, min(first + OPENED_AT_ONCE, count)):
+                    group.create_task(open_one(i))
     except ExceptionGroup as errors:
         raise _first(errors) from None
 

@@ -1,7 +1,7 @@
 """The streams of one HTTP request, read as one: batches of whatever is ready."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from onecard.engines.api import (
@@ -14,6 +14,13 @@ from onecard.engines.api import (
 
 KEEP_ALIVE = "keep-alive"
 
+MOST_UNREAD = 4096
+"""What may wait for a slow reader before its streams pause; see `size`. Some 0.6 MiB, and more than one step
+of 128 answers with 20 alternatives each."""
+
+PIECE = 2048
+"""What is rendered at once: some 10 ms of the event loop."""
+
 Batch = list[tuple[int, TokenChunk]]
 """Chunks, each with the number of its stream."""
 
@@ -23,17 +30,30 @@ class StreamMerger:
 
     A slow client thus gets few large writes instead of many small ones. There is no task and no timeout a
     chunk: a stream that has more calls back, its chunks are put aside, and whoever waits is woken once.
-    `quiet`: the silence in seconds after which `batch` speaks up. Close it at the end (`with`).
+    Nor is memory: where too much waits for a slow client, the streams pause until it has been handed out.
+    `quiet`: the silence in seconds after which `batch` speaks up. `on_begun` is called once for each stream
+    that waits no longer. Close it at the end (`with`).
     """
 
-    def __init__(self, streams: Sequence[GenerationStream], n: int, quiet: float | None = None):
+    def __init__(
+        self,
+        streams: Sequence[GenerationStream],
+        n: int,
+        quiet: float | None = None,
+        on_begun: Callable[[], None] = lambda: None,
+    ):
         self._streams = streams
         self._unfinished = len(streams) * n
         self._open = set(range(len(streams)))
         self._ready: Batch = []
         self._error: Exception | None = None
+        self._unread = 0
+        self._wanted = 0
+        """Nobody is woken for less."""
+        self._paused = False
         self._begun = False
-        self._wants_all = False
+        self._on_begun = on_begun
+        self._not_begun = set(self._open)
         self._told: str | None = None
         self._bell = Bell(quiet)
         for i, stream in enumerate(streams):
@@ -61,6 +81,7 @@ class StreamMerger:
         The comment is a stream's notice while nothing has come yet, else `KEEP_ALIVE` after a silence. Raises
         what a stream raised, after everything before it was handed out.
         """
+        self._wanted = 0
         while not (self._ready or self._over):
             if (notice := self._untold_notice()) is not None:
                 return notice
@@ -70,19 +91,15 @@ class StreamMerger:
             raise self._error
         return self._hand_out()
 
-    async def begun(self) -> None:
-        """Returns once something is ready, if only an end."""
-        while not (self._ready or self._over):
-            await self._bell.wait()
-
-    async def rest(self) -> Batch:
-        """All that was not handed out yet, once it is whole. Raises what a stream raised."""
-        self._wants_all = True
-        while not self._over:
+    async def piece(self) -> Batch:
+        """What has come, not merged, once it is much or all there is; empty at the end. Raises what a stream
+        raised, at once."""
+        self._wanted = PIECE
+        while not (self._over or self._unread >= PIECE):
             await self._bell.wait()
         if self._error is not None:
             raise self._error
-        return self._hand_out()
+        return self._take()
 
     @property
     def _over(self) -> bool:
@@ -93,30 +110,50 @@ class StreamMerger:
             return
         try:
             while chunks := self._streams[i].take():
+                self._tell_begun(i)
                 for chunk in chunks:
                     self._put_aside(i, chunk)
             if chunks is None:
                 self._end(i)
         except Exception as error:  # raised to whoever reads, after what came before it
             self._error = self._error or error
-        if self._over or not self._wants_all:
+        if self._over or self._unread >= self._wanted:
             self._bell.ring()
+
+    def _tell_begun(self, i: int) -> None:
+        if i in self._not_begun:
+            self._not_begun.remove(i)
+            self._on_begun()
 
     def _put_aside(self, i: int, chunk: TokenChunk) -> None:
         if chunk.finish_reason is not None:
             check_finish(chunk.finish_reason)
             self._unfinished -= 1
         self._ready.append((i, chunk))
+        self._unread += size(chunk)
+        if self._unread > MOST_UNREAD and not self._paused:
+            self._paused = True
+            for j in self._open:
+                self._streams[j].pause()
 
     def _end(self, i: int) -> None:
+        self._tell_begun(i)
         self._open.remove(i)
         if self._unfinished and not self._open:
             raise EngineFailedError("The model ended the stream before all answers were finished.")
 
     def _hand_out(self) -> Batch:
-        batch, self._ready = self._ready, []
-        self._begun = True
+        batch = self._take()
         return merge(batch) if len(batch) > 1 else batch
+
+    def _take(self) -> Batch:
+        batch, self._ready, self._unread = self._ready, [], 0
+        self._begun = True
+        if self._paused:
+            self._paused = False
+            for i in self._open:
+                self._streams[i].resume()
+        return batch
 
     def _untold_notice(self) -> str | None:
         if self._begun:
@@ -126,6 +163,27 @@ class StreamMerger:
                 self._told = stream.notice
                 return self._told
         return None
+
+
+def size(chunk: TokenChunk) -> int:
+    """In tokens and alternatives to tokens: what memory and the time of rendering go by."""
+    if chunk.logprobs is None:
+        return 1
+    return len(chunk.logprobs) + sum(len(entry.top) for entry in chunk.logprobs)
+
+
+def in_pieces(batch: Batch) -> list[Batch]:
+    """At least one, each of whole chunks and of no more than `PIECE` unless it is a single one."""
+    pieces: list[Batch] = [[]]
+    room = PIECE
+    for item in batch:
+        taken = size(item[1])
+        if taken > room and pieces[-1]:
+            pieces.append([])
+            room = PIECE
+        pieces[-1].append(item)
+        room -= taken
+    return pieces
 
 
 def merge(batch: Batch) -> Batch:

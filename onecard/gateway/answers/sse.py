@@ -4,6 +4,7 @@ A frame is `data: {json}\\n\\n`. Everything that stays the same over a stream is
 only its text is escaped. What is ready is written at once, one write a batch.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -14,7 +15,7 @@ from aiohttp import web
 from onecard.engines.api import EngineError, EngineFailedError, GenerationStream, TokenChunk
 from onecard.gateway.admission import Ticket
 from onecard.gateway.answers.generation import Identity, usage
-from onecard.gateway.answers.merger import StreamMerger
+from onecard.gateway.answers.merger import StreamMerger, in_pieces
 from onecard.gateway.http.errors import error_body
 
 log = logging.getLogger(__name__)
@@ -60,11 +61,14 @@ async def send(
                 if isinstance(batch, str):
                     await _write(request, response, _comment(batch))
                     continue
-                ticket.begun()
-                data = frames.render(batch)
+                *pieces, piece = in_pieces(batch)
+                for early in pieces:  # a client that doesn't ask for log-probabilities gets one write
+                    await _write(request, response, frames.render(early))
+                    await asyncio.sleep(0)
+                data = frames.render(piece)
                 if merger.finished:
                     last = data
-                elif data:
+                else:
                     await _write(request, response, data)
         last += frames.end() + DONE
     except ConnectionError:
@@ -117,8 +121,9 @@ PLAIN_ENDING = b',"logprobs":null,"finish_reason":null}]'
 
 
 async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
-    await _prepare(request, response)
-    await response.write(data)
+    if data:
+        await _prepare(request, response)
+        await response.write(data)
 
 
 async def _prepare(request: web.Request, response: web.StreamResponse) -> None:

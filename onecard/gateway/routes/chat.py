@@ -20,6 +20,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     asked = await parse(request, ChatRequest)
     engine: TextGenerator = gateway.router.engine_for("generate", asked.model)
+    gateway.admission.check_size(1, "messages", asked.n)
     identity = Identity.new("chatcmpl", engine.info.name)
     wanted = asked.to_engine(identity.id, engine.info)
     with gateway.admission.admit(engine.info.name) as ticket:
@@ -28,7 +29,7 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
                 [answers] = await collect(streams, asked.n, ticket)
                 size = answer_bytes(streams, asked.top_logprobs, asked.prompt_logprobs)
                 return await large_json_response(size, lambda: _answer(identity, asked, answers, streams[0]))
-            with StreamMerger(streams, asked.n, gateway.keep_alive) as merger:
+            with StreamMerger(streams, asked.n, gateway.keep_alive, ticket.begun) as merger:
                 return await sse.send(request, merger, ChatFrames(identity, asked, streams), ticket)
 
 

@@ -21,6 +21,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
     gateway = request.app[GATEWAY]
     asked = await parse(request, CompletionRequest)
     engine: TextGenerator = gateway.router.engine_for("generate", asked.model)
+    gateway.admission.check_size(len(asked.prompt), "prompt", asked.draws)
     identity = Identity.new("cmpl", engine.info.name)
     wanted = asked.to_engine(identity.id, engine.info)
     with gateway.admission.admit(engine.info.name, len(wanted)) as ticket:
@@ -32,7 +33,7 @@ async def completions(request: web.Request) -> web.StreamResponse:
                 return await large_json_response(
                     size, lambda: _answer(identity, asked, answers, streams, echoes)
                 )
-            with StreamMerger(streams, asked.n, gateway.keep_alive) as merger:
+            with StreamMerger(streams, asked.n, gateway.keep_alive, ticket.begun) as merger:
                 # Prompts' log-probabilities are there with the first chunk, their texts already now.
                 echoes = await _echoes(engine, asked, streams)
                 frames = CompletionFrames(identity, asked, streams, echoes)

@@ -20,6 +20,7 @@ async def embeddings(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     asked = await parse(request, EmbeddingRequest)
     engine: Embedder = gateway.router.engine_for("embed", asked.model)
+    gateway.admission.check_size(len(asked.input), "input")
     identity = Identity.new("embd", engine.info.name)
     with gateway.admission.admit(engine.info.name) as ticket:
         result = await engine.embed(asked.to_engine(identity.id), ticket.begun)

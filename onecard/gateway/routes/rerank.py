@@ -15,6 +15,7 @@ async def rerank(request: web.Request) -> web.Response:
     gateway = request.app[GATEWAY]
     asked = await parse(request, RerankBody)
     engine: Reranker = gateway.router.engine_for("rerank", asked.model)
+    gateway.admission.check_size(len(asked.documents), "documents")
     identity = Identity.new("rerank", engine.info.name)
     with gateway.admission.admit(engine.info.name) as ticket:
         result = await engine.rerank(asked.to_engine(identity.id), ticket.begun)

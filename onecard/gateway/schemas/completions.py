@@ -55,6 +55,7 @@ class CompletionRequest(SamplingRequest):
                 truncate_prompt_tokens=self.truncate_prompt_tokens,
                 cache_salt=self.cache_salt,
                 priority=self.priority,
+                group=request_id,
             )
             for i, prompt in enumerate(self.prompt)
         ]
