@@ -1,7 +1,6 @@
 """A process of its own: compile every operation's kernels for a Hopper card, which needn't be there.
 
-Triton's compiler brings NVIDIA's assembler along, so everything up to the machine code is checked: types,
-shapes of products, shared memory. The driver is the only part that is played; launches do nothing.
+Everything up to the machine code is checked: types, shapes of products, shared memory.
 """
 
 import sys
@@ -9,55 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from triton.backends.compiler import GPUTarget
+from harness.hopper_driver import HopperDriver
 from triton.runtime import driver
-
-SHARED_BYTES = 227 << 10
-"""What a block of compute capability 9.0 may use."""
-
-
-class _Utils:
-    def __init__(self) -> None:
-        self.loaded: list[str] = []
-
-    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, ...]:
-        """Module, function, registers, spills, most threads a block."""
-        assert binary.startswith(b"\x7fELF")
-        assert shared <= SHARED_BYTES, f"{name} wants {shared} bytes of shared memory"
-        self.loaded.append(name)
-        return 1, 1, 0, 0, 1024
-
-    def unload_module(self, module: int) -> None: ...
-
-    def get_device_properties(self, device: int) -> dict[str, int]:
-        return {"max_shared_mem": SHARED_BYTES, "multiprocessor_count": 132, "warpSize": 32}
-
-
-class _Launcher:
-    def __init__(self, *_: Any) -> None: ...
-
-    def __call__(self, *_: Any, **__: Any) -> None: ...
-
-
-class HopperDriver:
-    """What Triton's runtime asks of a driver."""
-
-    launcher_cls = _Launcher
-
-    def __init__(self) -> None:
-        self.utils = _Utils()
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", 90, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int | None = None) -> int:
-        return 0
-
-    def map_python_to_cpp_type(self, kind: str) -> str:
-        return kind
 
 
 def attention_shapes() -> dict[str, tuple[Callable[..., object], tuple[Any, ...]]]:
