@@ -29,8 +29,9 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(varlen_attention, "QUERY_TILE", 16)
     monkeypatch.setattr(varlen_attention, "KEY_TILE", 16)
-    monkeypatch.setattr(paged_prefill, "ROW_TILE", 16)
-    monkeypatch.setattr(paged_prefill, "KEY_TILE", 16)
+    monkeypatch.setattr(varlen_attention, "wide_tile", lambda _: (16, 16))
+    small = paged_prefill.Tiles(rows=16, keys=16, warps=4, stages=2)
+    monkeypatch.setattr(paged_prefill, "tiles", lambda *_: small)
     monkeypatch.setattr(paged_decode, "KEY_TILE", 16)
     monkeypatch.setattr(paged_decode, "SMALLEST_SHARE", 16)
     monkeypatch.setattr(paged_decode, "LENGTHS", 2)

@@ -1,4 +1,4 @@
-"""How decodes share out their keys: each key to one program, a long sequence to many, whatever the lengths."""
+"""How decodes share out their keys: each key to one program, a long sequence to many, at any lengths."""
 
 import pytest
 import torch

@@ -140,7 +140,7 @@ def _split(
             tl.store(out_at, result.to(out.dtype.element_ty), mask=inside)
         else:
             part = (program * tl.num_programs(0) * GROUP + head).to(tl.int64)
-            tl.store(part_lse + part, peak + tl.log2(filled), mask=row < GROUP)
+            tl.store(part_lse + part, peak * scale_log2 + tl.log2(filled), mask=row < GROUP)
             tl.store(part_sums + part[:, None] * DIM + column[None, :], result, mask=inside)
         if (program == first) & (kv_head == 0):
             tl.store(parts + 2 * sequence, first)
