@@ -38,4 +38,5 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_splits, "MAX_SPLITS", 4)
     monkeypatch.setattr(decode_splits, "PROGRAMS_WANTED", 12)
     monkeypatch.setattr(sampling, "CHUNK", 128)
+    monkeypatch.setattr(sampling, "MAX_GROUPS", 32)
     monkeypatch.setattr(sampling, "TILE", 32)

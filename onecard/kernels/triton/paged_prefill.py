@@ -34,7 +34,8 @@ def tiles(block_d: int, wide: bool, windowed: bool, roomy: bool) -> Tiles:
     wide: a 4-byte type. windowed: there are two edges with masks.
     """
     if wide:
-        return Tiles(*wide_tile(block_d), warps=4, stages=3)
+        rows, keys = wide_tile(block_d)
+        return Tiles(rows, 16 if windowed else keys, warps=4, stages=3)
     if not roomy:
         return Tiles(rows=64, keys=64 if block_d <= 128 else 32, warps=4, stages=2)
     largest = 64 if windowed else 128
