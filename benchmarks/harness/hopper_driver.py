@@ -14,13 +14,14 @@ SHARED_BYTES = 227 << 10
 
 class _Utils:
     def __init__(self) -> None:
-        self.loaded: list[str] = []
+        self.loaded: list[tuple[str, bytes]] = []
+        """Names and machine code."""
 
     def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple[int, ...]:
         """Module, function, registers, spills, most threads a block."""
         assert binary.startswith(b"\x7fELF")
         assert shared <= SHARED_BYTES, f"{name} wants {shared} bytes of shared memory"
-        self.loaded.append(name)
+        self.loaded.append((name, binary))
         return 1, 1, 0, 0, 1024
 
     def unload_module(self, module: int) -> None: ...
