@@ -69,8 +69,8 @@ CPU_SHAPES = Shapes(
     texts=((32, 16), (32, 128), (8, 512)), rows=(1, 16),
 )  # fmt: skip
 CARD_SHAPES = Shapes(
-    heads=28, kv_heads=4, dim=128, layers=28, intermediate=18_944, vocab=152_064, encoder_heads=16,
-    encoder_dim=64, blocks=4096, tokens=(1, 64, 8192), decodes=(1, 16, 64, 256), lengths=(512, 2000, 8000),
+    heads=28, kv_heads=4, dim=128, layers=8, intermediate=18_944, vocab=152_064, encoder_heads=16,
+    encoder_dim=64, blocks=32_768, tokens=(1, 64, 8192), decodes=(1, 16, 64, 256), lengths=(512, 2000, 8000),
     prompts=((512, 512), (2048, 2048), (8192, 8192), (2048, 8192)),
     texts=((512, 32), (64, 512), (8, 4096)), rows=(1, 64),
 )  # fmt: skip
@@ -145,20 +145,32 @@ def cache_writes(shapes: Shapes, tokens: int, device: torch.device, dtype: torch
 
 
 def paged_batch(shapes: Shapes, queries: list[int], lengths: list[int], device: torch.device) -> PagedBatch:
-    """Sequences whose blocks lie anywhere in the arena; longer than it together, they share some."""
-    width = -(-max(lengths) // BLOCK_SIZE)
-    order = torch.randperm(shapes.blocks)
-    places = torch.arange(len(lengths) * width) % shapes.blocks
+    """Sequences whose blocks lie anywhere in the arena, each block some one sequence's."""
+    counts = [-(-length // BLOCK_SIZE) for length in lengths]
+    order = torch.randperm(shapes.blocks)[: sum(counts)].to(torch.int32)
+    tables = torch.zeros(len(lengths), max(counts), dtype=torch.int32)
+    for i, blocks in enumerate(order.split(counts)):
+        tables[i, : len(blocks)] = blocks
     starts = torch.tensor([0, *queries]).cumsum(0).to(torch.int32)
     return PagedBatch(
         cu_seqlens_q=starts.to(device),
         seq_lens=torch.tensor(lengths, dtype=torch.int32, device=device),
-        block_tables=order[places].view(len(lengths), width).to(torch.int32).to(device),
+        block_tables=tables.to(device),
         slot_mapping=torch.full((sum(queries),), -1, device=device),
         max_seqlen_q=max(queries),
         max_seqlen_k=max(lengths),
         num_decodes=len(queries) if max(queries) == 1 else 0,
     )
+
+
+def decode_batches(shapes: Shapes) -> Iterator[tuple[str, list[int]]]:
+    """Equal lengths, as far as the arena holds them; and one sequence among others 64 times as short."""
+    for sequences in shapes.decodes:
+        for length in shapes.lengths:
+            if sequences * -(-length // BLOCK_SIZE) <= shapes.blocks:
+                yield f"decode {sequences} x {length}", [length] * sequences
+    longest = 4 * shapes.lengths[-1]
+    yield f"decode 63 x {longest // 64} and 1 x {longest}", [longest // 64] * 63 + [longest]
 
 
 def paged(shapes: Shapes, device: torch.device, dtype: torch.dtype) -> Iterator[Run]:
@@ -172,19 +184,20 @@ def paged(shapes: Shapes, device: torch.device, dtype: torch.dtype) -> Iterator[
     def attend(q: torch.Tensor, batch: PagedBatch) -> Call:
         return lambda: paged_attention(q, *next(layers), batch, dim**-0.5)
 
-    for sequences in shapes.decodes:
-        for length in shapes.lengths:
-            batch = paged_batch(shapes, [1] * sequences, [length] * sequences, device)
-            q = torch.randn(sequences, heads, dim, device=device).to(dtype)
-            cached = sequences * length * 2 * kv_heads * dim * arena.element_size()
-            yield Run(
-                "paged_attention",
-                f"decode {sequences} x {length}",
-                attend(q, batch),
-                bytes=cached + 2 * q.nbytes,
-                flops=4 * heads * dim * length * sequences,
-                peers=peers.of_decodes(q, kv_heads, sequences, length) if cached < 1 << 30 else {},
-            )
+    for name, lengths in decode_batches(shapes):
+        sequences, tokens = len(lengths), sum(lengths)
+        batch = paged_batch(shapes, [1] * sequences, lengths, device)
+        q = torch.randn(sequences, heads, dim, device=device).to(dtype)
+        cached = tokens * 2 * kv_heads * dim * arena.element_size()
+        comparable = cached < 1 << 30 and len(set(lengths)) == 1
+        yield Run(
+            "paged_attention",
+            name,
+            attend(q, batch),
+            bytes=cached + 2 * q.nbytes,
+            flops=4 * heads * dim * tokens,
+            peers=peers.of_decodes(q, kv_heads, sequences, lengths[0]) if comparable else {},
+        )
     for queries, length in shapes.prompts:
         batch = paged_batch(shapes, [queries], [length], device)
         q = torch.randn(queries, heads, dim, device=device).to(dtype)
@@ -224,6 +237,7 @@ def sampling(shapes: Shapes, device: torch.device) -> Iterator[Run]:
         "plain": (1.0, 0, 1.0),
         "top-k 50": (1.0, 50, 1.0),
         "top-p 0.9": (0.7, 0, 0.9),
+        "top-k 20, top-p 0.8": (0.7, 20, 0.8),
     }
     for rows in shapes.rows:
         logits = torch.randn(rows, shapes.vocab, device=device) * 3

@@ -24,13 +24,19 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     if torch.cuda.is_available():
         return
+    from onecard.kernels.paged_attention import decode_splits
     from onecard.kernels.triton import paged_decode, paged_prefill, sampling, varlen_attention
 
     monkeypatch.setattr(varlen_attention, "QUERY_TILE", 16)
     monkeypatch.setattr(varlen_attention, "KEY_TILE", 16)
-    monkeypatch.setattr(paged_prefill, "ROW_TILE", 16)
-    monkeypatch.setattr(paged_prefill, "KEY_TILE", 16)
+    monkeypatch.setattr(varlen_attention, "wide_tile", lambda _: (16, 16))
+    small = paged_prefill.Tiles(rows=16, keys=16, warps=4, stages=2)
+    monkeypatch.setattr(paged_prefill, "tiles", lambda *_: small)
     monkeypatch.setattr(paged_decode, "KEY_TILE", 16)
-    monkeypatch.setattr(paged_decode, "MAX_SPLITS", 3)
+    monkeypatch.setattr(paged_decode, "SMALLEST_SHARE", 16)
+    monkeypatch.setattr(paged_decode, "LENGTHS", 2)
+    monkeypatch.setattr(decode_splits, "MAX_SPLITS", 4)
+    monkeypatch.setattr(decode_splits, "PROGRAMS_WANTED", 12)
     monkeypatch.setattr(sampling, "CHUNK", 128)
+    monkeypatch.setattr(sampling, "MAX_GROUPS", 32)
     monkeypatch.setattr(sampling, "TILE", 32)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import triton.compiler
-from hopper import HopperDriver
+from harness.hopper_driver import HopperDriver
 from triton.runtime import driver
 
 from onecard.kernels.activation import silu_and_mul

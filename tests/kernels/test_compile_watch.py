@@ -14,6 +14,7 @@ import torch
 from onecard.kernels.compile_watch import CompilationWatch, watch_compilations
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 def compiled(name: str) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def test_it_is_tritons_own_hook() -> None:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the compiler is played, with a card's driver")
 def test_steps_of_other_sizes_compile_nothing() -> None:
-    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks", HERE)))
     environment = {**os.environ, "PYTHONPATH": paths}
     environment.pop("TRITON_INTERPRET", None)
     command = [sys.executable, str(HERE / "serving_sweep.py")]

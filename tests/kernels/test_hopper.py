@@ -9,12 +9,13 @@ import pytest
 import torch
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="all tests compile for the card that is here")
 @pytest.mark.parametrize("width", ["--narrow", "--wide"])
 def test_kernels_compile_for_a_card_that_is_not_here(width: str, tmp_path: Path) -> None:
-    paths = os.pathsep.join([str(HERE.parents[1]), str(HERE)])
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "benchmarks", HERE)))
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "PYTHONPATH": paths}
     del environment["TRITON_INTERPRET"]
     run = subprocess.run(

@@ -12,13 +12,11 @@ from paged_cases import DEVICE, IMPLEMENTATIONS, Paged, build_paged
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from onecard.kernels.kv_store import kv_store
-from onecard.kernels.paged_attention import PagedBatch, paged_attention
+from onecard.kernels.paged_attention import PagedBatch, decode_splits, paged_attention
 from onecard.kernels.rotary_kv_store import rotary_kv_store
 
 FAR = 2**31
 """The first element that 32 bits can't address."""
-MAX_SPLITS = 32
-"""Into how many the decode kernel divides a sequence's keys at most."""
 
 
 class LargestAllocation(TorchDispatchMode):
@@ -63,7 +61,7 @@ def test_cache_is_neither_copied_nor_expanded(
     block = 2 * 2 * 4 * kv_heads * dim * 4
     widest = max(max(lengths) * dim * 4 + block, 3 * q.nbytes + block)
     if implementation == "triton":  # what the splits of the keys come to, whatever the lengths
-        widest = max(widest, MAX_SPLITS * q.nbytes)
+        widest = max(widest, decode_splits.MAX_SPLITS * q.nbytes)
     assert largest.bytes <= widest
 
 

@@ -204,3 +204,44 @@ def test_a_likelier_token_takes_the_row_or_changes_nothing(implementation: str) 
     after = run(logits, *knobs(64), rows, rows)
     assert 0 < (after != before).sum() < 64
     assert (after[after != before] == 17).all()
+
+
+@pytest.mark.parametrize("implementation", [name for name in IMPLEMENTATIONS if name != "reference"])
+@pytest.mark.parametrize(
+    ("spread", "temperature", "top_k", "top_p", "min_p"),
+    [
+        (3.0, 1.0, 20, 0.8, 0.0),  # a model's own defaults
+        (3.0, 0.7, 0, 0.9, 0.0),
+        (0.0, 1.0, 7, 0.5, 0.0),  # all alike: all are kept
+        (0.01, 1.0, 300, 0.97, 0.0),  # nearly alike: more are kept than are looked at in one go
+        (1.0, 1.0, 500, 1.0, 0.0),  # more than there are groups
+        (0.5, 2.0, 0, 0.999, 0.3),
+        (30.0, 1.0, 650, 0.9999, 0.0),  # most weigh nothing
+        (3.0, 1e-6, 50, 0.9, 0.0),
+        (1.0, 1.0, 0, 1.0, 0.0),
+        (60.0, 1.0, 0, 1.0, 1e-20),
+    ],
+)
+def test_cuts_are_the_references(
+    implementation: str, spread: float, temperature: float, top_k: int, top_p: float, min_p: float
+) -> None:
+    rows, vocab = 3, 701
+    generator = torch.Generator().manual_seed(4)
+    logits = (torch.randn(rows, vocab, generator=generator) * spread).to(DEVICE)
+    of = torch.arange(rows, device=DEVICE), torch.arange(rows, device=DEVICE) * 3
+    args = (logits, *knobs(rows, temperature, top_k, top_p, min_p), *of)
+    assert torch.equal(getattr(sample, f"run_{implementation}")(*args), sample.run_reference(*args))
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_the_first_of_equally_likely_tokens_is_the_greedy_one(implementation: str) -> None:
+    """Across the borders of chunks, and where a logit is infinite."""
+    logits = torch.zeros(4, 601, device=DEVICE)
+    logits[0, [130, 260, 520]] = 2.0
+    logits[1, [127, 128]] = 2.0
+    logits[2, 599:] = float("inf")
+    logits[3] = float("-inf")
+    logits[3, 600] = -1e30
+    rows = torch.arange(4, device=DEVICE)
+    tokens = getattr(sample, f"run_{implementation}")(logits, *knobs(4, 0.0), rows, rows)
+    assert tokens.tolist() == [130, 127, 599, 600]

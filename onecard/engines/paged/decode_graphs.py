@@ -23,6 +23,7 @@ from onecard.engines.runtime.card_handle import GraphBackend, Run
 from onecard.engines.runtime.staging import Staging, staged_bytes, staged_views
 from onecard.kernels.gather_inputs import gather_decode_inputs
 from onecard.kernels.paged_attention import PagedBatch
+from onecard.kernels.paged_attention.decode_splits import partial_bytes
 from onecard.kernels.sampling import sample
 
 LIBRARY_BYTES = 32 << 20
@@ -31,9 +32,6 @@ LIBRARY_BYTES = 32 << 20
 NODES_A_LAYER = 16
 BYTES_A_NODE = 4096
 """A graph is a list of kernel launches with their arguments, kept by the driver."""
-
-SPLIT_PROGRAMS = 512
-"""Programs of split-KV decode that are wanted at any batch size (kernels/triton/paged_decode.py)."""
 
 
 def graph_bytes(
@@ -65,9 +63,8 @@ def activation_bytes(num_tokens: int, config: DecoderConfig, dtype: torch.dtype)
 
 
 def _activations(size: int, config: DecoderConfig, dtype: torch.dtype) -> int:
-    group = config.num_attention_heads // config.num_key_value_heads
-    programs = max(2 * SPLIT_PROGRAMS, size * config.num_key_value_heads)
-    partial_sums = programs * group * (config.head_dim + 1) * 4
+    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+    partial_sums = partial_bytes(size, heads, kv_heads, config.head_dim)
     logits = size * config.vocab_size * (dtype.itemsize + 4)  # as computed, and widened
     return activation_bytes(size, config, dtype) + logits + partial_sums + LIBRARY_BYTES
 

@@ -24,8 +24,8 @@ def paged_attention(
     in order (GQA: query head h reads K head h // (Hq / Hk)). Causal, the query at position p sees keys 0 ..
     p, or p - w + 1 .. p with sliding_window w > 0. Else (cross-attention: the keys are not the queries' own)
     it sees all keys, be they more or fewer than the queries, and there is no window. Bytes past a sequence's
-    length are never used: they may be another engine's, NaN among them. Returns a new contiguous
-    `[T, Hq, D]`; rows of sequences of length 0 are zeros.
+    length are never used: they may be another engine's, NaN among them. scale > 0. Returns a new contiguous
+    `[T, Hq, D]`; rows of sequences of length 0 are zeros, rows of no sequence undefined.
     """
     out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
     block_size, kv_heads = k_cache.shape[1], k_cache.shape[2]

@@ -14,7 +14,7 @@ def launch(q, k_cache, v_cache, paged, scale, sliding_window=0, causal=True):
 
     A decode's one query is its sequence's last token: causal or not, it sees all keys.
     """
-    out = torch.zeros(q.shape, dtype=q.dtype, device=q.device)
+    out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     scale_log2 = scale * math.log2(math.e)
     if paged.num_decodes:
         launch_decode(q, k_cache, v_cache, paged, scale_log2, sliding_window, out)

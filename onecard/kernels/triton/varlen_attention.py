@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from onecard.kernels.triton.softmax import fold_tile
+from onecard.kernels.triton.softmax import fold_tile, wide_tile
 
 QUERY_TILE = 64
 KEY_TILE = 64
@@ -71,9 +71,11 @@ def _kernel(
 def launch(q, k, v, cu_seqlens, max_seqlen, scale, causal=False):
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     _, heads, dim = q.shape
-    grid = (triton.cdiv(max_seqlen, QUERY_TILE), cu_seqlens.numel() - 1, heads)
     if q.numel() == 0 or max_seqlen == 0:
         return out
+    block_d = max(16, triton.next_power_of_2(dim))
+    rows, keys = wide_tile(block_d) if q.element_size() == 4 else (QUERY_TILE, KEY_TILE)
+    grid = (triton.cdiv(max_seqlen, rows), cu_seqlens.numel() - 1, heads)
     _kernel[grid](
         q,
         k,
@@ -89,9 +91,9 @@ def launch(q, k, v, cu_seqlens, max_seqlen, scale, causal=False):
         k.stride(1),
         v.stride(1),
         DIM=dim,
-        BLOCK_D=max(16, triton.next_power_of_2(dim)),
-        BLOCK_M=QUERY_TILE,
-        BLOCK_N=KEY_TILE,
+        BLOCK_D=block_d,
+        BLOCK_M=rows,
+        BLOCK_N=keys,
         CAUSAL=causal,
     )
     return out
