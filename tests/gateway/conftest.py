@@ -88,8 +88,8 @@ def render(prompt: ChatPrompt) -> str:
 
 def logprob_of(text: str, value: float, count: int) -> TokenLogprob:
     others = (("\n", value), ("x", value - 1.5), ("y", float("-inf")))
-    top = tuple(TokenLogprob(ord(t), t, v, t.encode()) for t, v in others)
-    return TokenLogprob(ord(text[0]), text, value, text.encode(), top[:count])
+    top = tuple(TokenLogprob(ord(t), t, v, t.encode(), rank=i) for i, (t, v) in enumerate(others, start=1))
+    return TokenLogprob(ord(text[0]), text, value, text.encode(), top[:count], rank=7)
 
 
 class FakeStream(TokenStream):
@@ -389,7 +389,8 @@ class Client:
             text = await response.text()
             assert response.status == 200, text
             assert response.content_type == "text/event-stream"
-        frames = [line for line in text.split("\n\n") if line and not line.startswith(":")]
+        lines = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(":"))
+        frames = [frame for frame in lines.split("\n\n") if frame]
         assert all(frame.startswith("data: ") for frame in frames)
         assert frames[-1] == "data: [DONE]"
         chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames[:-1]]

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ from onecard.engines.oneshot.sentence_config import SentenceConfig, load_sentenc
 from onecard.engines.step.sizes import StepSize
 from onecard.engines.text.service import TextService
 from onecard.registry.spec import ModelSpec
+
+NUMBERS_A_CHARACTER = 250
+"""How many numbers are finished in the time in which a character is encoded, for `TextService.run`."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class EmbeddingKind:
         spec, files = blueprint.spec, blueprint.headers
         sentences, dimensions = files.sentences, files.encoder.config.hidden_size
         text = TextService(files.encoder.tokenizer(spec), place.card.executor)
-        core, model = build_encoder(spec, files.encoder, blueprint.size, sentences.pooling, dimensions, place)
+        pooling = replace(sentences.pooling, normalize=False)  # a request may want them as long as they come
+        core, model = build_encoder(spec, files.encoder, blueprint.size, pooling, dimensions, place)
         info = blueprint.info(self.tasks)
         return EmbeddingEngine(
             info, core, place.card.loop, text, place.gate, dimensions, sentences=sentences
@@ -72,8 +76,12 @@ class EmbeddingEngine(OneShotEngine):
         with self.gate.arriving():
             texts = self._fitted(await self._token_ids(request), limit)
         vectors = await self._run(texts, request.priority, on_begun, arrived)
-        if asked is not None and asked < self._width:
-            vectors = cut_dimensions(vectors, asked, self._sentences.pooling.normalize)
+        own = self._sentences.pooling.normalize
+        normalize = own if request.normalize is None else request.normalize
+        vectors = await self._text.run(
+            vectors.size // NUMBERS_A_CHARACTER,
+            lambda: cut_dimensions(vectors, asked or self._width, normalize),
+        )
         return EmbedResult(vectors, sum(map(len, texts)))
 
     async def _token_ids(self, request: EmbedRequest) -> list[list[int]]:

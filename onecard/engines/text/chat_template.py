@@ -15,7 +15,7 @@ import jinja2
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError, Part, TextPart
 from onecard.engines.text.generation_config import ModelFileError, read_text
-from onecard.engines.text.template_environment import compile_template
+from onecard.engines.text.template_environment import compile_template, variables_of
 from onecard.engines.text.template_process import TemplateLimits, render_in_process
 
 _RESERVED = ("messages", "tools", "documents")
@@ -61,6 +61,7 @@ class ChatTemplates:
         self._limits = limits or TemplateLimits()
         try:
             self._compiled = {source: compile_template(source) for source in self.sources.values()}
+            self._reads = {source: variables_of(source) for source in self.sources.values()}
         except jinja2.TemplateSyntaxError as error:
             raise ModelFileError(
                 f"the chat template of {origin} doesn't parse: {error.message} in line {error.lineno}; "
@@ -101,8 +102,14 @@ class ChatTemplates:
         return prompt.chat_template is not None and prompt.chat_template not in self.sources.values()
 
     def render(self, prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> str:
-        """The prompt text. Raises `InvalidRequestError` with the template's own message where it refuses."""
+        """The prompt text.
+
+        Raises `InvalidRequestError` with the template's own message where it refuses, and for what it would
+        leave out.
+        """
         source = self.source_for(prompt)
+        if (reads := self._reads.get(source)) is not None:
+            _check_read(prompt, reads)
         variables = _variables(prompt, special_tokens)
         if prompt.continue_final_message:
             variables["messages"] = _with_continue_mark(variables["messages"], prompt)
@@ -123,6 +130,24 @@ class ChatTemplates:
             raise InvalidRequestError(f"The chat template failed: {error}", param="messages") from error
 
 
+def _check_read(prompt: ChatPrompt, reads: frozenset[str]) -> None:
+    """What the template doesn't read, the model would never see."""
+    effort = prompt.reasoning_effort
+    unread = {
+        "tools": bool(prompt.tools) and "tools" not in reads,
+        "documents": bool(prompt.documents) and "documents" not in reads,
+        "reasoning_effort": effort not in (None, "none")
+        and not reads & {"reasoning_effort", "enable_thinking"},
+    }
+    for field, is_unread in unread.items():
+        if is_unread:
+            raise InvalidRequestError(
+                f"The model's chat template has no place for `{field}`, so the model would never see what it "
+                "says. Leave it out, or ask a model that was made for it.",
+                param=field,
+            )
+
+
 def _variables(prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> dict[str, Any]:
     for name in _RESERVED:
         if name in prompt.chat_template_kwargs:
@@ -134,10 +159,20 @@ def _variables(prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> dict[st
         **special_tokens,
         "add_generation_prompt": prompt.add_generation_prompt,
         **prompt.chat_template_kwargs,
+        **_effort(prompt),
         "messages": [_with_parsed_arguments(message) for message in prompt.messages],
         "tools": list(prompt.tools) if prompt.tools else None,
         "documents": list(prompt.documents) if prompt.documents else None,
     }
+
+
+def _effort(prompt: ChatPrompt) -> dict[str, Any]:
+    """`reasoning_effort` as templates know it: by that name, or as a switch, as in vLLM."""
+    if prompt.reasoning_effort is None:
+        return {}
+    thinks = {"enable_thinking": prompt.reasoning_effort != "none"}
+    switch = {} if "enable_thinking" in prompt.chat_template_kwargs else thinks
+    return {**switch, "reasoning_effort": prompt.reasoning_effort}
 
 
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,12 @@ def compile_template(source: str) -> jinja2.Template:
     return _environment().from_string(source)
 
 
+def variables_of(source: str) -> frozenset[str]:
+    """The names that a template reads. Raises `jinja2.TemplateSyntaxError`."""
+    named = _environment().parse(source).find_all(nodes.Name)
+    return frozenset(name.name for name in named if name.ctx == "load")
+
+
 def answer() -> None:
     """Reads `{source, variables, limits}` from stdin, writes `{text}` or `{error}` to stdout, all JSON."""
     question = json.loads(sys.stdin.buffer.read())

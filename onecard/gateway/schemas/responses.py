@@ -88,6 +88,7 @@ class ChatMessage(Answer):
 class ChatChoice(Finished):
     message: ChatMessage
     logprobs: ChatLogprobs | None
+    token_ids: list[int] | None = None
 
 
 class ChatAnswer(Identified):
@@ -96,6 +97,8 @@ class ChatAnswer(Identified):
     choices: list[ChatChoice]
     usage: Usage
     prompt_logprobs: PromptLogprobs | None
+    prompt_token_ids: list[int] | None = None
+    prompt_text: str | None = None
 
 
 class ChatDelta(Answer):
@@ -106,6 +109,7 @@ class ChatDelta(Answer):
 class ChatChunkChoice(Unfinished):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
+    token_ids: list[int] | None = None
 
 
 class ChatChunk(Identified):
@@ -113,6 +117,8 @@ class ChatChunk(Identified):
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_text: str | None = None
 
 
 class CompletionLogprobs(Answer):
@@ -126,6 +132,8 @@ class CompletionChoice(Finished):
     text: str
     logprobs: CompletionLogprobs | None
     prompt_logprobs: PromptLogprobs | None
+    prompt_token_ids: list[int] | None = None
+    token_ids: list[int] | None = None
 
 
 class CompletionAnswer(Identified):
@@ -138,6 +146,8 @@ class CompletionAnswer(Identified):
 class CompletionChunkChoice(Unfinished):
     text: str
     logprobs: CompletionLogprobs | None
+    prompt_token_ids: list[int] | None = None
+    token_ids: list[int] | None = None
 
 
 class CompletionChunk(Identified):
