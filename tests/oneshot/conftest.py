@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -209,8 +209,9 @@ class Bench:
         self.stats = self.loop.stats
         config = config or SentenceConfig(Path())
         queue = TokenBudgetQueue(max_tokens, max_seqs)
-        self.device = LateDevice(config.pooling)
-        pooling, clock = (self.device, self.device) if late else (config.pooling, HostStepClock())
+        head = replace(config.pooling, normalize=False)  # as `EmbeddingKind.build` has it
+        self.device = LateDevice(head)
+        pooling, clock = (self.device, self.device) if late else (head, HostStepClock())
         self.core = OneShotCore(
             "bert", 1.0, 0, pooling, queue, max_model_len, CPU, clock, self.stats, self.loop.hand_out
         )

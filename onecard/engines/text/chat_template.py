@@ -61,7 +61,10 @@ class ChatTemplates:
         self._limits = limits or TemplateLimits()
         try:
             self._compiled = {source: compile_template(source) for source in self.sources.values()}
-            self._reads = {source: variables_of(source) for source in self.sources.values()}
+            self._reads = {
+                source: variables_of(source) | ({"tools"} if name == "tool_use" else set())
+                for name, source in self.sources.items()
+            }
         except jinja2.TemplateSyntaxError as error:
             raise ModelFileError(
                 f"the chat template of {origin} doesn't parse: {error.message} in line {error.lineno}; "
