@@ -251,6 +251,11 @@ class ModelSpec:
     aliases: tuple[str, ...] = live(
         (), "Other names that reach this model.", pattern=r"\S+", example="[default]"
     )
+    accept_token_ids: bool = rebuild(
+        True,
+        "Takes token ids for texts; false: texts only, so that ids of another tokenizer are refused "
+        "(embedding).",
+    )
     engine: EngineSpec = section(EngineSpec(), "vLLM's engine arguments.")
 
 

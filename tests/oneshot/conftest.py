@@ -202,6 +202,7 @@ class Bench:
         max_model_len: int = 16,
         config: SentenceConfig | None = None,
         late: bool = False,
+        takes_ids: bool = True,
     ):
         """`late`: on a device that computes later, with a loop that overlaps steps."""
         self.model = TellingModel()
@@ -219,9 +220,8 @@ class Bench:
         self.loop.core = self.core
         info = ModelInfo("bert", "embedding", "root", 0, max_model_len, frozenset({"embed"}))
         text = TextService(word_tokenizer(), ThreadPoolExecutor(1))
-        self.engine = EmbeddingEngine(
-            info, self.core, self.loop, text, Gate("bert"), TellingModel.dimensions, sentences=config
-        )
+        front = info, self.core, self.loop, text, Gate("bert"), TellingModel.dimensions
+        self.engine = EmbeddingEngine(*front, sentences=config, takes_ids=takes_ids)
 
 
 def word_tokenizer() -> Tokenizer:

@@ -56,17 +56,18 @@ class EmbeddingKind:
         pooling = replace(sentences.pooling, normalize=False)  # a request may want them as long as they come
         core, model = build_encoder(spec, files.encoder, blueprint.size, pooling, dimensions, place)
         info = blueprint.info(self.tasks)
-        return EmbeddingEngine(
-            info, core, place.card.loop, text, place.gate, dimensions, sentences=sentences
-        ), model
+        front = info, core, place.card.loop, text, place.gate, dimensions
+        return EmbeddingEngine(*front, sentences=sentences, takes_ids=spec.accept_token_ids), model
 
 
 class EmbeddingEngine(OneShotEngine):
-    """Implements `api.Embedder`. `width`: dimensions of the model's own vectors."""
+    """Implements `api.Embedder`. `width`: dimensions of the model's own vectors; `takes_ids`: texts may be
+    given as token ids."""
 
-    def __init__(self, *front: Any, sentences: SentenceConfig):
+    def __init__(self, *front: Any, sentences: SentenceConfig, takes_ids: bool = True):
         super().__init__(*front)
         self._sentences = sentences
+        self._takes_ids = takes_ids
 
     async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
         """Raises `InvalidRequestError` before anything has run, `EngineFailedError` if a step fails."""
@@ -94,9 +95,19 @@ class EmbeddingEngine(OneShotEngine):
             if isinstance(given, str):
                 token_ids.append(next(encoded))
             else:
+                self._check_taken()
                 self._text.check_token_ids(given, param="input")
                 token_ids.append(list(given))
         return token_ids
+
+    def _check_taken(self) -> None:
+        if not self._takes_ids:
+            raise InvalidRequestError(
+                f"Model {self.info.name!r} takes texts only, not token ids (`accept_token_ids: false` in the "
+                "registry): send strings. LangChain does so with "
+                "OpenAIEmbeddings(check_embedding_ctx_length=False).",
+                param="input",
+            )
 
     def _fitted(self, texts: list[list[int]], truncate_to: int | None) -> list[list[int]]:
         longest = self.info.max_model_len
