@@ -12,6 +12,7 @@ from onecard.gateway.http.cors import add_cors_headers
 from onecard.gateway.http.middleware import add_request_id, answer_errors, observe
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.router import ModelRouter
+from onecard.gateway.routes.front_door import ANY_PATH, elsewhere
 from onecard.gateway.routes.route import Routes
 from onecard.gateway.routes.table import ROUTES
 from onecard.registry.spec import Registry
@@ -48,6 +49,7 @@ def create_app(
     )
     app.on_response_prepare.extend([add_request_id, add_cors_headers])
     app.add_routes([web.route(row.method, row.path, row.handler) for row in routes.rows])
+    app.router.add_route("*", ANY_PATH, elsewhere)
     return app
 
 

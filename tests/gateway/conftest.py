@@ -54,6 +54,8 @@ ANSWERS = {
     "/v1/models": responses.ModelList,
     "/tokenize": responses.TokenizeAnswer,
     "/detokenize": responses.DetokenizeAnswer,
+    "/tokenizer_info": responses.TokenizerInfo,
+    "/": responses.RootAnswer,
     "/health": responses.HealthAnswer,
     "/version": responses.VersionAnswer,
     "/admin/status": responses.StatusAnswer,
@@ -80,6 +82,16 @@ class FakeTokenizer:
 
     def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         return [f"Ġ{chr(t)}" if t < 256 else "<s>" for t in token_ids]  # raw, as byte-level BPE spells it
+
+    def tokenizer_info(self) -> dict[str, Any]:
+        return {
+            "tokenizer_class": "Bytes",
+            "model_max_length": self.info.max_model_len,
+            "vocab_size": 257,
+            "bos_token": "<s>",
+            "added_tokens_decoder": {},
+            "chat_template": None,
+        }
 
 
 def render(prompt: ChatPrompt) -> str:

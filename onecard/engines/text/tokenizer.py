@@ -96,6 +96,11 @@ class Tokenizer:
         """The largest id that has a token (a model's embedding may have more rows)."""
         return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1)
 
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """Sources by name."""
+        return self._templates.sources
+
     # --- chat -----------------------------------------------------------------------------------------
 
     def renders_slowly(self, prompt: ChatPrompt) -> bool:

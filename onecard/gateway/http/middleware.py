@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from onecard.engines.api import EngineError
-from onecard.gateway.context import GATEWAY, REQUEST_ID
+from onecard.gateway.context import GATEWAY, MEANT, REQUEST_ID
 from onecard.gateway.http.auth import authorise
 from onecard.gateway.http.cors import preflight
 from onecard.gateway.http.errors import GatewayError, error_response, from_http
@@ -80,4 +80,5 @@ def _body_bytes(response: web.StreamResponse) -> int | None:
 def _route_name(request: web.Request) -> str:
     # The route's pattern, never the path: a scanner's paths must not become label values.
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "none"
+    name = request.get(MEANT, "" if resource is None else resource.canonical)
+    return name if name in request.app[GATEWAY].routes.published_paths else "none"

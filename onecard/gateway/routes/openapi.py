@@ -34,7 +34,7 @@ def openapi_document(routes: Routes) -> dict[str, Any]:
     references, schemas = _schemas(routes.rows)
     paths: dict[str, dict[str, Any]] = {}
     for row in routes.rows:
-        path = published_path(row)
+        path = row.published
         paths.setdefault(path, {})[row.method.lower()] = _describe(row, path, references)
     return {
         "openapi": "3.1.0",
@@ -49,11 +49,6 @@ def openapi_document(routes: Routes) -> dict[str, Any]:
         },
         "security": [{}, {"bearer": []}, {"x-api-key": []}],
     }
-
-
-def published_path(row: Route) -> str:
-    """`/models/{name:.+}/sleep` as OpenAPI writes it."""
-    return re.sub(r"{(\w+):[^}]+}", r"{\1}", row.path)
 
 
 def _schemas(rows: Sequence[Route]) -> tuple[References, dict[str, Any]]:

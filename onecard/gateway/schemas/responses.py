@@ -181,6 +181,42 @@ class DetokenizeAnswer(Answer):
     prompt: str
 
 
+class AddedTokenInfo(Answer):
+    content: str
+    lstrip: bool
+    normalized: bool
+    rstrip: bool
+    single_word: bool
+    special: bool
+
+
+class NamedTemplate(Answer):
+    name: str
+    template: str
+
+
+class TokenizerInfo(BaseModel):
+    """Beside these, each special token under its name (`bos_token`, ...)."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    tokenizer_class: str
+    model_max_length: int
+    vocab_size: int
+    added_tokens_decoder: dict[str, AddedTokenInfo]
+    chat_template: str | list[NamedTemplate] | None
+
+
+class RootAnswer(Answer):
+    name: Literal["onecard"]
+    version: str
+    base_path: str
+    models: str
+    description: str
+    health: str
+    metrics: str
+
+
 class ModelPermission(Answer):
     id: str
     object: Literal["model_permission"]
