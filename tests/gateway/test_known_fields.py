@@ -122,6 +122,28 @@ async def test_values_that_look_like_nothing_but_matter_are_refused(client, node
     assert node.chat.requests == []
 
 
+ASK_NOTHING = {
+    "include_reasoning": True,
+    "thinking_token_budget": -1,
+    "verbosity": "medium",
+    "truncation_side": "left",
+    "mirostat": 0,
+    "typical_p": 1.0,
+    "repeat_penalty": 1,
+    "function_call": "none",
+    "use_beam_search": False,
+    "grammar": "",
+    "kv_transfer_params": {},
+}
+
+
+@pytest.mark.parametrize("name", ASK_NOTHING)
+async def test_values_that_ask_for_what_is_done_anyway_pass(client, name):
+    path = "/v1/chat/completions"
+    reply = await client.post(path, {**ASKING[path], name: ASK_NOTHING[name]})
+    assert reply.status == 200, reply.text
+
+
 async def test_fields_that_nobody_knows_are_let_pass(client):
     for path, body in ASKING.items():
         if path != "/v1/rerank":

@@ -187,6 +187,38 @@ async def test_openapi_names_the_header_for_priority_where_the_body_takes_one(cl
     assert named == dict.fromkeys(takes, ("header", False, "integer"))
 
 
+async def test_openapi_tells_who_may_ask(client):
+    document = (await client.get("/openapi.json")).body
+    for row in ROUTES.rows:
+        told = document["paths"][row.published][row.method.lower()]
+        assert (told.get("security") == []) == (row.access == "open")
+        assert told["tags"] == [{"key": "models", "open": "health", "admin": "operating"}[row.access]]
+
+
+async def test_openapi_tells_which_fields_are_refused_ignored_and_nullable(client):
+    document = (await client.get("/openapi.json")).body
+    chat = {"$ref": "#/components/schemas/ChatRequest", "components": document["components"]}
+    asked = {"messages": [{"role": "user", "content": "Hi"}]}
+    takes = Draft202012Validator(chat).is_valid
+    for name, value, taken in [
+        ("grammar", "root ::= a", False),
+        ("grammar", "", True),
+        ("chat_template", "{{ 1 }}", False),
+        ("include_reasoning", True, True),
+        ("include_reasoning", 1, False),
+        ("metadata", {"a": "b"}, True),
+        ("n", None, True),
+        ("n", 0, False),
+        ("stop", None, True),
+        ("stream_options", None, True),
+        ("temperature", None, True),
+        ("messages", None, False),
+    ]:
+        body = {**asked, name: value}
+        assert takes(body) == taken, (name, value)
+        assert ((await client.post("/v1/chat/completions", body)).status == 200) == taken, (name, value)
+
+
 async def test_openapi_schemas_are_sound(client):
     document = (await client.get("/openapi.json")).body
     schemas = document["components"]["schemas"]

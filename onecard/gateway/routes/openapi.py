@@ -26,6 +26,13 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "tags": {"schema": {"type": "array", "items": {"type": "string"}}},
 }
 """What is more than a text."""
+ABOUT = (
+    "OpenAI's API with vLLM's extra fields. A null means the default; fields that are not described are "
+    "ignored. Paths for everybody also answer without `/v1` (or with it), and with slashes too many. The "
+    "paths under `operating` want `server.admin_key`; without one they answer the server's own machine."
+)
+TAGS = {"key": "models", "open": "health", "admin": "operating"}
+"""By who may ask."""
 
 
 @cache
@@ -38,7 +45,7 @@ def openapi_document(routes: Routes) -> dict[str, Any]:
         paths.setdefault(path, {})[row.method.lower()] = _describe(row, path, references)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "onecard", "version": VERSION},
+        "info": {"title": "onecard", "version": VERSION, "description": ABOUT},
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -69,6 +76,7 @@ def _describe(row: Route, path: str, references: References) -> dict[str, Any]:
         content["text/event-stream"] = {"schema": references[row.chunk]}
     described: dict[str, Any] = {
         "summary": row.summary,
+        "tags": [TAGS[row.access]],
         "operationId": row.method.lower() + path.translate(str.maketrans("/{}.", "_   ")).replace(" ", ""),
         "responses": {
             "200": {"description": row.summary, "content": content},
@@ -78,6 +86,8 @@ def _describe(row: Route, path: str, references: References) -> dict[str, Any]:
             },
         },
     }
+    if row.access == "open":
+        described["security"] = []
     if row.request is not None:
         body = _body(references[row.request], row.file)
         described["requestBody"] = {"required": row.needs_body, "content": body}

@@ -28,10 +28,25 @@ MAX_INT32 = 2**31 - 1
 TokenIds = tuple[int, ...]
 
 
+def _nullable(schema: dict[str, Any]) -> None:
+    """In a model's JSON schema: what may be left out may be null."""
+    for name, field in schema.get("properties", {}).items():
+        says_so = "enum" in field or {"type": "null"} in field.get("anyOf", ())
+        if name not in schema.get("required", ()) and not says_so and field.keys() & _WHAT_IT_IS:
+            what = {key: field.pop(key) for key in list(field) if key not in _ABOUT_IT}
+            field["anyOf"] = [*(what.pop("anyOf", None) or [what]), {"type": "null"}]
+
+
+_ABOUT_IT = frozenset({"title", "description", "default"})
+_WHAT_IT_IS = frozenset({"type", "anyOf", "$ref"})
+
+
 class RequestModel(BaseModel):
     """A JSON object from a client."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore", protected_namespaces=(), allow_inf_nan=False, json_schema_extra=_nullable
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -39,7 +54,7 @@ class RequestModel(BaseModel):
         return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # by identity: `Annotated` takes equals for one, and 1 equals True
 class Refusal:
     """Marks a field that would change the answer and isn't offered: better refused than silently not done.
 
