@@ -243,3 +243,53 @@ async def test_a_nucleus_of_no_mass_is_the_likeliest_token(client, node):
 async def test_an_empty_stop_string_leaves_the_others(client, node):
     assert (await client.post("/v1/completions", {"prompt": "Hi", "stop": ["", "a"]})).status == 200
     assert node.chat.requests[0].sampling.stop == ("a",)
+
+
+ADVICE = [
+    (CHAT, {"tool_choice": "required"}, {"tool_choice": "none"}),
+    (CHAT, {"tool_choice": "required"}, {"tool_choice": "auto", "tools": TOOLS}),
+    (CHAT, {"tool_choice": "auto"}, {}),
+    (CHAT, {"tool_choice": {"type": "function", "function": {"name": "f"}}}, {"tool_choice": "none"}),
+    (CHAT, {"tool_choice": "whatever"}, {"tool_choice": "none"}),
+    (CHAT, {"response_format": {}}, {"response_format": {"type": "text"}}),
+    (CHAT, {"response_format": {"type": "json_schema"}}, {"response_format": {"type": "text"}}),
+    (CHAT, {"chat_template": "{{ 1 }}"}, {}),
+    (CHAT, {"top_logprobs": 2}, {"top_logprobs": 2, "logprobs": True}),
+    (CHAT, {"stream_options": {}}, {"stream_options": {}, "stream": True}),
+    (CHAT, {"repeat_penalty": 1.2}, {"repetition_penalty": 1.2}),
+    ("/v1/completions", {"max_tokens": 0}, {"max_tokens": 0, "echo": True}),
+    ("/v1/completions", {"prompt_embeds": "x"}, {}),
+    ("/v1/completions", {"best_of": 1, "n": 2}, {"best_of": 2, "n": 2}),
+    ("/v1/embeddings", {"messages": [{"role": "user", "content": "Hi"}]}, {"input": "Hi"}),
+    ("/v1/embeddings", {"normalize": True, "use_activation": False}, {"normalize": True}),
+    ("/v1/embeddings", {"truncate_prompt_tokens": 0}, {"truncate_prompt_tokens": -1}),
+]
+NEEDED = {
+    CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/embeddings": {"input": "Hi"},
+}
+
+
+@pytest.mark.parametrize(("path", "asked", "advised"), ADVICE)
+async def test_who_does_as_an_error_advises_is_served(client, path, asked, advised):
+    refused = await client.post(path, {**NEEDED[path], **asked})
+    assert refused.status == 400
+    told = refused.error["message"]
+    assert all(name in told for name in advised if name not in asked and name != "tools"), told
+    reply = await client.post(path, {**NEEDED[path], **advised})
+    assert reply.status == 200, (told, reply.text)
+
+
+async def test_no_error_advises_what_is_always_refused(client):
+    for body in (
+        {"tool_choice": "required", "tools": TOOLS},
+        {"tool_choice": "sometimes", "tools": TOOLS},
+        {"tool_choice": {"function": {"name": "g"}}, "tools": TOOLS},
+        {"response_format": {"type": "json_schema"}},
+        {"response_format": {"type": "json_object"}},
+    ):
+        message = (await client.post(CHAT, {**NEEDED[CHAT], **body})).error["message"]
+        assert "not offered yet" in message
+        assert "required" not in message
+        assert "needs" not in message

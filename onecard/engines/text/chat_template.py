@@ -95,8 +95,8 @@ class ChatTemplates:
                 param="messages",
             )
         raise InvalidRequestError(
-            "The model has no chat template: send a `prompt` instead of messages, or set "
-            "`engine.chat_template` in the registry.",
+            "The model has no chat template: send a `prompt` instead of messages (to /v1/completions instead "
+            "of /v1/chat/completions), or set `engine.chat_template` in the registry.",
             param="messages",
         )
 

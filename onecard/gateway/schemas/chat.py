@@ -48,29 +48,16 @@ class ChatRequest(Conversation, SamplingRequest, KnownInChat):
         return self
 
     def _check_tool_choice(self) -> None:
-        choice = self.tool_choice
-        if choice is None or choice == "none" or (choice == "auto" and self.tools == []):
-            return
-        if not self.tools:
-            raise InvalidRequestError("`tool_choice` needs `tools`.", param="tool_choice")
-        if choice == "auto":
-            return
-        if choice == "required":
+        if self.tool_choice not in (None, "none", "auto"):
             raise InvalidRequestError(
-                "`tool_choice: required` is not offered yet; use auto or none.", param="tool_choice"
+                "`tool_choice` that forces a call is not offered yet: send none, or (to a model whose chat "
+                "template knows tools) auto.",
+                param="tool_choice",
             )
-        function = choice.get("function") if isinstance(choice, dict) else None
-        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        if self.tool_choice == "auto" and self.tools is None:
             raise InvalidRequestError(
-                "`tool_choice` must be none, auto, required, or name a function.", param="tool_choice"
+                "`tool_choice: auto` needs `tools`; without them leave it out.", param="tool_choice"
             )
-        if all(tool["function"]["name"] != function["name"] for tool in self.tools):
-            raise InvalidRequestError(
-                "`tool_choice` names a tool that is not in `tools`.", param="tool_choice"
-            )
-        raise InvalidRequestError(
-            "`tool_choice` with a named function is not offered yet; use auto or none.", param="tool_choice"
-        )
 
     def prompt(self) -> ChatPrompt:
         """The conversation; tools are shown to the model unless the client said none."""

@@ -156,10 +156,8 @@ class SamplingRequest(ModelRequest, KnownInGeneration):
         if self.response_format is None or self.response_format.get("type") == "text":
             return
         kind = self.response_format.get("type")
-        if kind == "json_schema" and not isinstance(self.response_format.get("json_schema"), dict):
-            message = "`response_format` of type json_schema needs a `json_schema` object."
-        elif kind in ("json_object", "json_schema", "structural_tag"):
-            message = f"`response_format` of type {kind} is not offered yet; only text is."
-        else:
-            message = "`response_format` needs a `type`; only text is offered yet."
-        raise InvalidRequestError(message, param="response_format")
+        asked = f" of type {kind}" if kind in ("json_object", "json_schema", "structural_tag") else ""
+        raise InvalidRequestError(
+            f'`response_format`{asked} is not offered yet; leave it out, or ask for {{"type": "text"}}.',
+            param="response_format",
+        )
