@@ -17,6 +17,7 @@ from onecard.gateway.loading import LoadingNode
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.metrics.event_loop import watch_lag
 from onecard.gateway.router import ModelRouter
+from onecard.gateway.routes.front_door import ANY_PATH, elsewhere
 from onecard.gateway.routes.route import Routes
 from onecard.gateway.routes.table import ROUTES
 from onecard.registry.spec import Registry
@@ -68,6 +69,7 @@ def create_app(
     app.add_routes(
         [web.route(row.method, row.path, row.handler, expect_handler=expectation) for row in routes.rows]
     )
+    app.router.add_route("*", ANY_PATH, elsewhere, expect_handler=expectation)
     return app
 
 

@@ -48,3 +48,5 @@ class Gateway:
 
 GATEWAY = web.AppKey("gateway", Gateway)
 REQUEST_ID = web.RequestKey("request_id", str)
+MEANT = web.RequestKey("meant", str)
+"""The table's path that was meant by another spelling."""

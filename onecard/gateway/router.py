@@ -29,7 +29,8 @@ class ModelRouter:
     def engine_for(self, task: Task | None, name: str | None) -> Any:
         """The model under `name`, with the Protocol of `task` (None: `Tokenizing`, which all have).
 
-        Without a `name`, the only one that does it. 404 if there is none, 400 if it does something else.
+        Without a `name`, the only one that does it; of several that have tokenizers, the only one that
+        generates text. 404 if there is none, 400 if it does something else.
         """
         engine = self._engine(self._only(task) if name is None else name)
         if task is None or task in engine.info.tasks:
@@ -48,6 +49,10 @@ class ModelRouter:
         if found is None:
             raise self._unknown(name)
         return found
+
+    def knows(self, name: str) -> bool:
+        """Whether a model answers to `name`."""
+        return self._find(name) is not None
 
     def models(self) -> Sequence[ModelInfo]:
         return self._node.models()
@@ -74,8 +79,10 @@ class ModelRouter:
 
     def _only(self, task: Task | None) -> str:
         able = [info.name for info in self._able(task)]
-        if len(able) == 1:
-            return able[0]
+        talkers = [info.name for info in self._able("generate")] if task is None else []
+        for candidates in (able, talkers):
+            if len(candidates) == 1:
+                return candidates[0]
         choice = f"one of: {', '.join(able)}" if able else "but no served model does this"
         raise InvalidRequestError(f"`model` is required, {choice}.", param="model")
 

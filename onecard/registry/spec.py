@@ -238,7 +238,7 @@ class SamplingSpec:
     top_p: float | None = live(
         None,
         "Draw from the likeliest tokens that have this much probability together; 1: from all.",
-        above=0,
+        minimum=0,
         maximum=1,
         example="0.95",
     )
@@ -336,6 +336,11 @@ class ModelSpec:
     preload: bool = live(True, "Loaded at start; false: starts asleep, and its first request wakes it.")
     aliases: tuple[str, ...] = live(
         (), "Other names that reach this model.", pattern=r"\S+", example="[default]"
+    )
+    accept_token_ids: bool = rebuild(
+        True,
+        "Takes token ids for texts; false: texts only, so that ids of another tokenizer are refused "
+        "(embedding).",
     )
     sampling: SamplingSpec = section(
         SamplingSpec(), "Sampling of requests that don't say; `auto`: the model's generation_config (llm)."

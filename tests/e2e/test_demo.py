@@ -39,7 +39,7 @@ def ask(client: OpenAI, text: str, **options):
 
 
 def test_chat_completions_embeddings_and_models(client: OpenAI):
-    assert [m.id for m in client.models.list()] == ["smollm2", "minilm"]
+    assert [m.id for m in client.models.list()] == ["smollm2", "default", "minilm"]
     answer = ask(client, "What is the capital of France?")
     assert answer.choices[0].message.content == "The capital of France is Paris."
     assert answer.choices[0].finish_reason == "stop"

@@ -57,6 +57,8 @@ ANSWERS = {
     "/v1/models": responses.ModelList,
     "/tokenize": responses.TokenizeAnswer,
     "/detokenize": responses.DetokenizeAnswer,
+    "/tokenizer_info": responses.TokenizerInfo,
+    "/": responses.RootAnswer,
     "/health": responses.HealthAnswer,
     "/version": responses.VersionAnswer,
     "/admin/status": responses.StatusAnswer,
@@ -84,6 +86,16 @@ class FakeTokenizer:
     async def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         return [f"Ġ{chr(t)}" if t < 256 else "<s>" for t in token_ids]  # raw, as byte-level BPE spells it
 
+    def tokenizer_info(self) -> dict[str, Any]:
+        return {
+            "tokenizer_class": "Bytes",
+            "model_max_length": self.info.max_model_len,
+            "vocab_size": 257,
+            "bos_token": "<s>",
+            "added_tokens_decoder": {},
+            "chat_template": None,
+        }
+
 
 def render(prompt: ChatPrompt) -> str:
     return "".join(f"{m['role']}: {m['content']}\n" for m in text_only(prompt).messages)
@@ -91,8 +103,8 @@ def render(prompt: ChatPrompt) -> str:
 
 def logprob_of(text: str, value: float, count: int) -> TokenLogprob:
     others = (("\n", value), ("x", value - 1.5), ("y", float("-inf")))
-    top = tuple(TokenLogprob(ord(t), t, v, t.encode()) for t, v in others)
-    return TokenLogprob(ord(text[0]), text, value, text.encode(), top[:count])
+    top = tuple(TokenLogprob(ord(t), t, v, t.encode(), rank=i) for i, (t, v) in enumerate(others, start=1))
+    return TokenLogprob(ord(text[0]), text, value, text.encode(), top[:count], rank=7)
 
 
 class FakeStream(TokenStream):
@@ -404,7 +416,8 @@ class Client:
             text = await response.text()
             assert response.status == 200, text
             assert response.content_type == "text/event-stream"
-        frames = [line for line in text.split("\n\n") if line and not line.startswith(":")]
+        lines = "".join(line for line in text.splitlines(keepends=True) if not line.startswith(":"))
+        frames = [frame for frame in lines.split("\n\n") if frame]
         assert all(frame.startswith("data: ") for frame in frames)
         assert frames[-1] == "data: [DONE]"
         chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames[:-1]]

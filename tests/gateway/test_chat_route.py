@@ -94,7 +94,7 @@ async def test_prompt_logprobs(client):
     reply = await client.post(CHAT, {"messages": USER, "prompt_logprobs": 1})
     first, second, *_ = reply.body["prompt_logprobs"]
     assert first is None
-    assert second[str(ord("s"))] == {"logprob": -0.5, "rank": None, "decoded_token": "s"}
+    assert second[str(ord("s"))] == {"logprob": -0.5, "rank": 7, "decoded_token": "s"}
     assert second["10"]["rank"] == 1
 
 
@@ -194,3 +194,67 @@ async def test_continue_final_message(client, node):
     await client.post(CHAT, {"messages": USER, "continue_final_message": True})
     prompt = node.chat.requests[0].prompt
     assert (prompt.add_generation_prompt, prompt.continue_final_message) == (False, True)
+
+
+async def test_return_token_ids(client):
+    body = {"messages": USER, "return_token_ids": True}
+    reply = await client.post(CHAT, body)
+    prompt = list(b"user: Hi\n")
+    assert reply.body["prompt_token_ids"] == prompt
+    assert reply.body["choices"][0]["token_ids"] == [72, 32, 34]
+    first, *rest = await client.events(CHAT, body)
+    assert first["prompt_token_ids"] == prompt
+    assert all("prompt_token_ids" not in chunk for chunk in rest)
+    ids = [token for chunk in rest for token in chunk["choices"][0].get("token_ids", ())]
+    assert ids == [72, 32, 34]
+
+
+async def test_token_ids_of_text_that_is_held_back_come_too(client, node):
+    node.chat.words = ["a", "", "b"]
+    chunks = await client.events(CHAT, {"messages": USER, "return_token_ids": True})
+    assert [t for c in chunks for t in c["choices"][0].get("token_ids", ())] == [97, 0, 98]
+
+
+async def test_return_prompt_text(client):
+    body = {"messages": USER, "return_prompt_text": True}
+    assert (await client.post(CHAT, body)).body["prompt_text"] == "user: Hi\n"
+    first, *rest = await client.events(CHAT, body)
+    assert first["prompt_text"] == "user: Hi\n"
+    assert all("prompt_text" not in chunk for chunk in rest)
+
+
+async def test_return_tokens_as_token_ids(client):
+    body = {"messages": USER, "logprobs": True, "top_logprobs": 1, "return_tokens_as_token_ids": True}
+    entry = (await client.post(CHAT, body)).body["choices"][0]["logprobs"]["content"][0]
+    assert (entry["token"], bytes(entry["bytes"])) == ("token_id:72", b"Hello")
+    assert entry["top_logprobs"][0]["token"] == "token_id:10"
+    chunks = await client.events(CHAT, body)
+    shown = [e for c in chunks for e in (c["choices"][0]["logprobs"] or {"content": []})["content"]]
+    assert [entry["token"] for entry in shown] == ["token_id:72", "token_id:32", "token_id:34"]
+
+
+BEGUN = [*USER, {"role": "assistant", "content": [{"type": "text", "text": "Well, "}]}]
+
+
+@pytest.mark.parametrize(
+    ("asked", "begins"),
+    [
+        ({"messages": BEGUN, "echo": True}, "Well, "),
+        ({"messages": BEGUN, "echo": True, "continue_final_message": True}, "Well, "),
+        ({"messages": USER, "echo": True}, ""),
+        ({"messages": USER, "echo": True, "add_generation_prompt": False}, "Hi"),
+        ({"messages": BEGUN}, ""),
+    ],
+)
+async def test_echo_begins_with_the_last_message_where_it_is_the_answers_role(client, asked, begins):
+    reply = await client.post(CHAT, asked)
+    assert reply.body["choices"][0]["message"]["content"] == begins + TEXT
+    chunks = await client.events(CHAT, {**asked, "n": 2})
+    for index in range(2):
+        own = (c["choices"][0] for c in chunks if c["choices"][0]["index"] == index)
+        assert "".join(choice["delta"].get("content", "") for choice in own) == begins + TEXT
+
+
+async def test_reasoning_effort_reaches_the_template(client, node):
+    assert (await client.post(CHAT, {"messages": USER, "reasoning_effort": "low"})).status == 200
+    assert node.chat.requests[0].prompt.reasoning_effort == "low"

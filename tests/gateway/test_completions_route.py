@@ -112,7 +112,7 @@ async def test_best_of_answers_the_likeliest(client, node):
 
 async def test_prompt_logprobs(client):
     reply = await client.post(PATH, {"prompt": [72, 105], "prompt_logprobs": 0})
-    expected = [None, {"105": {"logprob": -0.5, "rank": None, "decoded_token": "i"}}]
+    expected = [None, {"105": {"logprob": -0.5, "rank": 7, "decoded_token": "i"}}]
     assert reply.body["choices"][0]["prompt_logprobs"] == expected
 
 
@@ -133,3 +133,27 @@ async def test_of_thousands_of_prompts_a_few_are_opened_at_once(client, node):
     assert [choice["index"] for choice in reply.body["choices"]] == list(range(200))
     assert 1 < most <= 32
     assert len({request.group for request in node.chat.requests}) == 1
+
+
+async def test_return_token_ids(client):
+    body = {"prompt": [72, 105], "return_token_ids": True, "n": 2}
+    reply = await client.post(PATH, body)
+    for choice in reply.body["choices"]:
+        assert choice["prompt_token_ids"] == [72, 105]
+        assert choice["token_ids"] == [72, 32, 34]
+    chunks = [chunk["choices"][0] for chunk in await client.events(PATH, body)]
+    for index in range(2):
+        own = [choice for choice in chunks if choice["index"] == index]
+        assert [choice.get("prompt_token_ids") for choice in own] == [[72, 105]] + [None] * (len(own) - 1)
+        assert [token for choice in own for token in choice["token_ids"]] == [72, 32, 34]
+
+
+async def test_return_tokens_as_token_ids(client):
+    body = {"prompt": [72, 105], "logprobs": 1, "max_tokens": 1, "return_tokens_as_token_ids": True}
+    reply = await client.post(PATH, {**body, "echo": True}, check=False)
+    logprobs = reply.body["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["token_id:72", "token_id:105", "token_id:72"]
+    assert logprobs["top_logprobs"][2] == {"token_id:72": -0.25, "token_id:10": -0.25}
+    assert logprobs["text_offset"] == [0, 1, 2]
+    [chunk, *_] = await client.events(PATH, body)
+    assert chunk["choices"][0]["logprobs"]["tokens"] == ["token_id:72"]

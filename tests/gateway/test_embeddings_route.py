@@ -63,3 +63,18 @@ async def test_a_chat_model_does_not_embed(client):
 async def test_an_embedding_model_does_not_talk(client):
     reply = await client.post("/v1/completions", {"model": "embedder", "prompt": "a"})
     assert (reply.status, reply.error["type"]) == (400, "BadRequestError")
+
+
+@pytest.mark.parametrize(
+    ("asked", "normalize"),
+    [
+        ({}, None),
+        ({"normalize": False}, False),
+        ({"normalize": True}, True),
+        ({"use_activation": False}, False),
+        ({"normalize": False, "use_activation": False}, False),
+    ],
+)
+async def test_normalize_reaches_the_engine_under_both_names(client, node, asked, normalize):
+    assert (await client.post(PATH, {"input": "a", **asked})).status == 200
+    assert node.embed.requests[0].normalize is normalize

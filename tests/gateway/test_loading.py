@@ -7,7 +7,7 @@ from onecard.gateway.loading import LoadingNode
 from onecard.gateway.routes.table import ROUTES
 from onecard.registry.spec import ModelSpec, Registry
 
-NEED_MODELS = [row for row in ROUTES.rows if row.path not in ROUTES.early_paths]
+NEED_MODELS = [row for row in ROUTES.rows if not (row.early or row.access == "open")]
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onecard.engines.api import TokenLogprob
-from onecard.gateway.answers.logprobs import CompletionLogprobs
+from onecard.engines.paged.stream import TokenStream
+from onecard.gateway.answers.logprobs import CompletionLogprobs, prompt_logprobs
 
 
 def entry(token_bytes):
@@ -53,6 +54,47 @@ def cut(data, text):
     whole = text.encode()
     cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1), max_size=6))) if len(whole) > 1 else []
     return [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+
+def token(token_id, token_bytes, logprob, *top, rank=None):
+    text = token_bytes.decode(errors="replace")
+    return TokenLogprob(token_id, text, logprob, token_bytes, top, rank)
+
+
+def test_pieces_of_characters_have_names_of_their_own_and_the_chosen_one_keeps_its_value():
+    top = [token(10 + i, piece, -0.5 - i) for i, piece in enumerate((b"\xf0\x9f", b" \xf0\x9f", b"\xf0"))]
+    logprobs = CompletionLogprobs()
+    logprobs.add([token(20, b"\xa4\\", -7.0, *top)])
+    taken = logprobs.take()
+    assert taken["tokens"] == [r"bytes:\xa4\x5c"]
+    assert taken["top_logprobs"] == [
+        {r"bytes:\xf0\x9f": -0.5, r"bytes: \xf0\x9f": -1.5, r"bytes:\xf0": -2.5, r"bytes:\xa4\x5c": -7.0}
+    ]
+
+
+def test_two_tokens_of_one_spelling_both_stay_and_the_chosen_one_has_the_name():
+    likelier, chosen = token(1, b"<s>", -0.1), token(2, b"<s>", -3.0)
+    logprobs = CompletionLogprobs()
+    logprobs.add([token(2, b"<s>", -3.0, likelier, chosen)])
+    assert logprobs.take()["top_logprobs"] == [{"token_id:1": -0.1, "<s>": -3.0}]
+
+
+@given(st.lists(st.binary(max_size=3), min_size=1, max_size=6))
+def test_no_alternative_is_lost(pieces):
+    top = [token(i, piece, -float(i)) for i, piece in enumerate(pieces)]
+    logprobs = CompletionLogprobs()
+    logprobs.add([token(99, pieces[0], -50.0, *top)])
+    taken = logprobs.take()
+    [shown] = taken["top_logprobs"]
+    assert len(shown) == len(pieces) + 1
+    assert shown[taken["tokens"][0]] == taken["token_logprobs"][0] == -50.0
+
+
+def test_a_prompts_tokens_have_their_rank_outside_the_top_too():
+    stream = TokenStream([1, 2], None, 1)
+    stream.prompt_logprobs = [None, token(2, b"b", -9.0, token(5, b"c", -0.1, rank=1), rank=812)]
+    _, shown = prompt_logprobs(stream, 1)
+    assert {key: entry["rank"] for key, entry in shown.items()} == {"2": 812, "5": 1}
 
 
 @given(st.text(min_size=1, max_size=8), st.text(min_size=1, max_size=8), st.data())

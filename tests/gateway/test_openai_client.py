@@ -62,7 +62,8 @@ async def test_embeddings_base64_by_default(sdk, node):
 
 
 async def test_models(sdk):
-    assert [model.id async for model in sdk.models.list()] == ["talker", "embedder"]
+    served = [model.id async for model in sdk.models.list()]
+    assert served == ["talker", "default", "org/talker-v2", "embedder"]
     assert (await sdk.models.retrieve("default")).owned_by == "onecard"
 
 
@@ -112,3 +113,23 @@ async def test_leaving_a_stream_aborts(sdk, node):
     await anext(stream)
     await stream.close()
     await node.chat.streams[0].aborted.wait()
+
+
+@pytest.mark.parametrize("base", ["", "/", "//", "/v1/", "/v1//", "//v1", "/v1/v1"])
+async def test_base_urls_that_are_nearly_right(client, base):
+    async with openai.AsyncOpenAI(base_url=client.url + base, api_key="unused", max_retries=0) as sdk:
+        completion = await sdk.chat.completions.create(model="talker", messages=MESSAGES)
+        assert completion.choices[0].message.content == TEXT
+        assert (await sdk.models.retrieve("org/talker-v2")).root == "talker"
+        assert len((await sdk.embeddings.create(model="embedder", input="ab")).data[0].embedding) == 4
+        stream = await sdk.completions.create(model="talker", prompt="a", stream=True)
+        assert "".join([chunk.choices[0].text async for chunk in stream]) == TEXT
+
+
+async def test_vllms_fields_by_extra_body(sdk):
+    extra = {"return_token_ids": True, "echo": True}
+    started = [*MESSAGES, {"role": "assistant", "content": "So "}]
+    completion = await sdk.chat.completions.create(model="talker", messages=started, extra_body=extra)
+    assert completion.choices[0].message.content == "So " + TEXT
+    assert completion.choices[0].token_ids == [72, 32, 34]
+    assert bytes(completion.prompt_token_ids).endswith(b"assistant: So \n")

@@ -3,7 +3,6 @@
 import pytest
 from jsonschema import Draft202012Validator
 
-from onecard.gateway.routes.openapi import published_path
 from onecard.gateway.routes.table import ROUTES
 
 
@@ -31,8 +30,36 @@ async def test_tokenize_takes_one_of_both(client, body):
     assert (reply.status, reply.error["param"]) == (400, "prompt")
 
 
-async def test_tokenize_needs_a_model_where_there_are_two(client):
-    assert (await client.post("/tokenize", {"prompt": "a"})).status == 400
+async def test_tokens_need_no_model_where_one_talks(client, judge):
+    assert (await client.post("/tokenize", {"prompt": "a"})).body["max_model_len"] == 512
+    assert (await client.post("/detokenize", {"tokens": [97]})).body == {"prompt": "a"}
+    assert (await client.get("/tokenizer_info")).body["model_max_length"] == 512
+
+
+async def test_tokens_need_a_model_where_two_talk_or_none_of_several(client, node, judge, second_talker):
+    for engines in ([node.chat, second_talker], [node.embed, judge]):
+        node.engines = engines
+        names = ", ".join(engine.info.name for engine in engines)
+        for reply in (
+            await client.post("/tokenize", {"prompt": "a"}),
+            await client.post("/detokenize", {"tokens": [97]}),
+            await client.get("/tokenizer_info"),
+        ):
+            assert (reply.status, reply.error["param"]) == (400, "model")
+            assert names in reply.error["message"]
+
+
+async def test_tokens_need_no_model_where_there_is_one_of_any_kind(client, node):
+    node.engines = [node.embed]
+    assert (await client.post("/tokenize", {"prompt": "a"})).body["max_model_len"] == 256
+
+
+async def test_tokenizer_info_of_a_named_model(client):
+    reply = await client.get("/tokenizer_info?model=embedder")
+    assert (reply.status, reply.body["model_max_length"]) == (200, 256)
+    assert {"tokenizer_class", "bos_token", "chat_template"} <= reply.body.keys()
+    reply = await client.get("/tokenizer_info?model=nobody")
+    assert (reply.status, reply.error["code"]) == (404, "model_not_found")
 
 
 async def test_detokenize(client):
@@ -49,13 +76,15 @@ async def test_detokenize_takes_token_ids_only(client, tokens):
 
 async def test_models(client):
     reply = await client.get("/v1/models")
-    assert [card["id"] for card in reply.body["data"]] == ["talker", "embedder"]
-    card = reply.body["data"][0]
+    cards = reply.body["data"]
+    assert [card["id"] for card in cards] == ["talker", "default", "org/talker-v2", "embedder"]
+    assert [card["root"] for card in cards[1:3]] == ["talker", "talker"]
+    card = cards[0]
     assert card["created"] == 1700000000
     assert card["max_model_len"] == 512
     assert card["root"] == "/models/talker"
     assert card["aliases"] == ["default", "org/talker-v2"]
-    assert [card["tasks"] for card in reply.body["data"]] == [["generate"], ["embed"]]
+    assert [card["tasks"] for card in cards] == [["generate"]] * 3 + [["embed"]]
 
 
 @pytest.mark.parametrize("name", ["talker", "default", "org/talker-v2", "org%2Ftalker-v2"])
@@ -63,6 +92,7 @@ async def test_model_by_name_and_alias(client, name):
     reply = await client.get(f"/v1/models/{name}")
     assert reply.status == 200
     assert reply.body["id"] == name.replace("%2F", "/")
+    assert reply.body["root"] == ("/models/talker" if name == "talker" else "talker")
 
 
 async def test_unknown_model(client):
@@ -123,7 +153,7 @@ async def test_admin_status(client):
 
 async def test_openapi_describes_every_route(client):
     document = (await client.get("/openapi.json")).body
-    assert {(published_path(row), row.method.lower()) for row in ROUTES.rows} == {
+    assert {(row.published, row.method.lower()) for row in ROUTES.rows} == {
         (path, method) for path, methods in document["paths"].items() for method in methods
     }
     keys = document["components"]["securitySchemes"]
@@ -138,7 +168,7 @@ async def test_openapi_describes_every_route(client):
     [_, tags] = document["paths"]["/wake_up"]["post"]["parameters"]
     assert tags["schema"]["type"] == "array"
     for row in ROUTES.rows:
-        path = published_path(row).replace("{id}", "talker")
+        path = row.published.replace("{id}", "talker")
         reply = await client.request(row.method, path, check=False)
         assert reply.status not in (404, 405), path
 
@@ -173,6 +203,38 @@ async def test_openapi_tells_what_contents_and_prompts_may_be(client):
         assert takes("TokenizeRequest", body) is right
         reply = await client.post("/tokenize", {"model": "talker", **body})
         assert reply.status == (200 if right else 400)
+
+
+async def test_openapi_tells_who_may_ask(client):
+    document = (await client.get("/openapi.json")).body
+    for row in ROUTES.rows:
+        told = document["paths"][row.published][row.method.lower()]
+        assert (told.get("security") == []) == (row.access == "open")
+        assert told["tags"] == [{"key": "models", "open": "health", "admin": "operating"}[row.access]]
+
+
+async def test_openapi_tells_which_fields_are_refused_ignored_and_nullable(client):
+    document = (await client.get("/openapi.json")).body
+    chat = {"$ref": "#/components/schemas/ChatRequest", "components": document["components"]}
+    asked = {"messages": [{"role": "user", "content": "Hi"}]}
+    takes = Draft202012Validator(chat).is_valid
+    for name, value, taken in [
+        ("grammar", "root ::= a", False),
+        ("grammar", "", True),
+        ("chat_template", "{{ 1 }}", False),
+        ("include_reasoning", True, True),
+        ("include_reasoning", 1, False),
+        ("metadata", {"a": "b"}, True),
+        ("n", None, True),
+        ("n", 0, False),
+        ("stop", None, True),
+        ("stream_options", None, True),
+        ("temperature", None, True),
+        ("messages", None, False),
+    ]:
+        body = {**asked, name: value}
+        assert takes(body) == taken, (name, value)
+        assert ((await client.post("/v1/chat/completions", body)).status == 200) == taken, (name, value)
 
 
 async def test_openapi_schemas_are_sound(client):

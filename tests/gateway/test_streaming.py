@@ -71,7 +71,38 @@ async def test_running_usage(client, node):
     chunks = await client.events(CHAT, {**OK, "stream_options": options})
     counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
     assert counts == sorted(counts)
-    assert (counts[0], counts[-1]) == (1, 3)
+    assert (counts[0], counts[1], counts[-1]) == (0, 1, 3)
+
+
+async def test_running_usage_counts_what_has_gone_out_not_what_has_come(client):
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    for path, asked in ((CHAT, OK), (COMPLETIONS, {"prompt": "Hi"})):
+        chunks = await client.events(path, {**asked, "n": 2, "stream_options": options})
+        counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+        assert counts == sorted(counts)
+        assert counts[-1] == 6
+        assert counts[0] == (0 if path == CHAT else 3)
+
+
+@pytest.mark.parametrize("options", [{}, {"logprobs": True, "top_logprobs": 1}, {"n": 2}])
+async def test_the_finish_reason_stands_in_a_chunk_of_its_own(client, options):
+    chunks = await client.events(CHAT, {**OK, **options})
+    finals = [choice for chunk in chunks for choice in chunk["choices"] if choice["finish_reason"]]
+    assert len(finals) == options.get("n", 1)
+    assert all((final["delta"], final["logprobs"]) == ({}, None) for final in finals)
+    assert contents(chunks, options.get("n", 1) - 1) == TEXT
+
+
+async def test_a_comment_ends_no_event(serve, node):
+    """Older clients take an empty line for the end of an event, and one without data for the stream's end."""
+    client = await serve(keep_alive=0.02)
+    gate = node.chat.hold(0)
+    asyncio.get_running_loop().call_later(0.1, gate.set)
+    async with client.session.post(client.url + CHAT, json={**OK, "stream": True}) as response:
+        text = (await response.content.read()).decode()
+    events = text.removesuffix("\n\n").split("\n\n")
+    assert text.count(": keep-alive\n") > 1
+    assert all(event.splitlines()[-1].startswith("data: ") for event in events)
 
 
 async def test_logprobs_stream(client):
@@ -89,7 +120,7 @@ async def test_held_back_text_sends_no_frame(client, node):
     node.chat.before_step = slowly
     chunks = await client.events(CHAT, OK)
     assert contents(chunks) == "ab"
-    assert len(chunks) == 3
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in chunks] == ["", "a", "b", None]
 
 
 async def test_completion_stream_with_prompts_and_n(client):
@@ -115,7 +146,7 @@ async def test_quiet_streams_are_kept_alive(serve, node):
     gate = node.chat.hold(1)
     async with client.session.post(client.url + CHAT, json={**OK, "stream": True}) as response:
         seen = b""
-        while seen.count(b": keep-alive\n\n") < 2:
+        while seen.count(b": keep-alive\n") < 2:
             seen += await response.content.readany()
         gate.set()
         seen += await response.content.read()
@@ -132,9 +163,9 @@ async def test_a_notice_goes_out_while_nothing_has_come(client, node):
 
     node.chat.generate = asleep
     async with client.session.post(client.url + CHAT, json={**OK, "stream": True}) as response:
-        assert await response.content.readuntil(b"\n\n") == b": the model is waking up\n\n"
+        assert await response.content.readline() == b": the model is waking up\n"
         node.chat.streams[0].notice = "nearly there"
-        assert await response.content.readuntil(b"\n\n") == b": nearly there\n\n"
+        assert await response.content.readline() == b": nearly there\n"
         gate.set()
         rest = (await response.content.read()).decode()
     frames = [json.loads(frame.removeprefix("data: ")) for frame in rest.split("\n\n")[:-2]]

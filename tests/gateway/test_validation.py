@@ -2,6 +2,8 @@
 
 import pytest
 
+from onecard.gateway.routes.table import ROUTES
+
 CHAT = "/v1/chat/completions"
 TOOLS = [{"type": "function", "function": {"name": "f"}}]
 
@@ -13,7 +15,7 @@ SHARED = [
     ({"model": 3}, "model"),
     ({"temperature": -0.1}, "temperature"),
     ({"temperature": "hot"}, "temperature"),
-    ({"top_p": 0}, "top_p"),
+    ({"top_p": -0.1}, "top_p"),
     ({"top_p": 1.1}, "top_p"),
     ({"top_k": -2}, "top_k"),
     ({"min_p": 1.1}, "min_p"),
@@ -24,7 +26,6 @@ SHARED = [
     ({"seed": "x"}, "seed"),
     ({"stop": 3}, "stop"),
     ({"stop": ["a", 3]}, "stop"),
-    ({"stop": ""}, "stop"),
     ({"stop_token_ids": [-1]}, "stop_token_ids[0]"),
     ({"stop_token_ids": 5}, "stop_token_ids"),
     ({"max_tokens": -1}, "max_tokens"),
@@ -84,10 +85,12 @@ CHAT_ONLY = [
     ({"logprobs": 3}, "logprobs"),
     ({"top_logprobs": 1}, "top_logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-    ({"tools": []}, "tools"),
     ({"tools": [{"type": "function"}]}, "tools[0]"),
     ({"tool_choice": "auto"}, "tool_choice"),
+    ({"tools": [], "tool_choice": "required"}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": "required"}, "tool_choice"),
+    ({"tools": TOOLS, "parallel_tool_calls": False}, "parallel_tool_calls"),
+    ({"reasoning_effort": "heroic"}, "reasoning_effort"),
     ({"tools": TOOLS, "tool_choice": "whatever"}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
     ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
@@ -132,6 +135,9 @@ EMBEDDINGS = [
     ({"dimensions": 0}, "dimensions"),
     ({"dimensions": "x"}, "dimensions"),
     ({"truncate_prompt_tokens": 0}, "truncate_prompt_tokens"),
+    ({"normalize": "x"}, "normalize"),
+    ({"normalize": True, "use_activation": False}, "use_activation"),
+    ({"messages": [{"role": "user", "content": "Hi"}]}, "messages"),
 ]
 
 
@@ -180,3 +186,110 @@ async def test_echoed_input_is_capped(client):
     reply = await client.post(CHAT, {"model": "z" * 100_000, "messages": [{"role": "user", "content": "a"}]})
     assert reply.status == 404
     assert len(reply.text) < 600
+
+
+LENIENT = [
+    ("tools", []),
+    ("functions", []),
+    ("function_call", "none"),
+    ("stop", ""),
+    ("stop", [""]),
+    ("stop", []),
+    ("top_p", 0),
+    ("stream_options", None),
+    ("logit_bias", {}),
+    ("documents", []),
+    ("user", None),
+    ("tool_choice", "none"),
+    ("parallel_tool_calls", False),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), LENIENT)
+async def test_what_openai_takes_for_nothing_is_nothing_here(client, node, name, value):
+    body = {"messages": [{"role": "user", "content": "Hi"}], name: value}
+    reply = await client.post(CHAT, body)
+    assert reply.status == 200, reply.text
+    [request] = node.chat.requests
+    assert (request.prompt.tools, request.prompt.documents, request.sampling.stop) == (None, None, ())
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/embeddings", "/v1/rerank"])
+async def test_every_field_but_what_is_needed_may_be_null(client, judge, path):
+    needed = {
+        CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+        "/v1/completions": {"prompt": "Hi"},
+        "/v1/embeddings": {"input": "Hi"},
+        "/v1/rerank": {"query": "Hi", "documents": ["Ho"]},
+    }[path]
+    [row] = (row for row in ROUTES.rows if row.path == path)
+    nulls = dict.fromkeys(row.request.model_fields, None)
+    reply = await client.post(path, nulls | needed)
+    assert reply.status == 200, reply.text
+
+
+async def test_an_empty_list_of_tools_takes_the_choice_that_agents_send_along(client, node):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "tools": [], "tool_choice": "auto"}
+    assert (await client.post(CHAT, body)).status == 200
+
+
+async def test_a_nucleus_of_no_mass_is_the_likeliest_token(client, node):
+    body = {"messages": [{"role": "user", "content": "Hi"}], "top_p": 0, "temperature": 1}
+    assert (await client.post(CHAT, body)).status == 200
+    sampling = node.chat.requests[0].sampling
+    assert (sampling.top_p, sampling.top_k, sampling.temperature) == (1.0, 1, 1.0)
+
+
+async def test_an_empty_stop_string_leaves_the_others(client, node):
+    assert (await client.post("/v1/completions", {"prompt": "Hi", "stop": ["", "a"]})).status == 200
+    assert node.chat.requests[0].sampling.stop == ("a",)
+
+
+ADVICE = [
+    (CHAT, {"tool_choice": "required"}, {"tool_choice": "none"}),
+    (CHAT, {"tool_choice": "required"}, {"tool_choice": "auto", "tools": TOOLS}),
+    (CHAT, {"tool_choice": "auto"}, {}),
+    (CHAT, {"tool_choice": {"type": "function", "function": {"name": "f"}}}, {"tool_choice": "none"}),
+    (CHAT, {"tool_choice": "whatever"}, {"tool_choice": "none"}),
+    (CHAT, {"response_format": {}}, {"response_format": {"type": "text"}}),
+    (CHAT, {"response_format": {"type": "json_schema"}}, {"response_format": {"type": "text"}}),
+    (CHAT, {"chat_template": "{{ 1 }}"}, {}),
+    (CHAT, {"top_logprobs": 2}, {"top_logprobs": 2, "logprobs": True}),
+    (CHAT, {"stream_options": {}}, {"stream_options": {}, "stream": True}),
+    (CHAT, {"repeat_penalty": 1.2}, {"repetition_penalty": 1.2}),
+    ("/v1/completions", {"max_tokens": 0}, {"max_tokens": 0, "echo": True}),
+    ("/v1/completions", {"prompt_embeds": "x"}, {}),
+    ("/v1/completions", {"best_of": 1, "n": 2}, {"best_of": 2, "n": 2}),
+    ("/v1/embeddings", {"messages": [{"role": "user", "content": "Hi"}]}, {"input": "Hi"}),
+    ("/v1/embeddings", {"normalize": True, "use_activation": False}, {"normalize": True}),
+    ("/v1/embeddings", {"truncate_prompt_tokens": 0}, {"truncate_prompt_tokens": -1}),
+]
+NEEDED = {
+    CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/completions": {"prompt": "Hi"},
+    "/v1/embeddings": {"input": "Hi"},
+}
+
+
+@pytest.mark.parametrize(("path", "asked", "advised"), ADVICE)
+async def test_who_does_as_an_error_advises_is_served(client, path, asked, advised):
+    refused = await client.post(path, {**NEEDED[path], **asked})
+    assert refused.status == 400
+    told = refused.error["message"]
+    assert all(name in told for name in advised if name not in asked and name != "tools"), told
+    reply = await client.post(path, {**NEEDED[path], **advised})
+    assert reply.status == 200, (told, reply.text)
+
+
+async def test_no_error_advises_what_is_always_refused(client):
+    for body in (
+        {"tool_choice": "required", "tools": TOOLS},
+        {"tool_choice": "sometimes", "tools": TOOLS},
+        {"tool_choice": {"function": {"name": "g"}}, "tools": TOOLS},
+        {"response_format": {"type": "json_schema"}},
+        {"response_format": {"type": "json_object"}},
+    ):
+        message = (await client.post(CHAT, {**NEEDED[CHAT], **body})).error["message"]
+        assert "not offered yet" in message
+        assert "required" not in message
+        assert "needs" not in message

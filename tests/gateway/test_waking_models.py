@@ -82,7 +82,8 @@ async def test_a_503_that_says_what_was_waited_for(client, gate, metrics, path, 
 async def test_a_stream_that_was_told_to_wait_ends_with_the_error(client, metrics, path, body):
     async with client.session.post(client.url + path, json={**body, "stream": True}) as response:
         assert response.status == 200
-        comment, frame, done = (await response.text()).split("\n\n")[:-1]
+        comment, rest = (await response.text()).split("\n", 1)
+    frame, done = rest.split("\n\n")[:-1]
     assert (comment, done) == (": talker is waking up", "data: [DONE]")
     error = json.loads(frame.removeprefix("data: "))["error"]
     assert (error["type"], error["message"]) == ("ServiceUnavailableError", TOO_LATE)

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -202,6 +202,7 @@ class Bench:
         max_model_len: int = 16,
         config: SentenceConfig | None = None,
         late: bool = False,
+        takes_ids: bool = True,
     ):
         """`late`: on a device that computes later, with a loop that overlaps steps."""
         self.model = TellingModel()
@@ -209,8 +210,9 @@ class Bench:
         self.stats = self.loop.stats
         config = config or SentenceConfig(Path())
         queue = TokenBudgetQueue(max_tokens, max_seqs)
-        self.device = LateDevice(config.pooling)
-        pooling, clock = (self.device, self.device) if late else (config.pooling, HostStepClock())
+        head = replace(config.pooling, normalize=False)  # as `EmbeddingKind.build` has it
+        self.device = LateDevice(head)
+        pooling, clock = (self.device, self.device) if late else (head, HostStepClock())
         self.core = OneShotCore(
             "bert", 1.0, 0, pooling, queue, max_model_len, CPU, clock, self.stats, self.loop.hand_out
         )
@@ -218,9 +220,8 @@ class Bench:
         self.loop.core = self.core
         info = ModelInfo("bert", "embedding", "root", 0, max_model_len, frozenset({"embed"}))
         text = TextService(word_tokenizer(), ThreadPoolExecutor(1))
-        self.engine = EmbeddingEngine(
-            info, self.core, self.loop, text, Gate("bert"), TellingModel.dimensions, sentences=config
-        )
+        front = info, self.core, self.loop, text, Gate("bert"), TellingModel.dimensions
+        self.engine = EmbeddingEngine(*front, sentences=config, takes_ids=takes_ids)
 
 
 def word_tokenizer() -> Tokenizer:

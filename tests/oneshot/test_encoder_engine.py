@@ -134,6 +134,33 @@ async def test_dimensions_of_a_matryoshka_model(make_bench: Any) -> None:
     assert "2, 4" in bad.message
 
 
+@pytest.mark.parametrize("normalizes", [False, True])
+@pytest.mark.parametrize("dimensions", [None, 2])
+async def test_a_request_says_whether_its_vectors_are_of_length_one(
+    make_bench: Any, normalizes: bool, dimensions: int | None
+) -> None:
+    bench = make_bench(config=SentenceConfig(Path(), Pooling("mean", normalizes), is_matryoshka=True))
+    own, raw, unit = await embed(
+        bench, *(request((3, 4), dimensions=dimensions, normalize=wish) for wish in (None, False, True))
+    )
+    pooled = np.array([expected((3, 4))[:dimensions]])
+    np.testing.assert_allclose(raw.vectors, pooled, rtol=1e-6)
+    np.testing.assert_allclose(unit.vectors, pooled / np.linalg.norm(pooled), rtol=1e-6)
+    np.testing.assert_allclose(own.vectors, (unit if normalizes else raw).vectors)
+
+
+async def test_a_model_may_take_no_token_ids_for_texts(make_bench: Any) -> None:
+    """LangChain's default sends those of OpenAI's tokenizer: other words, and vectors that look all right."""
+    text, ids, both = await embed(
+        make_bench(takes_ids=False), request("w1"), request((3, 4)), request("w1", (3,))
+    )
+    assert isinstance(text, EmbedResult)
+    for refused in (ids, both):
+        assert isinstance(refused, InvalidRequestError)
+        assert refused.param == "input"
+        assert "check_embedding_ctx_length=False" in refused.message
+
+
 async def test_any_dimension_where_a_matryoshka_model_lists_none(make_bench: Any) -> None:
     bench = make_bench(config=SentenceConfig(Path(), Pooling("mean", False), is_matryoshka=True))
     cut, zero, large = await embed(bench, *(request((3,), dimensions=n) for n in (3, 0, 5)))

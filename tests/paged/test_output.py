@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from onecard.engines.api import SamplingParams
-from onecard.engines.paged.logits import LogitsProcessor, wants_processing
-from onecard.engines.paged.output import SequenceOutput
+from onecard.engines.paged.logits import LogitsProcessor, compute_logprobs, wants_processing
+from onecard.engines.paged.output import SequenceOutput, token_logprobs
 from onecard.engines.text.tokenizer import load_tokenizer
 
 pytestmark = pytest.mark.weights
@@ -122,3 +122,11 @@ def test_a_token_of_the_prompt_that_comes_again_is_penalised_once():
     logits = torch.ones(3)
     processor.apply(logits)
     assert logits.tolist() == [1.0, 0.5, 1.0]
+
+
+def test_a_token_outside_the_top_has_its_rank(tokenizer):
+    logits = torch.tensor([[0.0, 5.0, 4.0, 3.0, 3.0, -1.0], [9.0, 0.0, 0.0, 0.0, 0.0, 0.0]])
+    entries = token_logprobs(tokenizer, [4, 0], compute_logprobs(logits, torch.tensor([4, 0]), 2), 2)
+    assert [entry.rank for entry in entries] == [4, 1]  # a tie counts, as in vLLM
+    assert [[other.rank for other in entry.top] for entry in entries] == [[1, 2], [1, 2]]
+    assert [other.token_id for other in entries[0].top] == [1, 2]

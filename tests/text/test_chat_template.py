@@ -42,6 +42,49 @@ def render(template: str, request: ChatPrompt) -> str:
     return rendered(ChatTemplates({"default": template}), request, SPECIAL)
 
 
+PLAIN = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+TOOLS = ({"type": "function", "function": {"name": "f"}},)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("tools", TOOLS), ("documents", ({"text": "d"},)), ("reasoning_effort", "low")],
+)
+def test_what_the_template_has_no_place_for_is_refused(field: str, value: object) -> None:
+    with pytest.raises(InvalidRequestError, match=f"no place for `{field}`") as refused:
+        render(PLAIN, prompt(**{field: value}))
+    assert refused.value.param == field
+    reads = {"reasoning_effort": "enable_thinking"}.get(field, field)
+    assert (
+        render(PLAIN + "{% if " + reads + " is defined %}!{% endif %}", prompt(**{field: value}))[-1] == "!"
+    )
+
+
+def test_a_template_that_sets_its_tools_itself_where_there_are_none_reads_them() -> None:
+    template = "{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools | tojson }}"
+    assert "function" in render(template, prompt(tools=TOOLS))
+
+
+@pytest.mark.parametrize(
+    ("effort", "kwargs", "written"),
+    [
+        (None, {}, "-"),
+        ("none", {}, "none False"),
+        ("high", {}, "high True"),
+        ("high", {"enable_thinking": False}, "high False"),
+        ("high", {"reasoning_effort": "low"}, "high True"),
+    ],
+)
+def test_reasoning_effort_is_given_as_templates_know_it(effort: str, kwargs: dict, written: str) -> None:
+    template = "{{ reasoning_effort ~ ' ' ~ enable_thinking if reasoning_effort is defined else '-' }}"
+    request = prompt(reasoning_effort=effort, chat_template_kwargs=kwargs)
+    assert render(template, request) == written
+
+
+def test_no_effort_is_what_a_model_makes_that_does_not_reason() -> None:
+    assert render(PLAIN, prompt(reasoning_effort="none")) == USER["content"]
+
+
 @pytest.mark.parametrize(
     "changes",
     [

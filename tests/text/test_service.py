@@ -112,3 +112,9 @@ async def test_a_model_that_takes_more_reads_parts_itself(service: TextService, 
 
     seeing = TextService(service.tokenizer, executor, read_parts=read)
     assert (await seeing.encode_prompt(PARTS)).text == "3 parts"
+
+
+async def test_ids_to_be_written_out_are_named_as_the_client_names_them(service: TextService) -> None:
+    with pytest.raises(InvalidRequestError, match="99999") as refused:
+        await service.detokenize([1, 99999])
+    assert refused.value.param == "tokens"

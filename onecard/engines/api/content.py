@@ -56,3 +56,5 @@ class ChatPrompt:
     documents: tuple[dict[str, Any], ...] | None = None
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    reasoning_effort: str | None = None
+    """How much the model shall think, in OpenAI's words; given to the template."""

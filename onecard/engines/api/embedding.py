@@ -11,13 +11,17 @@ from onecard.engines.api.model import Tokenizing
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """Texts or token-id lists to embed. `truncate_prompt_tokens=-1` cuts at the model's own maximum."""
+    """Texts or token-id lists to embed. `truncate_prompt_tokens=-1` cuts at the model's own maximum.
+
+    `normalize`: vectors of length 1, or as long as they come; None: as the model's own files say.
+    """
 
     request_id: str
     inputs: tuple[str | tuple[int, ...], ...]
     dimensions: int | None = None
     truncate_prompt_tokens: int | None = None
     add_special_tokens: bool = True
+    normalize: bool | None = None
     priority: int = 0
 
 

@@ -60,13 +60,17 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """One token, its log-probability under the raw logits, and the most likely alternatives in its place."""
+    """One token, its log-probability under the raw logits, and the most likely alternatives in its place.
+
+    `rank`: how many tokens are at least as likely there, itself included; 1 is the likeliest.
+    """
 
     token_id: int
     token: str
     logprob: float
     token_bytes: bytes
     top: tuple["TokenLogprob", ...] = ()
+    rank: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

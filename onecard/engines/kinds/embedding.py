@@ -20,6 +20,9 @@ from onecard.engines.text.fit import Fit
 from onecard.engines.text.service import TextService
 from onecard.registry.spec import ModelSpec
 
+NUMBERS_A_CHARACTER = 250
+"""How many numbers are finished in the time in which a character is encoded, for `TextService.run`."""
+
 
 @dataclass(frozen=True)
 class EmbeddingFiles:
@@ -59,19 +62,21 @@ class EmbeddingKind:
         sentences, dimensions = files.sentences, files.encoder.config.hidden_size
         rows = files.encoder.config.vocab_size
         text = TextService(files.encoder.tokenizer(spec), place.card.executor, num_rows=rows, model=spec.name)
-        core, model = build_encoder(spec, files.encoder, blueprint.size, sentences.pooling, dimensions, place)
+        pooling = replace(sentences.pooling, normalize=False)  # a request may want them as long as they come
+        core, model = build_encoder(spec, files.encoder, blueprint.size, pooling, dimensions, place)
         info = blueprint.info(self.tasks)
-        return EmbeddingEngine(
-            info, core, place.card.loop, text, place.gate, dimensions, sentences=sentences
-        ), model
+        front = info, core, place.card.loop, text, place.gate, dimensions
+        return EmbeddingEngine(*front, sentences=sentences, takes_ids=spec.accept_token_ids), model
 
 
 class EmbeddingEngine(OneShotEngine):
-    """Implements `api.Embedder`. `width`: dimensions of the model's own vectors."""
+    """Implements `api.Embedder`. `width`: dimensions of the model's own vectors; `takes_ids`: texts may be
+    given as token ids."""
 
-    def __init__(self, *front: Any, sentences: SentenceConfig):
+    def __init__(self, *front: Any, sentences: SentenceConfig, takes_ids: bool = True):
         super().__init__(*front)
         self._sentences = sentences
+        self._takes_ids = takes_ids
 
     async def embed(self, request: EmbedRequest, on_begun: Callable[[], None] | None = None) -> EmbedResult:
         """Raises `InvalidRequestError` before anything has run, `EngineFailedError` if a step fails."""
@@ -83,8 +88,12 @@ class EmbeddingEngine(OneShotEngine):
         with self.gate.arriving():
             texts = self._fitted(await self._token_ids(request, fit), fit)
         vectors = await self._run(texts, request.priority, on_begun, arrived)
-        if asked is not None and asked < self._width:
-            vectors = cut_dimensions(vectors, asked, self._sentences.pooling.normalize)
+        own = self._sentences.pooling.normalize
+        normalize = own if request.normalize is None else request.normalize
+        vectors = await self._text.run(
+            vectors.size // NUMBERS_A_CHARACTER,
+            lambda: cut_dimensions(vectors, asked or self._width, normalize),
+        )
         return EmbedResult(vectors, sum(map(len, texts)))
 
     async def _token_ids(self, request: EmbedRequest, fit: Fit) -> list[list[int]]:
@@ -92,6 +101,8 @@ class EmbeddingEngine(OneShotEngine):
         if not request.inputs:
             raise InvalidRequestError("The input is empty: send at least one text.", param="input")
         places = [i for i, given in enumerate(request.inputs) if isinstance(given, str)]
+        if len(places) < len(request.inputs):
+            self._check_taken()
         texts = [given for given in request.inputs if isinstance(given, str)]
         of_texts = replace(fit, name=lambda index: _name(places[index]))
         encoded = iter(await self._text.encode_texts(texts, request.add_special_tokens, of_texts))
@@ -99,6 +110,15 @@ class EmbeddingEngine(OneShotEngine):
             next(encoded) if isinstance(given, str) else self._text.given_ids(given, fit, i, FOREIGN_IDS)
             for i, given in enumerate(request.inputs)
         ]
+
+    def _check_taken(self) -> None:
+        if not self._takes_ids:
+            raise InvalidRequestError(
+                f"Model {self.info.name!r} takes texts only, not token ids (`accept_token_ids: false` in the "
+                "registry): send strings. LangChain does so with "
+                "OpenAIEmbeddings(check_embedding_ctx_length=False).",
+                param="input",
+            )
 
     def _fitted(self, texts: list[list[int]], fit: Fit) -> list[list[int]]:
         for index, token_ids in enumerate(texts):

@@ -340,4 +340,4 @@ def _requests_of(sequences: Iterable[Sequence]) -> list[Request]:
 def _cut_top(entry: TokenLogprob, sequence: Sequence) -> TokenLogprob:
     """Only as many alternatives as this request asked for."""
     wanted = sequence.request.sampling.logprobs or 0
-    return TokenLogprob(entry.token_id, entry.token, entry.logprob, entry.token_bytes, entry.top[:wanted])
+    return replace(entry, top=entry.top[:wanted])

@@ -76,12 +76,14 @@ class LogitsProcessor:
 
 @dataclass(frozen=True)
 class Logprobs:
-    """Of R tokens: `chosen [R]`, and the K most likely in each place, `top_values [R, K]`, `top_ids [R, K]`.
+    """Of R tokens: `chosen [R]` and how many are at least as likely, `ranks [R]`, and the K most likely in
+    each place, `top_values [R, K]`, `top_ids [R, K]`.
 
     Under the raw logits: before bias, penalties, temperature and truncation (vLLM's `raw_logprobs`).
     """
 
     chosen: torch.Tensor
+    ranks: torch.Tensor
     top_values: torch.Tensor
     top_ids: torch.Tensor
 
@@ -93,6 +95,7 @@ class Logprobs:
 def compute_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, num_top: int) -> Logprobs:
     """`logits [R, V]` float32, `token_ids [R]` int64."""
     logprobs = torch.log_softmax(logits, dim=-1)
-    chosen = logprobs.gather(1, token_ids[:, None]).squeeze(1)
+    chosen = logprobs.gather(1, token_ids[:, None])
+    ranks = (logprobs >= chosen).sum(dim=-1)
     top = torch.topk(logprobs, num_top, dim=-1)
-    return Logprobs(chosen, top.values, top.indices)
+    return Logprobs(chosen.squeeze(1), ranks, top.values, top.indices)

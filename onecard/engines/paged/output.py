@@ -78,22 +78,22 @@ def token_logprobs(
     tokenizer: Tokenizer, token_ids: list[int], logprobs: Logprobs, num_top: int
 ) -> list[TokenLogprob]:
     """One entry a token, with its `num_top` alternatives; waits for the device."""
-    chosen = logprobs.chosen.tolist()
+    chosen, ranks = logprobs.chosen.tolist(), logprobs.ranks.tolist()
     top_values, top_ids = logprobs.top_values.tolist(), logprobs.top_ids.tolist()
 
-    def entry(token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
+    def entry(token_id: int, logprob: float, rank: int, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         # JSON has no infinities; a token that can't be drawn gets OpenAI's floor.
         logprob = max(logprob, -9999.0)
         return TokenLogprob(
-            token_id, tokenizer.token_string(token_id), logprob, tokenizer.token_bytes(token_id), top
+            token_id, tokenizer.token_string(token_id), logprob, tokenizer.token_bytes(token_id), top, rank
         )
 
+    def alternatives(ids: list[int], values: list[float]) -> tuple[TokenLogprob, ...]:
+        likeliest = zip(ids[:num_top], values[:num_top], strict=True)
+        return tuple(entry(t, v, rank) for rank, (t, v) in enumerate(likeliest, start=1))
+
     return [
-        entry(
-            token_id,
-            chosen[i],
-            tuple(entry(t, v) for t, v in zip(top_ids[i][:num_top], top_values[i][:num_top], strict=True)),
-        )
+        entry(token_id, chosen[i], ranks[i], alternatives(top_ids[i], top_values[i]))
         for i, token_id in enumerate(token_ids)
     ]
 

@@ -10,6 +10,7 @@ from onecard.engines.runtime.gate import Gate
 from onecard.engines.step.core import StepCore
 from onecard.engines.text.fit import Fit
 from onecard.engines.text.service import TextService
+from onecard.engines.text.tokenizer_info import tokenizer_info
 
 Core = TypeVar("Core", bound=StepCore[Any, Any])
 
@@ -36,6 +37,9 @@ class Front(Generic[Core]):
 
     async def token_strings(self, token_ids: Sequence[int]) -> list[str]:
         return await self._text.token_strings(token_ids)
+
+    def tokenizer_info(self) -> dict[str, Any]:
+        return tokenizer_info(self._text.tokenizer, self.info.max_model_len)
 
     def _truncation(self, asked: int | None, longest: int | None = None) -> int | None:
         """The most tokens of a text, where the request allows cutting; -1 means `longest`, and that is the

@@ -17,7 +17,7 @@ import orjson
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError, Part, TextPart
 from onecard.engines.text.generation_config import ModelFileError, read_text
-from onecard.engines.text.template_environment import check_syntax
+from onecard.engines.text.template_environment import check_syntax, variables_of
 from onecard.engines.text.template_process import (
     OWN_SOURCE_BYTES,
     ProcessEndedError,
@@ -73,6 +73,10 @@ class ChatTemplates:
         self._processes = TemplateProcesses(self._limits)
         for source in self.sources.values():
             _check_own(source, origin)
+        self._reads = {
+            source: variables_of(source) | ({"tools"} if name == "tool_use" else set())
+            for name, source in self.sources.items()
+        }
 
     @classmethod
     def read(cls, file: Path) -> "ChatTemplates":
@@ -98,17 +102,19 @@ class ChatTemplates:
                 param="messages",
             )
         raise InvalidRequestError(
-            "The model has no chat template: send a `prompt` instead of messages, or set "
-            "`engine.chat_template` in the registry.",
+            "The model has no chat template: send a `prompt` instead of messages (to /v1/completions instead "
+            "of /v1/chat/completions), or set `engine.chat_template` in the registry.",
             param="messages",
         )
 
     async def render(self, prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> str:
-        """The prompt text. Raises `InvalidRequestError` with the template's own message where it refuses, or
-        saying which limit it breaks."""
+        """The prompt text. Raises `InvalidRequestError` with the template's own message where it refuses,
+        saying which limit it breaks, or for what it would leave out."""
         source = self.source_for(prompt)
         own = source in self.sources.values()
-        if not own:
+        if own:
+            _check_read(prompt, self._reads[source])
+        else:
             self._check_length(source)
 
         def question() -> bytes:
@@ -192,6 +198,24 @@ def _as_json(question: dict[str, Any]) -> bytes:
         ) from None
 
 
+def _check_read(prompt: ChatPrompt, reads: frozenset[str]) -> None:
+    """What the template doesn't read, the model would never see."""
+    effort = prompt.reasoning_effort
+    unread = {
+        "tools": bool(prompt.tools) and "tools" not in reads,
+        "documents": bool(prompt.documents) and "documents" not in reads,
+        "reasoning_effort": effort not in (None, "none")
+        and not reads & {"reasoning_effort", "enable_thinking"},
+    }
+    for field, is_unread in unread.items():
+        if is_unread:
+            raise InvalidRequestError(
+                f"The model's chat template has no place for `{field}`, so the model would never see what it "
+                "says. Leave it out, or ask a model that was made for it.",
+                param=field,
+            )
+
+
 def _variables(prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> dict[str, Any]:
     for name in _RESERVED:
         if name in prompt.chat_template_kwargs:
@@ -203,10 +227,20 @@ def _variables(prompt: ChatPrompt, special_tokens: Mapping[str, str]) -> dict[st
         **special_tokens,
         "add_generation_prompt": prompt.add_generation_prompt,
         **prompt.chat_template_kwargs,
+        **_effort(prompt),
         "messages": [_with_parsed_arguments(message) for message in prompt.messages],
         "tools": list(prompt.tools) if prompt.tools else None,
         "documents": list(prompt.documents) if prompt.documents else None,
     }
+
+
+def _effort(prompt: ChatPrompt) -> dict[str, Any]:
+    """`reasoning_effort` as templates know it: by that name, or as a switch, as in vLLM."""
+    if prompt.reasoning_effort is None:
+        return {}
+    thinks = {"enable_thinking": prompt.reasoning_effort != "none"}
+    switch = {} if "enable_thinking" in prompt.chat_template_kwargs else thinks
+    return {**switch, "reasoning_effort": prompt.reasoning_effort}
 
 
 def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:

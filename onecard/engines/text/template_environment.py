@@ -29,6 +29,12 @@ class GenerationTag(Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+def variables_of(source: str) -> frozenset[str]:
+    """The names that a template reads. Raises `jinja2.TemplateSyntaxError`."""
+    named = _environment().parse(source).find_all(nodes.Name)
+    return frozenset(name.name for name in named if name.ctx == "load")
+
+
 def check_syntax(source: str) -> None:
     """Raises `jinja2.TemplateSyntaxError`. Parses only: to compile is to compute what is constant in it."""
     try:

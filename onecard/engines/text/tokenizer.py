@@ -130,6 +130,11 @@ class Tokenizer:
         """`max_token_id` without the tokens that were added to the vocabulary afterwards."""
         return max(self.backend.get_vocab(with_added_tokens=False).values(), default=-1)
 
+    @property
+    def chat_templates(self) -> dict[str, str]:
+        """Sources by name."""
+        return self._templates.sources
+
     # --- chat -----------------------------------------------------------------------------------------
 
     async def render_chat(self, prompt: ChatPrompt) -> str:

@@ -58,6 +58,7 @@ class Answer:
     """One finished answer. `logprobs` is empty where none were asked for."""
 
     texts: list[str] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
@@ -75,6 +76,7 @@ class Answer:
 
     def add(self, chunk: TokenChunk) -> None:
         self.texts.append(chunk.text)
+        self.token_ids.extend(chunk.token_ids)
         self.logprobs.extend(chunk.logprobs or ())
         if chunk.finish_reason is not None:
             self.finish_reason, self.stop_reason = chunk.finish_reason, chunk.stop_reason
@@ -100,10 +102,12 @@ async def collect(streams: Sequence[GenerationStream], n: int, ticket: Ticket) -
     return answers
 
 
-def usage(streams: Sequence[GenerationStream]) -> dict[str, Any]:
-    """OpenAI's `usage` over all prompts of a request, so far."""
+def usage(streams: Sequence[GenerationStream], completion: int | None = None) -> dict[str, Any]:
+    """OpenAI's `usage` over all prompts of a request, so far; of the answers as many tokens as `completion`
+    says."""
     prompt = sum(len(stream.prompt_token_ids) for stream in streams)
-    completion = sum(stream.completion_tokens for stream in streams)
+    if completion is None:
+        completion = sum(stream.completion_tokens for stream in streams)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

@@ -11,9 +11,14 @@ MIN_LOGPROB = -9999.0
 """JSON knows no infinity; vLLM's stand-in for a token that can't come."""
 
 
-def chat_logprobs(entries: Sequence[TokenLogprob]) -> dict[str, Any]:
-    """`choices[].logprobs` of chat."""
-    content = [{**_alternative(e), "top_logprobs": [_alternative(a) for a in e.top]} for e in entries]
+def chat_logprobs(entries: Sequence[TokenLogprob], as_ids: bool = False) -> dict[str, Any]:
+    """`choices[].logprobs` of chat; tokens as text, or `as_ids` (vLLM's `return_tokens_as_token_ids`)."""
+
+    def shown(entry: TokenLogprob) -> dict[str, Any]:
+        token = id_name(entry.token_id) if as_ids else entry.token
+        return {"token": token, "logprob": _finite(entry.logprob), "bytes": list(entry.token_bytes)}
+
+    content = [{**shown(e), "top_logprobs": [shown(a) for a in e.top]} for e in entries]
     return {"content": content, "refusal": None}
 
 
@@ -22,9 +27,10 @@ class CompletionLogprobs:
     """`choices[].logprobs` of completions, piece by piece: offsets go on from piece to piece.
 
     An offset says how many characters of the text are whole before the token: tokens that share a character
-    share its offset.
+    share its offset. Tokens are shown as text, or `as_ids`.
     """
 
+    as_ids: bool = False
     offset: int = 0
     tokens: list[str] = field(default_factory=list)
     token_logprobs: list[float | None] = field(default_factory=list)
@@ -47,7 +53,21 @@ class CompletionLogprobs:
     def add(self, entries: Sequence[TokenLogprob]) -> None:
         """Append tokens."""
         for entry in entries:
-            self._append(entry.token, _finite(entry.logprob), _top(entry), entry.token_bytes)
+            token = self._name(entry)
+            self._append(token, _finite(entry.logprob), self._top(entry, token), entry.token_bytes)
+
+    def _name(self, entry: TokenLogprob) -> str:
+        return id_name(entry.token_id) if self.as_ids else token_name(entry)
+
+    def _top(self, entry: TokenLogprob, token: str) -> dict[str, float]:
+        # The chosen token is always among them, as at OpenAI: up to logprobs + 1 entries.
+        top = {token: _finite(entry.logprob)}
+        for other in entry.top:
+            if other.token_id != entry.token_id:
+                name = self._name(other)
+                # Two tokens may spell the same text: the likelier one has the name, as they come in order.
+                top[id_name(other.token_id) if name in top else name] = _finite(other.logprob)
+        return dict(sorted(top.items(), key=lambda item: -item[1]))
 
     def _append(
         self, token: str, logprob: float | None, top: dict[str, float] | None, token_bytes: bytes
@@ -73,7 +93,7 @@ class CompletionLogprobs:
 def prompt_logprobs(stream: GenerationStream, asked: int | None) -> list[dict[str, Any] | None] | None:
     """vLLM's shape: for each prompt token, by token id, its log-probability and the likeliest in its place.
 
-    `rank` is null for a token that is not among those. None where nobody asked.
+    None where nobody asked.
     """
     if asked is None or stream.prompt_logprobs is None:
         return None
@@ -81,25 +101,31 @@ def prompt_logprobs(stream: GenerationStream, asked: int | None) -> list[dict[st
 
 
 def _ranked(entry: TokenLogprob) -> dict[str, Any]:
-    ranked = {str(entry.token_id): _prompt_entry(entry, None)}
-    for rank, alternative in enumerate(sorted(entry.top, key=lambda a: -a.logprob), start=1):
-        ranked[str(alternative.token_id)] = _prompt_entry(alternative, rank)
-    return ranked
+    return {
+        str(each.token_id): {
+            "logprob": _finite(each.logprob),
+            "rank": each.rank,
+            "decoded_token": each.token,
+        }
+        for each in (entry, *entry.top)
+    }
 
 
-def _prompt_entry(entry: TokenLogprob, rank: int | None) -> dict[str, Any]:
-    return {"logprob": _finite(entry.logprob), "rank": rank, "decoded_token": entry.token}
+def token_name(entry: TokenLogprob) -> str:
+    """The token as text; one that isn't whole characters by its bytes, as OpenAI does: `bytes:\\xf0\\x9f`."""
+    try:
+        return entry.token_bytes.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(map(_byte, entry.token_bytes))
 
 
-def _alternative(entry: TokenLogprob) -> dict[str, Any]:
-    return {"token": entry.token, "logprob": _finite(entry.logprob), "bytes": list(entry.token_bytes)}
+def _byte(value: int) -> str:
+    return chr(value) if 0x20 <= value < 0x7F and value != ord("\\") else f"\\x{value:02x}"
 
 
-def _top(entry: TokenLogprob) -> dict[str, float]:
-    # The chosen token is always among them, as at OpenAI: up to logprobs + 1 entries.
-    top = {alternative.token: _finite(alternative.logprob) for alternative in entry.top}
-    top.setdefault(entry.token, _finite(entry.logprob))
-    return top
+def id_name(token_id: int) -> str:
+    """vLLM's name for a token that is told by its id."""
+    return f"token_id:{token_id}"
 
 
 def _finite(logprob: float) -> float:

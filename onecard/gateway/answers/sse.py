@@ -6,7 +6,7 @@ only its text is escaped. What is ready is written at once, one write a batch.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -83,9 +83,9 @@ async def send(
     return response
 
 
-def frame_head(identity: Identity, object_name: str) -> bytes:
-    """The part of every frame that stays the same over one stream, up to its choices."""
-    return b"data: " + orjson.dumps(identity.fields(object_name))[:-1] + b',"choices":'
+def frame_head(identity: Identity, object_name: str, more: Mapping[str, Any] | None = None) -> bytes:
+    """The part of every frame that stays the same over one stream, up to its choices; and `more` fields."""
+    return b"data: " + orjson.dumps({**identity.fields(object_name), **(more or {})})[:-1] + b',"choices":'
 
 
 class UsageTail:
@@ -93,31 +93,38 @@ class UsageTail:
 
     def __init__(self, streams: Sequence[GenerationStream], at_end: bool, running: bool):
         self._streams, self._at_end, self._running = streams, at_end, running
+        self._sent = 0
         self.fixed = b',"usage":null}\n\n' if at_end else b"}\n\n"
 
-    def tail(self) -> bytes:
-        """For a frame with a choice."""
-        return self._with_usage() if self._running else self.fixed
+    def tail(self, sent: int = 0) -> bytes:
+        """For a frame with a choice, with which `sent` more tokens go out."""
+        self._sent += sent
+        return self._with_usage(self._sent) if self._running else self.fixed
 
     def last_frame(self, head: bytes) -> bytes:
         """The frame without choices that closes a stream whose client asked for usage; else nothing."""
         return head + b"[]" + self._with_usage() if self._at_end else b""
 
-    def _with_usage(self) -> bytes:
-        return b',"usage":' + orjson.dumps(usage(self._streams)) + b"}\n\n"
+    def _with_usage(self, completion: int | None = None) -> bytes:
+        return b',"usage":' + orjson.dumps(usage(self._streams, completion)) + b"}\n\n"
 
 
-def ending(logprobs: Any, chunk: TokenChunk) -> bytes:
-    """The rest of a choice after its text: log-probabilities, finish_reason and (on the last) stop_reason."""
-    if logprobs is None and chunk.finish_reason is None:
-        return PLAIN_ENDING
-    rest = b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":' + orjson.dumps(chunk.finish_reason)
-    if chunk.finish_reason is not None:
-        rest += b',"stop_reason":' + orjson.dumps(chunk.stop_reason)
-    return rest + b"}]"
+def ending(logprobs: Any, chunk: TokenChunk | None = None) -> bytes:
+    """The rest of a choice after its text: log-probabilities and how `chunk` finishes, if it does.
+
+    Whoever writes it closes the choice.
+    """
+    if chunk is None or chunk.finish_reason is None:
+        if logprobs is None:
+            return PLAIN_ENDING
+        return b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":null'
+    finish, reason = orjson.dumps(chunk.finish_reason), orjson.dumps(chunk.stop_reason)
+    return (
+        b',"logprobs":' + orjson.dumps(logprobs) + b',"finish_reason":' + finish + b',"stop_reason":' + reason
+    )
 
 
-PLAIN_ENDING = b',"logprobs":null,"finish_reason":null}]'
+PLAIN_ENDING = b',"logprobs":null,"finish_reason":null'
 
 
 async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
@@ -132,7 +139,8 @@ async def _prepare(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _comment(text: str) -> bytes:
-    return f": {' '.join(text.split())}\n\n".encode()
+    # No empty line after it: an event without data, which that makes, ends the stream of some clients.
+    return f": {' '.join(text.split())}\n".encode()
 
 
 def _error_frame(error: Exception) -> bytes:

@@ -13,7 +13,7 @@ from onecard.gateway.http.tenant import remember_key
 def authorise(request: web.Request) -> None:
     """Raises `GatewayError` 401 or 403 where the request may not go on. Paths are closed unless open."""
     gateway = request.app[GATEWAY]
-    if request.path in gateway.routes.open_paths:
+    if gateway.routes.is_open(request.path):
         return
     if gateway.routes.is_admin(request.path):
         _authorise_admin(request, gateway.server.admin_key)

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from onecard.engines.api import EngineError, StartingError
 from onecard.engines.api.errors import is_panic
-from onecard.gateway.context import GATEWAY, REQUEST_ID
+from onecard.gateway.context import GATEWAY, MEANT, REQUEST_ID
 from onecard.gateway.http.auth import authorise
 from onecard.gateway.http.body import refuse_packed
 from onecard.gateway.http.cors import preflight
@@ -91,7 +91,7 @@ def _refuse_crowd(request: web.Request) -> None:
     if connection is None or not connection.probes_only:
         return
     connection.close_when_answered()
-    if request.path not in gateway.routes.open_paths:
+    if not gateway.routes.is_open(request.path):
         raise GatewayError(
             503,
             "Too many clients are connected. Please retry later, and close connections that are not used.",
@@ -103,8 +103,7 @@ def _refuse_crowd(request: web.Request) -> None:
 def _refuse_early(request: web.Request) -> None:
     """Raises `StartingError` for what needs models while these are being loaded."""
     gateway = request.app[GATEWAY]
-    known = request.match_info.http_exception is None
-    if gateway.loading is not None and known and request.path not in gateway.routes.early_paths:
+    if gateway.loading is not None and gateway.routes.needs_models(request.path):
         gateway.loading.refuse()
 
 
@@ -116,4 +115,5 @@ def _body_bytes(response: web.StreamResponse) -> int | None:
 def _route_name(request: web.Request) -> str:
     # The route's pattern, never the path: a scanner's paths must not become label values.
     resource = request.match_info.route.resource
-    return resource.canonical if resource is not None else "none"
+    name = request.get(MEANT, "" if resource is None else resource.canonical)
+    return name if name in request.app[GATEWAY].routes.published_paths else "none"

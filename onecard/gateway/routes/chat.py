@@ -1,6 +1,6 @@
 """`POST /v1/chat/completions`."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -14,6 +14,8 @@ from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY
 from onecard.gateway.http.body import json_list, large_json_response, parse
 from onecard.gateway.schemas.chat import ChatRequest
+
+CHUNK = "chat.completion.chunk"
 
 
 async def chat_completions(request: web.Request) -> web.StreamResponse:
@@ -34,34 +36,60 @@ async def chat_completions(request: web.Request) -> web.StreamResponse:
 
 
 class ChatFrames:
-    """Chunks of `chat.completion.chunk`: a role first, then text, then the finish reason."""
+    """Chunks of `chat.completion.chunk`: a role first, then text, then the finish reason alone."""
 
     def __init__(self, identity: Identity, asked: ChatRequest, streams: Sequence[GenerationStream]):
-        self._head = sse.frame_head(identity, "chat.completion.chunk")
+        self._asked, self._identity, [self._stream] = asked, identity, streams
+        self._head = sse.frame_head(identity, CHUNK)
         self._usage = sse.UsageTail(streams, asked.wants_usage, asked.wants_running_usage)
-        self._logprobs = asked.logprobs
-        self._starts = [self._head + b'[{"index":%d,"delta":{' % index for index in range(asked.n)]
-        self._roles_sent = False
+        self._choices = [b'[{"index":%d,"delta":{' % index for index in range(asked.n)]
+        self._starts = [self._head + choice for choice in self._choices]
+        self._begun = False
 
     def render(self, batch: Sequence[tuple[int, TokenChunk]]) -> bytes:
-        frames = [] if self._roles_sent else self._roles()
-        frames.extend(self._chunk(chunk) for _, chunk in batch)
+        frames = [] if self._begun else self._first()
+        for _, chunk in batch:
+            frames.extend(self._frames(chunk))
         return b"".join(frames)
 
     def end(self) -> bytes:
         return self._usage.last_frame(self._head)
 
-    def _roles(self) -> list[bytes]:
-        self._roles_sent = True
-        rest = b'"role":"assistant","content":""}' + sse.PLAIN_ENDING
-        return [start + rest + self._usage.tail() for start in self._starts]
+    def _first(self) -> list[bytes]:
+        """The roles, with what is told of the prompt, and what is echoed of it."""
+        self._begun = True
+        head = sse.frame_head(self._identity, CHUNK, _prompt_fields(self._asked, self._stream))
+        rest = b'"role":"assistant","content":""}' + sse.PLAIN_ENDING + b"}]" + self._usage.tail()
+        frames = [head + choice + rest for choice in self._choices]
+        if echoed := self._asked.echoed:
+            rest = b'"content":' + orjson.dumps(echoed) + b"}" + sse.PLAIN_ENDING + b"}]" + self._usage.tail()
+            frames += [start + rest for start in self._starts]
+        return frames
 
-    def _chunk(self, chunk: TokenChunk) -> bytes:
-        logprobs = chat_logprobs(chunk.logprobs) if self._logprobs and chunk.logprobs else None
-        if not (chunk.text or logprobs or chunk.finish_reason):
-            return b""
-        delta = b'"content":' + orjson.dumps(chunk.text) + b"}" if chunk.text or logprobs else b"}"
-        return self._starts[chunk.index] + delta + sse.ending(logprobs, chunk) + self._usage.tail()
+    def _frames(self, chunk: TokenChunk) -> Iterator[bytes]:
+        """The text, and in a frame of its own the finish: some clients drop text that stands beside it."""
+        start, logprobs, ids = self._starts[chunk.index], None, b""
+        if self._asked.logprobs and chunk.logprobs:
+            logprobs = chat_logprobs(chunk.logprobs, self._asked.return_tokens_as_token_ids)
+        if self._asked.return_token_ids and chunk.token_ids:
+            ids = b',"token_ids":' + orjson.dumps(chunk.token_ids)
+        sent = len(chunk.token_ids)
+        if chunk.text or logprobs or ids:
+            delta = b'"content":' + orjson.dumps(chunk.text) + b"}"
+            yield start + delta + sse.ending(logprobs) + ids + b"}]" + self._usage.tail(sent)
+            sent = 0
+        if chunk.finish_reason is not None:
+            yield start + b"}" + sse.ending(None, chunk) + b"}]" + self._usage.tail(sent)
+
+
+def _prompt_fields(asked: ChatRequest, stream: GenerationStream) -> dict[str, Any]:
+    """What vLLM's fields ask of the prompt."""
+    fields: dict[str, Any] = {}
+    if asked.return_token_ids:
+        fields["prompt_token_ids"] = list(stream.prompt_token_ids)
+    if asked.return_prompt_text:
+        fields["prompt_text"] = stream.prompt_text
+    return fields
 
 
 def _answer(
@@ -69,17 +97,20 @@ def _answer(
 ) -> dict[str, Any]:
     return {
         **identity.fields("chat.completion"),
-        "choices": json_list(_choice(i, answer, asked.logprobs) for i, answer in enumerate(answers)),
+        "choices": json_list(_choice(i, answer, asked) for i, answer in enumerate(answers)),
         "usage": usage([stream]),
         "prompt_logprobs": prompt_logprobs(stream, asked.prompt_logprobs),
+        **_prompt_fields(asked, stream),
     }
 
 
-def _choice(index: int, answer: Answer, logprobs: bool) -> dict[str, Any]:
+def _choice(index: int, answer: Answer, asked: ChatRequest) -> dict[str, Any]:
+    as_ids = asked.return_tokens_as_token_ids
     return {
         "index": index,
-        "message": {"role": "assistant", "content": answer.text, "refusal": None},
-        "logprobs": chat_logprobs(answer.logprobs) if logprobs else None,
+        "message": {"role": "assistant", "content": asked.echoed + answer.text, "refusal": None},
+        "logprobs": chat_logprobs(answer.logprobs, as_ids) if asked.logprobs else None,
         "finish_reason": answer.finish_reason,
         "stop_reason": answer.stop_reason,
+        **({"token_ids": answer.token_ids} if asked.return_token_ids else {}),
     }

@@ -10,7 +10,7 @@ from aiohttp import web
 from onecard.engines.api import GenerationStream, TextGenerator, TokenChunk, TokenLogprob
 from onecard.gateway.answers import sse
 from onecard.gateway.answers.generation import Answer, Identity, answer_bytes, collect, open_streams, usage
-from onecard.gateway.answers.logprobs import CompletionLogprobs, prompt_logprobs
+from onecard.gateway.answers.logprobs import CompletionLogprobs, id_name, prompt_logprobs
 from onecard.gateway.answers.merger import StreamMerger
 from onecard.gateway.context import GATEWAY
 from onecard.gateway.http.body import json_list, large_json_response, parse
@@ -63,8 +63,8 @@ class CompletionFrames:
         self._usage = sse.UsageTail(streams, asked.wants_usage, asked.wants_running_usage)
         count = len(streams) * asked.n
         self._starts = [self._head + b'[{"index":%d,"text":' % index for index in range(count)]
-        self._logprobs = [CompletionLogprobs() for _ in range(count)]
-        self._echo_due = [asked.echo] * count
+        self._logprobs = [CompletionLogprobs(asked.return_tokens_as_token_ids) for _ in range(count)]
+        self._begun = [False] * count
 
     def render(self, batch: Sequence[tuple[int, TokenChunk]]) -> bytes:
         return b"".join([self._chunk(stream, chunk) for stream, chunk in batch])
@@ -74,18 +74,25 @@ class CompletionFrames:
 
     def _chunk(self, stream: int, chunk: TokenChunk) -> bytes:
         choice = stream * self._asked.n + chunk.index
-        text, logprobs = chunk.text, self._logprobs[choice]
-        if self._echo_due[choice]:
-            self._echo_due[choice] = False
+        text, logprobs, first = chunk.text, self._logprobs[choice], not self._begun[choice]
+        self._begun[choice] = True
+        if first and self._asked.echo:
             text = self._echoes[stream].text + text
             if self._asked.logprobs is not None:
                 _add_prompt(logprobs, self._streams[stream], self._echoes[stream])
         if self._asked.logprobs is not None:
             logprobs.add(chunk.logprobs or ())
         shown = logprobs.take() if logprobs.tokens else None
-        if not (text or shown or chunk.finish_reason):
+        ids = self._ids(stream, chunk, first) if self._asked.return_token_ids else b""
+        tail = self._usage.tail(len(chunk.token_ids))
+        if not (text or shown or ids or chunk.finish_reason):
             return b""
-        return self._starts[choice] + orjson.dumps(text) + sse.ending(shown, chunk) + self._usage.tail()
+        return self._starts[choice] + orjson.dumps(text) + sse.ending(shown, chunk) + ids + b"}]" + tail
+
+    def _ids(self, stream: int, chunk: TokenChunk, first: bool) -> bytes:
+        prompt = self._streams[stream].prompt_token_ids
+        asked = b',"prompt_token_ids":' + orjson.dumps(list(prompt)) if first else b""
+        return asked + b',"token_ids":' + orjson.dumps(chunk.token_ids)
 
 
 async def _echoes(
@@ -105,6 +112,8 @@ async def _echo(
         text = await engine.detokenize(stream.prompt_token_ids)
     if asked.logprobs is None:
         return Echo(text)
+    if asked.return_tokens_as_token_ids:
+        return Echo(text, id_name(stream.prompt_token_ids[0]))
     # Not `token_strings`: those are spelt as in the vocabulary, with marks for spaces.
     return Echo(text, await engine.detokenize(stream.prompt_token_ids[:1]))
 
@@ -138,7 +147,14 @@ def _choice(
         "finish_reason": answer.finish_reason,
         "stop_reason": answer.stop_reason,
         "prompt_logprobs": prompt_logprobs(stream, asked.prompt_logprobs),
+        **_ids(asked, answer, stream),
     }
+
+
+def _ids(asked: CompletionRequest, answer: Answer, stream: GenerationStream) -> dict[str, list[int]]:
+    if not asked.return_token_ids:
+        return {}
+    return {"prompt_token_ids": list(stream.prompt_token_ids), "token_ids": answer.token_ids}
 
 
 def _logprobs(
@@ -146,7 +162,7 @@ def _logprobs(
 ) -> dict[str, Any] | None:
     if asked.logprobs is None:
         return None
-    logprobs = CompletionLogprobs()
+    logprobs = CompletionLogprobs(asked.return_tokens_as_token_ids)
     if asked.echo:
         _add_prompt(logprobs, stream, echo)
     logprobs.add(entries)

@@ -10,22 +10,26 @@ from onecard.gateway.http.body import json_response
 
 
 async def list_models(request: web.Request) -> web.Response:
-    cards = [_card(info, info.name) for info in request.app[GATEWAY].router.models()]
+    models = request.app[GATEWAY].router.models()
+    cards = [_card(info, name) for info in models for name in (info.name, *info.aliases)]
     return json_response({"object": "list", "data": cards})
 
 
 async def get_model(request: web.Request) -> web.Response:
-    name = request.match_info["id"]
-    return json_response(_card(request.app[GATEWAY].router.info(name), name))
+    router, asked = request.app[GATEWAY].router, request.match_info["id"]
+    # A name may begin with a slash; one too many stands there as often.
+    name = asked if router.knows(asked) else asked.strip("/")
+    return json_response(_card(router.info(name), name))
 
 
 def _card(info: ModelInfo, name: str) -> dict[str, Any]:
+    """Under an alias, `root` is the model that it stands for."""
     return {
         "id": name,
         "object": "model",
         "created": info.created,
         "owned_by": "onecard",
-        "root": info.root,
+        "root": info.root if name == info.name else info.name,
         "parent": None,
         "max_model_len": info.max_model_len,
         "kind": info.kind,

@@ -27,6 +27,13 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "tags": {"schema": {"type": "array", "items": {"type": "string"}}},
 }
 """What is more than a text."""
+ABOUT = (
+    "OpenAI's API with vLLM's extra fields. A null means the default; fields that are not described are "
+    "ignored. Paths for everybody also answer without `/v1` (or with it), and with slashes too many. The "
+    "paths under `operating` want `server.admin_key`; without one they answer the server's own machine."
+)
+TAGS = {"key": "models", "open": "health", "admin": "operating"}
+"""By who may ask."""
 
 
 @cache
@@ -35,11 +42,11 @@ def openapi_document(routes: Routes) -> dict[str, Any]:
     references, schemas = _schemas(routes.rows)
     paths: dict[str, dict[str, Any]] = {}
     for row in routes.rows:
-        path = published_path(row)
+        path = row.published
         paths.setdefault(path, {})[row.method.lower()] = _describe(row, path, references)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "onecard", "version": VERSION},
+        "info": {"title": "onecard", "version": VERSION, "description": ABOUT},
         "paths": paths,
         "components": {
             "schemas": schemas,
@@ -56,11 +63,6 @@ def openapi_document(routes: Routes) -> dict[str, Any]:
 def openapi_json(routes: Routes) -> bytes:
     """The document as it is sent. Some 50 ms when it is first asked for."""
     return orjson.dumps(openapi_document(routes))
-
-
-def published_path(row: Route) -> str:
-    """`/models/{name:.+}/sleep` as OpenAPI writes it."""
-    return re.sub(r"{(\w+):[^}]+}", r"{\1}", row.path)
 
 
 def _schemas(rows: Sequence[Route]) -> tuple[References, dict[str, Any]]:
@@ -81,6 +83,7 @@ def _describe(row: Route, path: str, references: References) -> dict[str, Any]:
         content["text/event-stream"] = {"schema": references[row.chunk]}
     described: dict[str, Any] = {
         "summary": row.summary,
+        "tags": [TAGS[row.access]],
         "operationId": row.method.lower() + path.translate(str.maketrans("/{}.", "_   ")).replace(" ", ""),
         "responses": {
             "200": {"description": row.summary, "content": content},
@@ -90,6 +93,8 @@ def _describe(row: Route, path: str, references: References) -> dict[str, Any]:
             },
         },
     }
+    if row.access == "open":
+        described["security"] = []
     if row.request is not None:
         body = _body(references[row.request], row.file)
         described["requestBody"] = {"required": row.needs_body, "content": body}

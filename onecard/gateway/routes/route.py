@@ -1,5 +1,6 @@
 """What one row of the table of routes says, and what all rows together say of who may ask."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -39,6 +40,19 @@ class Route:
     early: bool = False
     """It answers also while models are still being loaded, as open ones always do."""
 
+    @property
+    def published(self) -> str:
+        """`/models/{name:.+}/sleep` as OpenAPI and metrics write it."""
+        return re.sub(r"{(\w+):[^}]+}", r"{\1}", self.path)
+
+
+@dataclass(frozen=True)
+class Meant:
+    """The row that a path leads to, and what its path says (`{id:.+}`)."""
+
+    row: Route
+    said: dict[str, str]
+
 
 @dataclass(frozen=True)
 class Routes:
@@ -51,15 +65,58 @@ class Routes:
         return frozenset(row.path for row in self.rows if row.access == "open")
 
     @cached_property
-    def early_paths(self) -> frozenset[str]:
-        return self.open_paths | {row.path for row in self.rows if row.early}
+    def published_paths(self) -> frozenset[str]:
+        return frozenset(row.published for row in self.rows)
+
+    def is_open(self, path: str) -> bool:
+        """Whether everybody may ask what `path` plainly means."""
+        if path in self._paths:  # as most are: no pattern is tried
+            return path in self.open_paths
+        return any(found.row.access == "open" for found in self.meant(path))
+
+    def needs_models(self, path: str) -> bool:
+        """Whether what `path` leads to can't answer before the models have been loaded."""
+        found = self.exactly(path) or self.meant(path)
+        return bool(found) and not any(meant.row.early or meant.row.access == "open" for meant in found)
 
     def is_admin(self, path: str) -> bool:
         """Whether `path` is for operators: it shows or changes what the server does for everybody.
 
         Its first part tells, however many slashes stand around it: what leads nowhere (`/sleep/`) counts too.
+        Models stand at `/models` for everybody as well: there only an operator's whole path tells.
         """
-        return _root(path) in self._admin_roots
+        if _root(path) not in self._admin_roots:
+            return False
+        return not self.meant(path) or any(
+            row.access == "admin" and pattern.fullmatch(_tidy(path)) for row, pattern in self._patterns
+        )
+
+    def meant(self, path: str) -> list[Meant]:
+        """Where `path` plainly leads, of any method: with slashes too many, `/v1` left out or put before.
+
+        Never to an operator's path: those are written as they stand in the table.
+        """
+        rest = _tidy(path)
+        while rest == "/v1" or rest.startswith("/v1/"):
+            rest = rest.removeprefix("/v1") or "/"
+        for spelling in (f"/v1{rest}", rest):
+            found = [meant for meant in self.exactly(spelling) if meant.row.access != "admin"]
+            if found:
+                return found
+        return []
+
+    def exactly(self, path: str) -> list[Meant]:
+        """Where `path` leads as it is written, of any method."""
+        matches = ((row, pattern.fullmatch(path)) for row, pattern in self._patterns)
+        return [Meant(row, match.groupdict()) for row, match in matches if match is not None]
+
+    @cached_property
+    def _paths(self) -> frozenset[str]:
+        return frozenset(row.path for row in self.rows)
+
+    @cached_property
+    def _patterns(self) -> list[tuple[Route, re.Pattern[str]]]:
+        return [(row, re.compile(_pattern(row.path))) for row in self.rows]
 
     @cached_property
     def _admin_roots(self) -> frozenset[str]:
@@ -68,3 +125,14 @@ class Routes:
 
 def _root(path: str) -> str:
     return path.strip("/").partition("/")[0]
+
+
+def _tidy(path: str) -> str:
+    return "/" + "/".join(filter(None, path.split("/")))
+
+
+def _pattern(path: str) -> str:
+    """aiohttp's `/models/{name:.+}/sleep` as a regular expression."""
+    text, *named = re.split(r"{(\w+):([^}]+)}", path)
+    groups = zip(named[::3], named[1::3], named[2::3], strict=True)
+    return re.escape(text) + "".join(f"(?P<{name}>{what}){re.escape(rest)}" for name, what, rest in groups)

@@ -6,7 +6,17 @@ does for it in a file of `engines.api`.
 
 from functools import partial
 
-from onecard.gateway.routes import admin, chat, completions, embeddings, health, models, rerank, tokenize
+from onecard.gateway.routes import (
+    admin,
+    chat,
+    completions,
+    embeddings,
+    front_door,
+    health,
+    models,
+    rerank,
+    tokenize,
+)
 from onecard.gateway.routes.route import Route, Routes
 from onecard.gateway.schemas import admin as orders
 from onecard.gateway.schemas import responses
@@ -39,8 +49,11 @@ ROWS = (
          TokenizeRequest),
     post("/detokenize", tokenize.detokenize, "Token ids to text", responses.DetokenizeAnswer,
          DetokenizeRequest),
+    get("/tokenizer_info", tokenize.tokenizer_info, "vLLM's: what a tokenizer_config.json says",
+        responses.TokenizerInfo, query=("model",)),
     get("/v1/models", models.list_models, "What is served", responses.ModelList),
     get("/v1/models/{id:.+}", models.get_model, "One model, by name or alias", responses.ModelCard),
+    probe("/", front_door.root, "Who is here, and where is what", responses.RootAnswer),
     probe("/health", health.ready, "200 while new requests are served, else 503", HEALTH),
     probe("/health/ready", health.ready, "The same", HEALTH),
     probe("/v1/health/ready", health.ready, "The same", HEALTH),

@@ -1,4 +1,4 @@
-"""`POST /tokenize` and `POST /detokenize`, for models of every kind."""
+"""`POST /tokenize`, `POST /detokenize` and `GET /tokenizer_info`, for models of every kind."""
 
 from aiohttp import web
 
@@ -27,3 +27,8 @@ async def detokenize(request: web.Request) -> web.Response:
     asked = await parse(request, DetokenizeRequest)
     engine: Tokenizing = request.app[GATEWAY].router.engine_for(None, asked.model)
     return json_response({"prompt": await engine.detokenize(asked.tokens)})
+
+
+async def tokenizer_info(request: web.Request) -> web.Response:
+    engine: Tokenizing = request.app[GATEWAY].router.engine_for(None, request.query.get("model"))
+    return json_response(engine.tokenizer_info())

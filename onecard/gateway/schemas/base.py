@@ -1,10 +1,25 @@
-"""What all requests share: unknown fields never fail, and `null` means the default."""
+"""What all requests share: unknown fields never fail, and `null` means the default.
+
+Fields that OpenAI and vLLM know are honoured, refused (`Refusal`) or harmless (`HARMLESS`); never left out.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import orjson
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 from onecard.engines.api import InvalidRequestError
 from onecard.gateway.schemas.bounded_json import check_bounds
@@ -16,10 +31,25 @@ MAX_TOKEN_IDS = 1 << 20
 TokenIds = tuple[int, ...]
 
 
+def _nullable(schema: dict[str, Any]) -> None:
+    """In a model's JSON schema: what may be left out may be null."""
+    for name, field in schema.get("properties", {}).items():
+        says_so = "enum" in field or {"type": "null"} in field.get("anyOf", ())
+        if name not in schema.get("required", ()) and not says_so and field.keys() & _WHAT_IT_IS:
+            what = {key: field.pop(key) for key in list(field) if key not in _ABOUT_IT}
+            field["anyOf"] = [*(what.pop("anyOf", None) or [what]), {"type": "null"}]
+
+
+_ABOUT_IT = frozenset({"title", "description", "default"})
+_WHAT_IT_IS = frozenset({"type", "anyOf", "$ref"})
+
+
 class RequestModel(BaseModel):
     """A JSON object from a client."""
 
-    model_config = ConfigDict(extra="ignore", protected_namespaces=(), allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="ignore", protected_namespaces=(), allow_inf_nan=False, json_schema_extra=_nullable
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -27,22 +57,54 @@ class RequestModel(BaseModel):
         return {k: v for k, v in data.items() if v is not None} if isinstance(data, dict) else data
 
 
-def _not_offered(value: Any, of: Any) -> Any:
-    if value != "":
-        raise InvalidRequestError(f"`{of.field_name}` is not offered yet; leave it out.", param=of.field_name)
-    return value
+@dataclass(frozen=True, eq=False)  # by identity: `Annotated` takes equals for one, and 1 equals True
+class Refusal:
+    """Marks a field that would change the answer and isn't offered: better refused than silently not done.
+
+    `inert` are the values that ask for nothing, or for what is done anyway. `words` say what to do instead.
+    """
+
+    inert: tuple[Any, ...]
+    words: str = "is not offered yet; leave it out"
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_before_validator_function(self._check, handler(source))
+
+    def __get_pydantic_json_schema__(self, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"enum": [None, *self.inert], "description": "Anything else is refused: 400."}
+
+    def _check(self, value: Any, of: ValidationInfo) -> Any:
+        if not any(_same(value, inert) for inert in self.inert):
+            raise InvalidRequestError(f"`{of.field_name}` {self.words}.", param=of.field_name)
+        return value
 
 
-NotOffered = Annotated[Any, BeforeValidator(_not_offered), Field(description="Not offered yet: 400.")]
-"""Would change the answer: better refused than silently not done."""
+def _same(value: Any, other: Any) -> bool:
+    """Equal, but 0 and 1 are no booleans."""
+    return isinstance(value, bool) == isinstance(other, bool) and bool(value == other)
+
+
+BLANK: tuple[Any, ...] = ("", [], False)
+NotOffered = Annotated[Any, Refusal(BLANK)]
+
+
+@dataclass(frozen=True)
+class _Harmless:
+    """Marks a field without a bearing on the answer."""
+
+
+HARMLESS = _Harmless()
+Harmless = Annotated[Any, HARMLESS, Field(description="Accepted; makes no difference here.")]
 
 
 class ModelRequest(RequestModel):
     """A request to a model."""
 
     model: str | None = Field(None, description="May be left out where only one served model does this.")
-    user: str | None = Field(None, description="Accepted, not used.")
+    user: Annotated[str | None, HARMLESS] = Field(None, description="Accepted, not used.")
     priority: int = Field(0, ge=-MAX_INT32, le=MAX_INT32, description="Lower goes first.")
+    request_id: Harmless = None
+    session_id: Harmless = None
 
 
 def _json_of_text(value: Any) -> Any:

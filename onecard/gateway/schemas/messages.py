@@ -16,7 +16,7 @@ from onecard.engines.api import (
     TextPart,
     VideoPart,
 )
-from onecard.gateway.schemas.base import RequestModel
+from onecard.gateway.schemas.base import Refusal, RequestModel
 from onecard.gateway.schemas.bounded_json import check_bounds
 
 TEXT_PARTS = dict.fromkeys(("text", "input_text", "output_text"), "text")
@@ -111,6 +111,13 @@ class Message(RequestModel):
             raise ValueError(f"a message of role {self.role} needs `content`")
         return self
 
+    @property
+    def text(self) -> str:
+        """The content, its texts joined as a model that takes text only reads them."""
+        if isinstance(self.content, tuple):
+            return "\n".join(part.text for part in self.content if isinstance(part, TextPart))
+        return self.content or ""
+
     def for_template(self) -> dict[str, Any]:
         """The dict that chat templates read. They know no developer role: it is the system's newer name."""
         message: dict[str, Any] = {
@@ -137,9 +144,11 @@ class Conversation(RequestModel):
     )
     continue_final_message: bool = False
     documents: Objects | None = None
-    chat_template: str | None = Field(
-        None, description="Not taken from requests: 400. Set it in the registry."
-    )
+    chat_template: Annotated[
+        Any, Refusal((), "is not taken from requests; set `engine.chat_template` in the registry")
+    ] = None
+    media_io_kwargs: Annotated[Any, Refusal(({},))] = None
+    mm_processor_kwargs: Annotated[Any, Refusal(({},))] = None
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -148,11 +157,6 @@ class Conversation(RequestModel):
             raise InvalidRequestError(
                 "`continue_final_message` and `add_generation_prompt` exclude each other.",
                 param="continue_final_message",
-            )
-        if self.chat_template is not None:
-            raise InvalidRequestError(
-                "`chat_template` is not taken from requests; set `engine.chat_template` in the registry.",
-                param="chat_template",
             )
         if reserved := sorted(RESERVED_TEMPLATE_KWARGS & self.chat_template_kwargs.keys()):
             raise InvalidRequestError(

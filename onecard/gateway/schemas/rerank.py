@@ -6,6 +6,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from onecard.engines.api import RerankRequest
 from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, NotOffered, Truncation
+from onecard.gateway.schemas.known import KnownInPooling
 from onecard.gateway.schemas.responses import Answer, PromptUsage
 
 MAX_DOCUMENTS = 2048
@@ -33,7 +34,7 @@ Document = Annotated[
 ]
 
 
-class RerankBody(ModelRequest):
+class RerankBody(ModelRequest, KnownInPooling):
     """A query, and documents to be sorted by how well they answer it."""
 
     query: str = Field(min_length=1)

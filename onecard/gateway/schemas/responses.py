@@ -88,6 +88,7 @@ class ChatMessage(Answer):
 class ChatChoice(Finished):
     message: ChatMessage
     logprobs: ChatLogprobs | None
+    token_ids: list[int] | None = None
 
 
 class ChatAnswer(Identified):
@@ -96,6 +97,8 @@ class ChatAnswer(Identified):
     choices: list[ChatChoice]
     usage: Usage
     prompt_logprobs: PromptLogprobs | None
+    prompt_token_ids: list[int] | None = None
+    prompt_text: str | None = None
 
 
 class ChatDelta(Answer):
@@ -106,6 +109,7 @@ class ChatDelta(Answer):
 class ChatChunkChoice(Unfinished):
     delta: ChatDelta
     logprobs: ChatLogprobs | None
+    token_ids: list[int] | None = None
 
 
 class ChatChunk(Identified):
@@ -113,6 +117,8 @@ class ChatChunk(Identified):
     system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
+    prompt_token_ids: list[int] | None = None
+    prompt_text: str | None = None
 
 
 class CompletionLogprobs(Answer):
@@ -126,6 +132,8 @@ class CompletionChoice(Finished):
     text: str
     logprobs: CompletionLogprobs | None
     prompt_logprobs: PromptLogprobs | None
+    prompt_token_ids: list[int] | None = None
+    token_ids: list[int] | None = None
 
 
 class CompletionAnswer(Identified):
@@ -138,6 +146,8 @@ class CompletionAnswer(Identified):
 class CompletionChunkChoice(Unfinished):
     text: str
     logprobs: CompletionLogprobs | None
+    prompt_token_ids: list[int] | None = None
+    token_ids: list[int] | None = None
 
 
 class CompletionChunk(Identified):
@@ -169,6 +179,42 @@ class TokenizeAnswer(Answer):
 
 class DetokenizeAnswer(Answer):
     prompt: str
+
+
+class AddedTokenInfo(Answer):
+    content: str
+    lstrip: bool
+    normalized: bool
+    rstrip: bool
+    single_word: bool
+    special: bool
+
+
+class NamedTemplate(Answer):
+    name: str
+    template: str
+
+
+class TokenizerInfo(BaseModel):
+    """Beside these, each special token under its name (`bos_token`, ...)."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    tokenizer_class: str
+    model_max_length: int
+    vocab_size: int
+    added_tokens_decoder: dict[str, AddedTokenInfo]
+    chat_template: str | list[NamedTemplate] | None
+
+
+class RootAnswer(Answer):
+    name: Literal["onecard"]
+    version: str
+    base_path: str
+    models: str
+    description: str
+    health: str
+    metrics: str
 
 
 class ModelPermission(Answer):

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from onecard.engines.api import InvalidRequestError, ModelInfo, SamplingParams
-from onecard.gateway.schemas.base import MAX_INT32, ModelRequest, NotOffered, RequestModel, Truncation
+from onecard.gateway.schemas.base import MAX_INT32, Harmless, ModelRequest, RequestModel, Truncation
+from onecard.gateway.schemas.known import KnownInGeneration
 
 MAX_LOGPROBS = 20
 MAX_N = 128
@@ -31,11 +32,9 @@ def _stop_strings(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, (list, tuple)) or any(not isinstance(stop, str) for stop in stops):
         raise ValueError("must be a string or a list of strings")
-    if any(not stop for stop in stops):
-        raise ValueError("a stop string must not be empty")
     if len(stops) > MAX_STOP_STRINGS or sum(map(len, stops)) > MAX_STOP_CHARS:
         raise ValueError(f"at most {MAX_STOP_STRINGS} stop strings of {MAX_STOP_CHARS} characters together")
-    return tuple(stops)
+    return tuple(filter(None, stops))  # an empty one stops nothing, as at OpenAI
 
 
 def _logit_bias(value: Any) -> tuple[tuple[int, float], ...]:
@@ -84,9 +83,10 @@ Count = Annotated[int, Field(ge=1, le=MAX_INT32)]
 class StreamOptions(RequestModel):
     include_usage: bool = Field(False, description="One more chunk at the end, with the usage.")
     continuous_usage_stats: bool = Field(False, description="The usage so far on every chunk.")
+    include_obfuscation: Harmless = None
 
 
-class SamplingRequest(ModelRequest):
+class SamplingRequest(ModelRequest, KnownInGeneration):
     """How tokens are chosen and sent. What is left out is as the registry's `sampling` says, else the model's
     generation config, else OpenAI's default."""
 
@@ -94,7 +94,7 @@ class SamplingRequest(ModelRequest):
     stream: bool = False
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0)
-    top_p: float | None = Field(None, gt=0, le=1)
+    top_p: float | None = Field(None, ge=0, le=1, description="0: the likeliest token alone.")
     top_k: int | None = Field(None, ge=-1, le=MAX_INT32, description="0 or -1: off.")
     min_p: float | None = Field(None, ge=0, le=1)
     repetition_penalty: float | None = Field(None, gt=0)
@@ -111,18 +111,11 @@ class SamplingRequest(ModelRequest):
     skip_special_tokens: bool = True
     truncate_prompt_tokens: Truncation | None = None
     cache_salt: str | None = Field(None, min_length=1, max_length=128, pattern=r"^[^@/\\\x00]+$")
-    use_beam_search: bool = False
     response_format: dict[str, Any] | None = Field(None, description='Only {"type": "text"} is offered.')
-    structured_outputs: NotOffered = None
-    guided_json: NotOffered = None
-    guided_regex: NotOffered = None
-    guided_choice: NotOffered = None
-    guided_grammar: NotOffered = None
-    guided_decoding_backend: NotOffered = None
-    guided_whitespace_pattern: NotOffered = None
-    logits_processors: NotOffered = None
-    allowed_token_ids: NotOffered = None
-    bad_words: NotOffered = None
+    return_tokens_as_token_ids: bool = Field(
+        False, description="Tokens in log-probabilities as `token_id:N`."
+    )
+    return_token_ids: bool = Field(False, description="Also answer the ids of prompt and answers.")
 
     @model_validator(mode="after")
     def _shared_rules(self) -> "SamplingRequest":
@@ -130,8 +123,6 @@ class SamplingRequest(ModelRequest):
             raise InvalidRequestError("`stream_options` needs `stream: true`.", param="stream_options")
         if self.prompt_logprobs is not None and self.stream:
             raise InvalidRequestError("`prompt_logprobs` can't be streamed.", param="prompt_logprobs")
-        if self.use_beam_search:
-            raise InvalidRequestError("Beam search is not offered.", param="use_beam_search")
         self._check_response_format()
         return self
 
@@ -150,6 +141,8 @@ class SamplingRequest(ModelRequest):
         chosen = {name: self._choose(name, info) for name in OPENAI_DEFAULTS}
         if chosen["temperature"] < GREEDY_BELOW:
             chosen["temperature"] = 0.0
+        if chosen["top_p"] == 0:  # what a nucleus of no mass leaves
+            chosen |= {"top_p": 1.0, "top_k": 1}
         return SamplingParams(
             **{**chosen, "top_k": max(int(chosen["top_k"]), 0)},
             n=n,
@@ -182,10 +175,8 @@ class SamplingRequest(ModelRequest):
         if self.response_format is None or self.response_format.get("type") == "text":
             return
         kind = self.response_format.get("type")
-        if kind == "json_schema" and not isinstance(self.response_format.get("json_schema"), dict):
-            message = "`response_format` of type json_schema needs a `json_schema` object."
-        elif kind in ("json_object", "json_schema", "structural_tag"):
-            message = f"`response_format` of type {kind} is not offered yet; only text is."
-        else:
-            message = "`response_format` needs a `type`; only text is offered yet."
-        raise InvalidRequestError(message, param="response_format")
+        asked = f" of type {kind}" if kind in ("json_object", "json_schema", "structural_tag") else ""
+        raise InvalidRequestError(
+            f'`response_format`{asked} is not offered yet; leave it out, or ask for {{"type": "text"}}.',
+            param="response_format",
+        )

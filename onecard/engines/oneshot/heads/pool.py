@@ -40,11 +40,9 @@ class Pooling:
 
 
 def cut_dimensions(vectors: np.ndarray, dimensions: int, normalize: bool) -> np.ndarray:
-    """The first `dimensions` of Matryoshka vectors `[N, D]` float32, made unit length again where they
-    were.
-    """
-    cut = vectors[:, :dimensions]
+    """The first `dimensions` of vectors `[N, D]` float32, made unit length where wanted."""
+    cut = np.ascontiguousarray(vectors[:, :dimensions])
     if not normalize:
-        return np.ascontiguousarray(cut)
+        return cut
     norms = np.linalg.norm(cut, axis=1, keepdims=True)
     return cut / np.maximum(norms, 1e-12)
