@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from onecard.registry.keys import Effect
 from onecard.registry.shape import is_spec, keys_of
-from onecard.registry.spec import CardSpec, Effect, ModelSpec, Registry, RegistryError, ServerSpec
+from onecard.registry.spec import CardSpec, ModelSpec, Registry, RegistryError, ServerSpec
 
 Part = TypeVar("Part", CardSpec, ServerSpec)
 

@@ -18,6 +18,7 @@ _MOST_MERGED = 100_000
 """Keys that all `<<` of a file may bring in together: mappings that merge mappings grow by multiplying."""
 _MOST_NESTED = 50
 """Mappings that merge one another, one in the other."""
+_LONGEST_SHOWN = 200
 _LONGEST_TYPED = 1000
 """Characters of what may be a number or a date; YAML's numbers in base 60 take time that grows by squares."""
 
@@ -88,8 +89,10 @@ class Document:
         return message
 
     def _line(self, number: int) -> str:
+        """Empty where it is too long to be shown."""
         lines = self._masked.text.splitlines()
-        return self._masked.unmask(lines[number]) if number < len(lines) else ""
+        line = self._masked.unmask(lines[number]) if number < len(lines) else ""
+        return line if len(line) <= _LONGEST_SHOWN else ""
 
     def scalar(self, node: yaml.ScalarNode) -> Scalar:
         """What a scalar says after expansion. Raises ValueError with a sentence."""

@@ -8,8 +8,9 @@ from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from onecard.registry.keys import KeyInfo
 from onecard.registry.problems import listed
-from onecard.registry.spec import KeyInfo, MemoryAmount
+from onecard.registry.spec import MemoryAmount
 from onecard.registry.units import format_bytes
 
 _PLURALS = {int: "whole numbers", str: "texts"}

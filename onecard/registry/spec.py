@@ -1,63 +1,19 @@
 """What a registry file says, as frozen dataclasses.
 
 Pure data: no torch, no aiohttp, no I/O. `loader` fills these from YAML, `schema` turns them into a JSON
-schema for editors, and everything else only reads them. A field's `key` metadata is the one place where its
-meaning and what a change of it asks for are written: the schema, the error messages, `docs/registry.md` and
-`changes` all come from it.
+schema for editors, and everything else only reads them. `keys` has what a field says of itself.
 """
 
-from dataclasses import asdict, dataclass, field
-from functools import partial
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
-Effect = Literal["live", "rebuild", "replace", "restart"]
-"""What a changed key asks of a running server. `live`: numbers change while requests run. `rebuild`: the
-engine is made anew around the weights it has. `replace`: another model, so the old one goes and the new one
-comes. `restart`: the server keeps what it has until it is started again."""
-
-
-@dataclass(frozen=True)
-class KeyInfo:
-    """What a key means and what may stand in it, beside its type."""
-
-    doc: str
-    effect: Effect | None = None
-    """None: the key is a section, whose own keys say it."""
-    example: str | None = None
-    minimum: float | None = None
-    above: float | None = None
-    maximum: float | None = None
-    pattern: str | None = None
-    """A regular expression that the whole text must match; the example shows what does."""
-    nbytes: bool = False
-    """A count of bytes: an int, or text with a unit such as 32MiB."""
-    required: bool = False
-    secret: bool = False
-    """What stands there is shown to nobody: not in an error, not in the log."""
-    drop_empty: bool = False
-    """Empty items of the list count as absent."""
-    none: str = "auto"
-    """The word for None, where a number may be left out."""
-
-
-def section(default: Any, doc: str, **info: Any) -> Any:
-    """A field that holds keys of its own, or a list of such; `info` are further fields of KeyInfo."""
-    return field(default=default, metadata={"key": KeyInfo(doc, **info)})
-
-
-def key(default: Any, doc: str, *, effect: Effect, **info: Any) -> Any:
-    """A field that knows what it means, and what a change of it asks for."""
-    return section(default, doc, effect=effect, **info)
-
-
-live, rebuild = partial(key, effect="live"), partial(key, effect="rebuild")
-replace, restart = partial(key, effect="replace"), partial(key, effect="restart")
+from onecard.registry.keys import live, rebuild, replace, restart, section
+from onecard.registry.sampling import SamplingSpec
 
 ModelKind = Literal["llm", "vlm", "embedding", "reranker", "whisper"]
 SERVED_KINDS: tuple[ModelKind, ...] = ("llm", "embedding", "reranker")
 """The kinds that this version serves; the others parse, and are refused with a sentence that says so."""
 
-MAX_INT32 = 2**31 - 1
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 SleepLevel = Literal[1, 2]
 
@@ -226,63 +182,6 @@ class EngineSpec:
         pattern=r"\S.*",
         example="./templates/chat.jinja",
     )
-
-
-@dataclass(frozen=True)
-class SamplingSpec:
-    """What a request gets that is silent, under requests' names; vLLM's override_generation_config."""
-
-    temperature: float | None = live(
-        None, "0: always the likeliest token; higher: more surprising.", minimum=0, example="0.7"
-    )
-    top_p: float | None = live(
-        None,
-        "Draw from the likeliest tokens that have this much probability together; 1: from all.",
-        minimum=0,
-        maximum=1,
-        example="0.95",
-    )
-    top_k: int | None = live(
-        None,
-        "Draw from so many of the likeliest tokens; 0 or -1: from all.",
-        minimum=-1,
-        maximum=MAX_INT32,
-        example="40",
-    )
-    min_p: float | None = live(
-        None,
-        "Leave out tokens less likely than this share of the likeliest one's probability.",
-        minimum=0,
-        maximum=1,
-        example="0.05",
-    )
-    repetition_penalty: float | None = live(
-        None,
-        "Above 1: what stands in the prompt or the answer already is less likely to come again.",
-        above=0,
-        example="1.1",
-    )
-    presence_penalty: float | None = live(
-        None, "Above 0: tokens that the answer has are less likely.", minimum=-2, maximum=2, example="0.5"
-    )
-    frequency_penalty: float | None = live(
-        None,
-        "Above 0: the more often the answer has a token, the less likely it is.",
-        minimum=-2,
-        maximum=2,
-        example="0.5",
-    )
-    max_tokens: int | None = live(
-        None,
-        "Longest answer of a chat, in tokens (of /v1/completions: OpenAI's 16).",
-        minimum=1,
-        maximum=MAX_INT32,
-        example="512",
-    )
-
-    def given(self) -> dict[str, float | int]:
-        """What the registry sets."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,6 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +13,7 @@ import numpy as np
 import pytest
 from aiohttp import web
 from jsonschema import Draft202012Validator
+from openai_contract import CONTRACT
 
 from onecard.engines.api import (
     CardHealth,
@@ -47,7 +47,6 @@ from onecard.gateway.schemas import responses
 from onecard.gateway.schemas.rerank import RerankAnswer
 from onecard.registry.spec import Registry, ServerSpec
 
-CONTRACT = Path(__file__).parents[3] / "shared" / "contracts" / "openai-openapi.json"
 ANSWERS = {
     "/v1/chat/completions": responses.ChatAnswer,
     "/v1/completions": responses.CompletionAnswer,

@@ -25,7 +25,7 @@ def test_what_is_left_out_or_auto_is_left_to_the_model(load: Load) -> None:
     [
         (
             "{top_p: 1.5}",
-            "top_p: wants a number above 0, up to 1 or `auto`, got `1.5`; write for example `top_p: 0.95`",
+            "top_p: wants a number from 0 to 1 or `auto`, got `1.5`; write for example `top_p: 0.95`",
         ),
         (
             "{temperature: hot}",

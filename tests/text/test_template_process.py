@@ -182,7 +182,7 @@ async def test_what_is_nested_too_deeply_is_refused() -> None:
     for _ in range(100_000):
         tool = {"a": tool}
     with pytest.raises(InvalidRequestError, match="nested too deeply"):
-        await own("x").render(says("a", tools=(tool,)), {})
+        await own("{{ tools }}").render(says("a", tools=(tool,)), {})
     call = {"type": "function", "function": {"name": "f", "arguments": "[" * 2000 + "]" * 2000}}
     with pytest.raises(InvalidRequestError, match="not valid JSON"):
         await own("x").render(ChatPrompt(({"role": "assistant", "tool_calls": [call]},)), {})
@@ -216,4 +216,4 @@ async def test_what_takes_long_to_write_down_is_written_beside_the_event_loop(
 async def test_more_than_a_template_may_be_given_is_refused() -> None:
     tool = {"type": "function", "function": {"name": "f", "description": "x" * (17 << 20)}}
     with pytest.raises(InvalidRequestError, match="a chat template takes 16777216"):
-        await own("x").render(says("a", tools=(tool,)), {})
+        await own("{{ tools }}").render(says("a", tools=(tool,)), {})

@@ -129,7 +129,9 @@ class RerankingEngine(OneShotEngine):
         longest, length = self.info.max_model_len, first + second + self._template.num_added
         if length > longest:
             what = f"the query and document {index} for reranking"
-            raise Fit(longest, longest, param="documents", name=lambda _: what).refusal(f"{length} tokens")
+            raise Fit(longest, longest, param="documents", name=lambda _: what).refusal(
+                counted(length, "token")
+            )
         if length == 0:
             raise InvalidRequestError(f"The query and document {index} are empty.", param="documents")
         return self._template.join(query[:first], document[:second], self._typed)
