@@ -295,8 +295,8 @@ def test_the_plan_names_it(
     assert "judge (reranker)" in capsys.readouterr().out
     assert main(["plan", str(registry)]) == 0
     said = capsys.readouterr().out
-    assert "judge weights" in said
-    assert "judge KV" not in said
+    assert "judge: weights" in said
+    assert "judge: KV" not in said
     assert main(["plan", str(registry), "--json"]) == 0
     (card,) = json.loads(capsys.readouterr().out)
     (model,) = card["models"]
