@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import orjson
 
 from onecard.engines.api import ChatPrompt, InvalidRequestError, Part, TextPart
 from onecard.engines.text.generation_config import ModelFileError, read_text
@@ -186,10 +185,6 @@ def _check_own(source: str, origin: str) -> None:
 
 
 def _as_json(question: dict[str, Any]) -> bytes:
-    try:
-        return orjson.dumps(question)
-    except TypeError:  # a number beyond 64 bits, or something that isn't served anyway
-        pass
     try:
         return json.dumps(question).encode()
     except (RecursionError, ValueError, TypeError):
