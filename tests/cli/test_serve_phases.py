@@ -183,8 +183,9 @@ def test_nor_does_an_order_that_is_being_carried_out(
 ) -> None:
     served = serve("well")
     served.wait_for(r"(ready on) ")
-    os.mkfifo(tmp_path / "pipe.gguf")
-    served.write(f"[{{name: m, source: {tmp_path / 'pipe.gguf'}, sha256: '{'0a' * 32}'}}]")
+    with (tmp_path / "huge.gguf").open("wb") as huge:  # a hole: it takes no place, and hours to hash
+        huge.truncate(1 << 42)
+    served.write(f"[{{name: m, source: {tmp_path / 'huge.gguf'}, sha256: '{'0a' * 32}'}}]")
     served.order(order)
     time.sleep(0.5)
     status, seconds = served.end()

@@ -67,6 +67,7 @@ def test_what_is_served_says_so(server: Server) -> None:
     assert [(card["id"], card["tasks"], card["max_model_len"]) for card in cards] == [
         ("vectors", ["embed"], 256),
         ("judge", ["rerank"], 128),
+        ("rerank-english-v3.0", ["rerank"], 128),
     ]
     assert 'vllm:request_success_total{engine="0",finished_reason="stop",model_name="judge"}' in server.get(
         "/metrics"

@@ -144,7 +144,7 @@ def test_blocks_must_fit_the_pages():
 def test_a_ceiling_below_the_longest_request_is_refused():
     a = need("a", 20)
     plan = opened(a)
-    with pytest.raises(PlanError, match="one request of max_model_len 256 needs 1 pages"):
+    with pytest.raises(PlanError, match="one request of max_model_len 256 needs 1 page of"):
         plan_reload(plan, staying(plan, replace(a, ceiling=20 * MIB)), [])
 
 

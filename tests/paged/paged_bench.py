@@ -169,7 +169,9 @@ class Bench:
             requests=requests,
         )
 
-    def ask(self, prompt: list[int], max_tokens: int = 8, n: int = 1, **params: Any) -> Request:
+    def ask(
+        self, prompt: list[int], max_tokens: int = 8, n: int = 1, priority: int = 0, **params: Any
+    ) -> Request:
         number = len(self.requests)
         request = Request(
             f"r{number}",
@@ -178,6 +180,7 @@ class Bench:
             max_tokens,
             number,
             TokenStream(prompt, None, n),
+            priority=priority,
         )
         request.sequences = [Sequence(request, i, i, list(prompt), Writer(i, max_tokens)) for i in range(n)]
         self.requests.append(request)

@@ -21,7 +21,7 @@ def test_a_request_that_is_refused_does_not_run_in_the_step_that_found_out(late)
     bench = Bench(late, num_pages=20, budget=12)
     refused = bench.ask(list(range(1, 41)), n=2)
     bench.step()
-    goes_on = bench.ask([50, 51], 6)
+    goes_on = bench.ask([50, 51], 6, priority=1)  # else its turn would come first
     bench.pages.set_share("m", 0, 4)
     bench.step()
     bench.check()
