@@ -16,6 +16,7 @@ from onecard.registry.changes import (
     in_effect,
     needs_restart,
 )
+from onecard.registry.keys import key
 from onecard.registry.spec import (
     CardSpec,
     EngineSpec,
@@ -24,7 +25,6 @@ from onecard.registry.spec import (
     Registry,
     RegistryError,
     ServerSpec,
-    key,
 )
 
 MODEL_EFFECTS, CARD_EFFECTS, SERVER_EFFECTS = map(effects_of, (ModelSpec, CardSpec, ServerSpec))
