@@ -8,6 +8,7 @@ import pytest
 from onecard.engines.api import EngineFailedError, InvalidRequestError, TokenChunk
 from onecard.engines.paged.stream import TokenStream
 from onecard.gateway.answers.merger import MOST_UNREAD, merge
+from onecard.gateway.answers.sse import UsageTail
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -82,6 +83,32 @@ async def test_running_usage_counts_what_has_gone_out_not_what_has_come(client):
         assert counts == sorted(counts)
         assert counts[-1] == 6
         assert counts[0] == (0 if path == CHAT else 3)
+
+
+class CountedPrompt:
+    """A stream of whose prompt somebody asks."""
+
+    completion_tokens, cached_tokens, times = 0, 2, 0
+
+    @property
+    def prompt_token_ids(self):
+        self.times += 1
+        return (1, 2, 3)
+
+
+def test_prompts_are_summed_once_a_batch_however_many_frames_it_has():
+    streams = [CountedPrompt() for _ in range(50)]
+    tail = UsageTail(streams, at_end=True, running=True)
+    for _ in range(2):
+        tail.begin_batch()
+        frames = [json.loads(b'{"a":1' + tail.tail(1)) for _ in range(200)]
+    assert frames[-1]["usage"] == {
+        "prompt_tokens": 150,
+        "completion_tokens": 400,
+        "total_tokens": 550,
+        "prompt_tokens_details": {"cached_tokens": 100},
+    }
+    assert {stream.times for stream in streams} == {2}
 
 
 @pytest.mark.parametrize("options", [{}, {"logprobs": True, "top_logprobs": 1}, {"n": 2}])

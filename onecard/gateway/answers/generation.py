@@ -102,17 +102,22 @@ async def collect(streams: Sequence[GenerationStream], n: int, ticket: Ticket) -
     return answers
 
 
-def usage(streams: Sequence[GenerationStream], completion: int | None = None) -> dict[str, Any]:
-    """OpenAI's `usage` over all prompts of a request, so far; of the answers as many tokens as `completion`
-    says."""
-    prompt = sum(len(stream.prompt_token_ids) for stream in streams)
-    if completion is None:
-        completion = sum(stream.completion_tokens for stream in streams)
+def usage(streams: Sequence[GenerationStream]) -> dict[str, Any]:
+    """OpenAI's `usage` over all prompts of a request, so far."""
+    return usage_of(*prompt_tokens(streams), sum(stream.completion_tokens for stream in streams))
+
+
+def prompt_tokens(streams: Sequence[GenerationStream]) -> tuple[int, int]:
+    """Of all prompts, and how many of them came from the prefix cache."""
+    return sum(len(stream.prompt_token_ids) for stream in streams), sum(s.cached_tokens for s in streams)
+
+
+def usage_of(prompt: int, cached: int, completion: int) -> dict[str, Any]:
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": sum(stream.cached_tokens for stream in streams)},
+        "prompt_tokens_details": {"cached_tokens": cached},
     }
 
 

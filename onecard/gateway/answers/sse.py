@@ -14,7 +14,7 @@ from aiohttp import web
 
 from onecard.engines.api import EngineError, EngineFailedError, GenerationStream, TokenChunk
 from onecard.gateway.admission import Ticket
-from onecard.gateway.answers.generation import Identity, usage
+from onecard.gateway.answers.generation import Identity, prompt_tokens, usage, usage_of
 from onecard.gateway.answers.merger import StreamMerger, in_pieces
 from onecard.gateway.http.errors import error_body
 
@@ -94,19 +94,28 @@ class UsageTail:
     def __init__(self, streams: Sequence[GenerationStream], at_end: bool, running: bool):
         self._streams, self._at_end, self._running = streams, at_end, running
         self._sent = 0
+        self._prompts: tuple[int, int] | None = None
         self.fixed = b',"usage":null}\n\n' if at_end else b"}\n\n"
+
+    def begin_batch(self) -> None:
+        """More prompts may have begun: their tokens are summed anew, once for all frames of a batch."""
+        self._prompts = None
 
     def tail(self, sent: int = 0) -> bytes:
         """For a frame with a choice, with which `sent` more tokens go out."""
         self._sent += sent
-        return self._with_usage(self._sent) if self._running else self.fixed
+        if not self._running:
+            return self.fixed
+        self._prompts = self._prompts or prompt_tokens(self._streams)
+        return _as_field(usage_of(*self._prompts, self._sent))
 
     def last_frame(self, head: bytes) -> bytes:
         """The frame without choices that closes a stream whose client asked for usage; else nothing."""
-        return head + b"[]" + self._with_usage() if self._at_end else b""
+        return head + b"[]" + _as_field(usage(self._streams)) if self._at_end else b""
 
-    def _with_usage(self, completion: int | None = None) -> bytes:
-        return b',"usage":' + orjson.dumps(usage(self._streams, completion)) + b"}\n\n"
+
+def _as_field(used: dict[str, Any]) -> bytes:
+    return b',"usage":' + orjson.dumps(used) + b"}\n\n"
 
 
 def ending(logprobs: Any, chunk: TokenChunk | None = None) -> bytes:

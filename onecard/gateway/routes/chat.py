@@ -47,6 +47,7 @@ class ChatFrames:
         self._begun = False
 
     def render(self, batch: Sequence[tuple[int, TokenChunk]]) -> bytes:
+        self._usage.begin_batch()
         frames = [] if self._begun else self._first()
         for _, chunk in batch:
             frames.extend(self._frames(chunk))

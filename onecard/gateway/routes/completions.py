@@ -67,6 +67,7 @@ class CompletionFrames:
         self._begun = [False] * count
 
     def render(self, batch: Sequence[tuple[int, TokenChunk]]) -> bytes:
+        self._usage.begin_batch()
         return b"".join([self._chunk(stream, chunk) for stream, chunk in batch])
 
     def end(self) -> bytes:
