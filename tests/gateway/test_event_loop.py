@@ -17,6 +17,7 @@ from onecard.gateway.context import GATEWAY
 from onecard.gateway.http import body
 from onecard.gateway.metrics import Metrics
 from onecard.gateway.metrics.event_loop import watch_lag
+from onecard.gateway.routes.completions import LONG_PROMPT, CompletionFrames
 
 BOUND = 0.15
 TICK = 0.002
@@ -120,6 +121,25 @@ def test_answers_with_many_log_probabilities_are_written_off_the_loop_one_by_one
     assert orjson.loads(made.body) == {"choices": [{"index": 0}, {"index": 1}, {"index": 2}]}
     assert len(threads) == 4
     assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(("num_tokens", "beside"), [(LONG_PROMPT, False), (LONG_PROMPT + 1, True)])
+async def test_a_long_prompt_s_log_probabilities_are_streamed_from_beside_the_loop(
+    client, monkeypatch, num_tokens, beside
+):
+    threads = []
+    render = CompletionFrames.render
+
+    def noted(frames, batch):
+        threads.append(threading.current_thread() is not threading.main_thread())
+        return render(frames, batch)
+
+    monkeypatch.setattr(CompletionFrames, "render", noted)
+    asked = {"prompt": [72] * num_tokens, "echo": True, "logprobs": 1, "max_tokens": 3}
+    chunks = await client.events("/v1/completions", asked)
+    assert chunks[0]["choices"][0]["text"].startswith("H" * num_tokens)
+    assert threads[0] == beside
+    assert not any(threads[1:]), "what follows is a few tokens"
 
 
 def test_a_stall_is_seen_in_the_metrics():

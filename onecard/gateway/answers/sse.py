@@ -39,6 +39,10 @@ class Frames(Protocol):
 
     def render(self, batch: Sequence[tuple[int, TokenChunk]]) -> bytes: ...
 
+    def is_long(self, batch: Sequence[tuple[int, TokenChunk]]) -> bool:
+        """Whether to render it takes more of the event loop than a thread's hop."""
+        ...
+
     def end(self) -> bytes: ...
 
 
@@ -63,9 +67,9 @@ async def send(
                     continue
                 *pieces, piece = in_pieces(batch)
                 for early in pieces:  # a client that doesn't ask for log-probabilities gets one write
-                    await _write(request, response, frames.render(early))
+                    await _write(request, response, await _rendered(frames, early))
                     await asyncio.sleep(0)
-                data = frames.render(piece)
+                data = await _rendered(frames, piece)
                 if merger.finished:
                     last = data
                 else:
@@ -134,6 +138,10 @@ def ending(logprobs: Any, chunk: TokenChunk | None = None) -> bytes:
 
 
 PLAIN_ENDING = b',"logprobs":null,"finish_reason":null'
+
+
+async def _rendered(frames: Frames, batch: Sequence[tuple[int, TokenChunk]]) -> bytes:
+    return await asyncio.to_thread(frames.render, batch) if frames.is_long(batch) else frames.render(batch)
 
 
 async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:

@@ -53,6 +53,9 @@ class ChatFrames:
             frames.extend(self._frames(chunk))
         return b"".join(frames)
 
+    def is_long(self, _batch: Sequence[tuple[int, TokenChunk]]) -> bool:
+        return False
+
     def end(self) -> bytes:
         return self._usage.last_frame(self._head)
 

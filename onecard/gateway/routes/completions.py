@@ -48,6 +48,10 @@ class Echo:
     first_token: str = ""
 
 
+LONG_PROMPT = 256
+"""Tokens whose log-probabilities are some milliseconds of JSON."""
+
+
 class CompletionFrames:
     """Chunks of `text_completion`: the echoed prompt first where asked, then text, then the finish reason."""
 
@@ -69,6 +73,13 @@ class CompletionFrames:
     def render(self, batch: Sequence[tuple[int, TokenChunk]]) -> bytes:
         self._usage.begin_batch()
         return b"".join([self._chunk(stream, chunk) for stream, chunk in batch])
+
+    def is_long(self, batch: Sequence[tuple[int, TokenChunk]]) -> bool:
+        """An echoed prompt comes with the log-probabilities of all its tokens."""
+        if not self._asked.echo or self._asked.logprobs is None:
+            return False
+        begin = {stream for stream, chunk in batch if not self._begun[stream * self._asked.n + chunk.index]}
+        return sum(len(self._streams[stream].prompt_token_ids) for stream in begin) > LONG_PROMPT
 
     def end(self) -> bytes:
         return self._usage.last_frame(self._head)
