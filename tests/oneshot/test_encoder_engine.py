@@ -161,6 +161,16 @@ async def test_a_model_may_take_no_token_ids_for_texts(make_bench: Any) -> None:
         assert "check_embedding_ctx_length=False" in refused.message
 
 
+async def test_ids_that_the_vocabulary_has_not_are_told_how_they_come_about(bench: Any) -> None:
+    """Sooner or later a text of OpenAI's tokens has one of them: 100,000 against a model's 30,000."""
+    taken, refused = await embed(bench, request((3, 4)), request("w1", (3, 100_255)))
+    assert isinstance(taken, EmbedResult)
+    assert isinstance(refused, InvalidRequestError)
+    assert refused.param == "input"
+    assert "100255" in refused.message
+    assert "check_embedding_ctx_length=False" in refused.message
+
+
 async def test_any_dimension_where_a_matryoshka_model_lists_none(make_bench: Any) -> None:
     bench = make_bench(config=SentenceConfig(Path(), Pooling("mean", False), is_matryoshka=True))
     cut, zero, large = await embed(bench, *(request((3,), dimensions=n) for n in (3, 0, 5)))
