@@ -14,7 +14,7 @@ from onecard.engines.text.chat_template import ChatTemplates
 from onecard.engines.text.generation_config import load_generation_defaults
 from onecard.engines.text.service import TextService
 from onecard.engines.text.tokenizer import load_tokenizer
-from onecard.engines.text.tokenizer_files import check_tokenizer
+from onecard.engines.text.tokenizer_files import check_tokenizer, tokenizer_folder
 from onecard.registry.spec import ModelSpec
 
 ON_GPU = (8192, 256)
@@ -63,4 +63,4 @@ def _text_files(spec: ModelSpec, path: Path) -> tuple[Path, Path | None]:
     """Whose tokenizer it is, and the file of the template that replaces its own."""
     engine = spec.engine
     template = Path(engine.chat_template) if engine.chat_template else None
-    return Path(engine.tokenizer) if engine.tokenizer else path, template
+    return tokenizer_folder(engine.tokenizer) if engine.tokenizer else path, template

@@ -13,7 +13,7 @@ from onecard.engines.step.hooks import EngineHooks
 from onecard.engines.step.sizes import ON_CPU, StepSize, longest_text, model_needs, step_size
 from onecard.engines.step.warm_up import WarmUp
 from onecard.engines.text.tokenizer import Tokenizer, load_tokenizer
-from onecard.engines.text.tokenizer_files import check_tokenizer
+from onecard.engines.text.tokenizer_files import check_tokenizer, tokenizer_folder
 from onecard.engines.weights.loader import activation_dtype, load_model, weight_needs
 from onecard.registry.spec import ModelSpec
 
@@ -45,7 +45,7 @@ class EncoderFiles:
         return load_tokenizer(self._tokenizer_path(spec), lowercase=self.lowercase)
 
     def _tokenizer_path(self, spec: ModelSpec) -> Path:
-        return Path(spec.engine.tokenizer) if spec.engine.tokenizer else self.path
+        return tokenizer_folder(spec.engine.tokenizer) if spec.engine.tokenizer else self.path
 
 
 def encoder_step_size(spec: ModelSpec, device_type: str, max_model_len: int) -> StepSize:
