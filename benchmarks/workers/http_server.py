@@ -9,7 +9,8 @@ import asyncio
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from aiohttp import web
 from fake_node import engine_seconds
@@ -41,7 +42,22 @@ class Meter:
         return {"seconds": seconds, "cpu_seconds": self._cpu - cpu}
 
 
-def run(channel: Channel, app: web.Application, hello: Answer) -> None:
+@asynccontextmanager
+async def plainly(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
+    """Serve `app` as aiohttp does by itself."""
+    runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+Serving = Callable[[web.Application, socket.socket], AbstractAsyncContextManager[None]]
+
+
+def run(channel: Channel, app: web.Application, hello: Answer, serving: Serving = plainly) -> None:
     """Serve `app` until the parent closes the pipe."""
     import uvloop
 
@@ -52,12 +68,9 @@ def run(channel: Channel, app: web.Application, hello: Answer) -> None:
     loop = uvloop.new_event_loop()
 
     async def main() -> None:
-        runner = web.AppRunner(app, handler_cancellation=True, access_log=None, shutdown_timeout=1)
-        await runner.setup()
-        await web.SockSite(runner, listener).start()
-        ready.set()
-        await stopped.wait()
-        await runner.cleanup()
+        async with serving(app, listener):
+            ready.set()
+            await stopped.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True)
     thread.start()

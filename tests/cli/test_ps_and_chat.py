@@ -2,8 +2,10 @@
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -77,6 +79,19 @@ def test_ps_shows_models_and_cards(onecard: Run, server: FakeServer) -> None:
     assert model == ["chat", "llm", "card0", "ready", *numbers]
     assert "1,200 of 1,536" in ran.out
     assert "server: ready" in ran.out
+
+
+def test_ps_and_list_have_one_word_for_one_number(
+    onecard: Run, server: FakeServer, local_registry: Path
+) -> None:
+    """`list` says what is guaranteed for weights and KV together, `ps` what of it is the KV's."""
+    server.json("/admin/status", STATUS)
+    shown, listed = onecard("ps", "--url", server.url).out, onecard("list", str(local_registry)).out
+    heads = (next(line for line in said.splitlines() if " model " in line) for said in (shown, listed))
+    of_ps, of_list = (set(re.split(r" {2,}", head.strip())) for head in heads)
+    assert {"floor", "ceiling"} <= of_list
+    assert {"KV floor", "KV ceiling"} <= of_ps
+    assert not {"floor", "ceiling"} & of_ps
 
 
 HEALTH = {

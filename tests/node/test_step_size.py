@@ -1,5 +1,6 @@
 """The size of a step, as asked or by kind and device; the longest text."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from onecard.engines.memory.card_plan import PlanError
 from onecard.engines.models.registry import parse_config
 from onecard.engines.oneshot.build import EncoderFiles
 from onecard.engines.paged.build import DecoderFiles
-from onecard.engines.step.sizes import StepSize
+from onecard.engines.step.sizes import StepSize, longest_text
 from onecard.registry.spec import EngineSpec, ModelKind, ModelSpec
 
 
@@ -98,3 +99,14 @@ def test_an_encoder_serves_no_more_than_its_makers_advise() -> None:
         assert EncoderFiles.of(with_len(100), Path(), config, advised).max_model_len == 100
         with pytest.raises(PlanError, match=rf"to at most {most}, or leave it out"):
             EncoderFiles.of(with_len(most + 1), Path(), config, advised)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [(1, "leaves room for no text: it is 2 at least"), (10**30, "is above the model's own 512")],
+)
+def test_a_longest_text_of_no_use_is_refused(asked: int, said: str) -> None:
+    spec = ModelSpec("m", engine=EngineSpec(max_model_len=asked))
+    with pytest.raises(PlanError, match=f"m: `max_model_len: {asked}` {said}"):
+        longest_text(spec, 512)
+    assert longest_text(replace(spec, engine=EngineSpec(max_model_len=2)), 512) == 2

@@ -143,7 +143,7 @@ class Scheduler:
 
     def _schedule_waiting(self, schedule: Schedule, budget: int, now: float) -> None:
         """Those first of whose group nothing runs."""
-        if not self.waiting:
+        if not self.waiting or budget <= 0 or len(self.running) >= self.limits.max_num_seqs:
             return
         in_flight = self._hashes_in_flight()
         in_line = self._next_in_line()

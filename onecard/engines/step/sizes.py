@@ -25,8 +25,8 @@ def longest_text(spec: ModelSpec, own: int, most: int | None = None) -> int:
     asked, most = spec.engine.max_model_len or own, most or own
     if asked < 2:
         raise PlanError(
-            f"{spec.name}: the longest text that the model takes would have {asked} token; a prompt and its "
-            "answer have two at least"
+            f"{spec.name}: `max_model_len: {asked}` leaves room for no text: it is 2 at least, "
+            "or leave it out"
         )
     if asked > most:
         raise PlanError(
