@@ -1,5 +1,6 @@
 """`serve`: what it refuses, what it says, how it stops; at the end, the demo's own registry, live."""
 
+import gc
 import io
 import json
 import os
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,9 +23,10 @@ import pytest
 from cli_helpers import Outcome
 
 from onecard.engines.api import ModelInfo, StepStats, Task
+from onecard.gateway.cli import serve
 from onecard.gateway.cli.startup import announcement, base_url, bind, curl
 from onecard.gateway.metrics.traffic_log import StatsFan, TrafficLog
-from onecard.registry.spec import ServerSpec
+from onecard.registry.spec import Registry, ServerSpec
 
 Run = Callable[..., Outcome]
 
@@ -382,3 +385,14 @@ def test_a_server_may_open_as_many_files_as_the_system_lets_it():
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["512", "512"]
+
+
+def test_the_collector_need_not_look_through_what_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With torch and transformers in it that takes 70 ms of everybody's, and a client's lists begin it."""
+    factory = types.ModuleType("onecard.engines.node.factory")
+    factory.plan_node = lambda registry, paths: gc.get_freeze_count()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, factory.__name__, factory)
+    try:
+        assert serve._plan(Registry(), {}) > 10_000
+    finally:
+        gc.unfreeze()

@@ -59,6 +59,6 @@ def give_back_heap() -> None:
 
 
 def collect_garbage() -> None:
-    """Free what only refers to itself by now, and return it to the system. Takes some 0.2 s of the GIL."""
+    """Free what only refers to itself by now, and return it to the system. Takes some 0.2 s of the GIL (in a server, where what was imported is left out, less)."""
     gc.collect()
     give_back_heap()

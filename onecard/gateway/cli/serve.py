@@ -204,7 +204,9 @@ async def _load_models(
 
 def _plan(registry: "Registry", paths: dict[str, Path]) -> "PlannedNode":
     from onecard.engines.node.factory import plan_node  # seconds of imports: not on the event loop
+    from onecard.gateway.cli.startup import settle_heap
 
+    settle_heap()
     return plan_node(registry, paths)
 
 
