@@ -59,6 +59,7 @@ def give_back_heap() -> None:
 
 
 def collect_garbage() -> None:
-    """Free what only refers to itself by now, and return it to the system. Takes some 0.2 s of the GIL (in a server, where what was imported is left out, less)."""
+    """Free what only refers to itself by now, and return it to the system. Takes up to 0.2 s of the GIL; less
+    in a server, whose imports the collector leaves alone."""
     gc.collect()
     give_back_heap()
