@@ -9,7 +9,7 @@ its own.
 import ipaddress
 import re
 import socket
-from functools import cache
+from functools import cache, lru_cache
 
 from aiohttp import web
 
@@ -131,6 +131,7 @@ def _is_own(origin: str, request: web.Request) -> bool:
     return origin.lower().partition("://")[2] == request.headers.get("Host", "").lower() != ""
 
 
+@lru_cache(256)  # most clients ask by one of a few
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     try:
         return ipaddress.ip_address(host)
